@@ -40,8 +40,8 @@ class Recipe:
     n_public_identities: int = 600
     seed: int = 0
     batch_size: int = 32
-    vae_steps: int = 6_000
-    vae_batch_size: int = 32
+    vae_steps: int = 5_000
+    vae_batch_size: int = 16
     vae_learning_rate: float = 2e-3
     unet_steps: int = 12_000
     unet_learning_rate: float = 8e-4

@@ -1,0 +1,271 @@
+"""Frozen settings, one model a stage. A run is decided by them and nothing else.
+
+They round-trip through JSON, and `key_of` turns them into the name under which a stage's result
+is cached. What only changes speed (device, batch sizes of inference) is *not* here: see `Runtime`
+in model.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SCHEMA_VERSION = 1
+MAX_PROMPT_CHARACTERS = 1000
+MAX_IMAGES = 100_000
+
+LAB = "lab"  # the embedded model: assets/lab
+
+
+class UserError(ValueError):
+    """The input was wrong; the message says what is allowed. The command line exits with code 2."""
+
+
+def unknown(kind: str, value: str, allowed) -> UserError:
+    """The error for a name that is not in a list: the nearest match and the whole list."""
+    allowed = list(allowed)
+    lowered = {a.lower(): a for a in allowed}
+    near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
+    hint = f" Did you mean {lowered[near[0]]!r}?" if near else ""
+    return UserError(f"unknown {kind} {value!r}.{hint} Allowed: {', '.join(allowed)}")
+
+
+def check_prompt(prompt: str) -> str:
+    """A prompt is one line of 1 to 1,000 characters; returns it stripped."""
+    prompt = prompt.strip()
+    if not prompt:
+        raise UserError("the prompt is empty: write a few words, such as 'a photo of Mira Solwyn'")
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise UserError(f"the prompt has {len(prompt):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are allowed")
+    return prompt
+
+
+class Settings(BaseModel):
+    """Base of every settings model: immutable, no unknown fields, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class PromptPart(Settings):
+    """One prompt of a mix. `{name}` in the template stands for the domain's name."""
+
+    template: str
+    weight: float = Field(1.0, gt=0)
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        return check_prompt(value)
+
+
+class DomainConfig(Settings):
+    """Whose photos are at stake, and which of them the attacks are judged on.
+
+    For the lab a name is enough. For a checkpoint of your own give folders: `members` and
+    `nonmembers` (images, optional captions.jsonl). Without folders there is no ROC.
+    """
+
+    name: str
+    members: str | None = None
+    nonmembers: str | None = None
+    n_members: int | None = Field(None, ge=1, le=MAX_IMAGES)  # None: all there are
+    n_nonmembers: int = Field(100, ge=1, le=MAX_IMAGES)  # the lab's supply of held-out photos is unlimited
+    seed: int = 0
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_prompt(value)
+
+
+class SamplerConfig(Settings):
+    """How pictures are generated. Field names as in diffusers."""
+
+    scheduler: Literal["ddim", "dpmsolver"] = "dpmsolver"
+    num_inference_steps: int = Field(20, ge=1, le=1000)
+    guidance_scale: float = Field(3.0, ge=0, le=50)
+    negative_prompt: str = Field("", max_length=MAX_PROMPT_CHARACTERS)
+
+
+class SPSetConfig(Settings):
+    """The synthetic private set: prompts in a weighted mix, one seed an image."""
+
+    prompts: tuple[PromptPart, ...] = (
+        PromptPart(template="a photo of {name}", weight=0.7),
+        PromptPart(template="a face of {name}", weight=0.3),
+    )
+    suffix: str = Field("", max_length=MAX_PROMPT_CHARACTERS)
+    set_size: int = Field(128, ge=1, le=MAX_IMAGES)
+    sampler: SamplerConfig = SamplerConfig()
+    seed: int = Field(1000, ge=0)
+
+
+class FineTuneConfig(Settings):
+    """Fine-tuning on the SP set. Which fields count depends on the methods."""
+
+    methods: tuple[str, ...] = ("lora",)
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    max_train_steps: int = Field(200, ge=0, le=1_000_000)
+    train_batch_size: int = Field(8, ge=1, le=4096)
+    gradient_accumulation_steps: int = Field(1, ge=1, le=1024)
+    lr_scheduler: str = "constant"
+    lr_warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # 0: no averaging of the trained weights
+    rank: int = Field(8, ge=1, le=1024)
+    lora_alpha: float = Field(32, gt=0)
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    train_text_encoder: bool = False
+    seed: int = Field(0, ge=0)
+
+    @field_validator("methods")
+    @classmethod
+    def _some_method(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one fine-tuning method")
+        return value
+
+
+class AuditConfig(Settings):
+    """Membership inference. `settings` overrides an attack's own defaults: {"secmi": {"t": 100}}."""
+
+    attacks: tuple[str, ...] = ("secmi", "loss")
+    settings: dict[str, dict] = {}
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    seed: int = Field(0, ge=0)  # of the noise, drawn per image index
+
+
+class ExtractionConfig(Settings):
+    """(k, l2, delta)-eidetic extraction: generate, then search the training images."""
+
+    prompts: tuple[PromptPart, ...] = (PromptPart(template="a photo of {name}"),)
+    n_generations: int = Field(256, ge=1, le=MAX_IMAGES)
+    sampler: SamplerConfig = SamplerConfig()
+    delta: float = Field(0.1, gt=0, le=1)
+    k: int = Field(10, ge=1)
+    seed: int = Field(500_000, ge=0)  # far from the SP set's seeds: an SP image must not be "extracted" again
+
+
+class RunConfig(Settings):
+    """The whole path: target -> SP set -> fine-tuning -> attacks before and after."""
+
+    model: str = LAB
+    preset: str = "demo"
+    domain: DomainConfig
+    sp_set: SPSetConfig = SPSetConfig()
+    finetune: FineTuneConfig = FineTuneConfig()
+    audit: AuditConfig = AuditConfig()
+    extraction: ExtractionConfig = ExtractionConfig()
+
+    @model_validator(mode="after")
+    def _disjoint_seeds(self):
+        sp = range(self.sp_set.seed, self.sp_set.seed + self.sp_set.set_size)
+        ex = range(self.extraction.seed, self.extraction.seed + self.extraction.n_generations)
+        if sp.start < ex.stop and ex.start < sp.stop:
+            raise ValueError("the seeds of the SP set and of the extraction overlap: move one of the two `seed` fields")
+        return self
+
+
+# The sizes of `demo` are frozen in docs/lab.md; speed targets refer to exactly that work.
+PRESETS: dict[str, dict] = {
+    # Seconds on a tiny model: for tests and for a first look.
+    "quick": {
+        "domain": {"n_members": 12, "n_nonmembers": 12},
+        "sp_set": {"set_size": 8, "sampler": {"num_inference_steps": 4}},
+        "finetune": {"max_train_steps": 6, "train_batch_size": 4},
+        "extraction": {"n_generations": 8, "sampler": {"num_inference_steps": 4}},
+    },
+    # A live run in class: minutes on two cores.
+    "demo": {
+        "domain": {"n_nonmembers": 120},
+        "sp_set": {"set_size": 128},
+        "finetune": {"max_train_steps": 200, "train_batch_size": 8},
+        "extraction": {"n_generations": 256},
+    },
+    # The paper's sizes, for Stable Diffusion on a GPU.
+    "paper": {
+        "domain": {"n_nonmembers": 1000},
+        "sp_set": {
+            "prompts": [
+                {"template": "photo of {name}", "weight": 0.7},
+                {"template": "face of {name}", "weight": 0.3},
+            ],
+            "suffix": ", high quality, detailed",
+            "set_size": 5000,
+            "sampler": {
+                "scheduler": "ddim",
+                "num_inference_steps": 50,
+                "guidance_scale": 7.5,
+                "negative_prompt": "blurry, deformed",
+            },
+        },
+        "finetune": {"learning_rate": 1e-6, "max_train_steps": 125_000, "train_batch_size": 4},
+        "extraction": {
+            "prompts": [{"template": "photo of {name}"}],
+            "n_generations": 5000,
+            "sampler": {"scheduler": "ddim", "num_inference_steps": 50, "guidance_scale": 7.5},
+        },
+    },
+}
+
+
+def _merged(base: dict, over: dict) -> dict:
+    """`over` on top of `base`, section by section; a None in `over` means: not given."""
+    merged = dict(base)
+    for name, value in over.items():
+        if isinstance(value, dict):
+            merged[name] = _merged(merged.get(name, {}), value)
+        elif value is not None:
+            merged[name] = value
+    return merged
+
+
+def preset(name: str, domain: str | dict, **overrides) -> RunConfig:
+    """The RunConfig of a preset for one domain, with sections overridden.
+
+    `preset("demo", "Mira Solwyn", finetune={"rank": 16})`. Raises UserError for an unknown
+    preset or a value out of range.
+    """
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    over = {"domain": {"name": domain} if isinstance(domain, str) else domain}
+    return checked(RunConfig, _merged(_merged(PRESETS[name], over), overrides) | {"preset": name})
+
+
+def checked(kind: type[Settings], values: dict):
+    """Build a settings model; pydantic's report becomes one sentence a person can act on."""
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or kind.__name__
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {reason} (given: {str(first.get('input'))[:80]!r})") from None
+
+
+def key_of(*parts) -> str:
+    """sha256 over settings, strings and numbers, as 24 hex digits: the name of a cached result."""
+
+    def plain(part):
+        return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+
+    text = json.dumps([plain(p) for p in parts], sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def file_hash(paths: list[Path]) -> str:
+    """sha256 over names and contents of files, as 24 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.name.encode())
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:24]

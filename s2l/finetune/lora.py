@@ -1,0 +1,82 @@
+"""LoRA: low-rank updates of the attention projections (Hu et al. 2022), by peft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import nn
+
+from s2l.config import FineTuneConfig, UserError
+from s2l.finetune.registry import Finetuner, register_finetuner
+from s2l.model import DiffusionModel
+
+TEXT_TARGETS = ("q_proj", "v_proj")
+
+
+def _adapter(config: FineTuneConfig, targets: tuple[str, ...]) -> LoraConfig:
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.lora_alpha,
+        init_lora_weights="gaussian",  # up-projection at zero: step 0 is the base model
+        target_modules=list(targets),
+    )
+
+
+def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
+    """Attach adapters to the UNet's attention, and to the text encoder's where asked."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            model.unet.add_adapter(_adapter(config, config.target_modules))
+        except ValueError as error:
+            raise UserError(f"target_modules {list(config.target_modules)} fit nothing in this UNet") from error
+        parts = [model.unet]
+        if config.train_text_encoder:
+            model.text_encoder.add_adapter(_adapter(config, TEXT_TARGETS))
+            parts.append(model.text_encoder)
+    return [p for part in parts for name, p in part.named_parameters() if "lora_" in name]
+
+
+def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+    """Write `pytorch_lora_weights.safetensors`, which plain diffusers loads with load_lora_weights."""
+
+    def layers(part):
+        return convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
+
+    def metadata(part):
+        return part.peft_config["default"].to_dict()
+
+    text = model.text_encoder if config.train_text_encoder else None
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=layers(model.unet),
+        text_encoder_lora_layers=layers(text) if text is not None else None,
+        unet_lora_adapter_metadata=metadata(model.unet),
+        text_encoder_lora_adapter_metadata=metadata(text) if text is not None else None,
+    )
+
+
+def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+    """Read the adapters and fold them into the weights: attacks then run at the base model's speed."""
+    model.pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
+    model.pipe.fuse_lora()
+    model.pipe.unload_lora_weights()
+
+
+register_finetuner(
+    Finetuner(
+        name="lora",
+        title="LoRA",
+        source="Hu et al. 2022, LoRA: Low-Rank Adaptation of Large Language Models",
+        trains="small low-rank matrices beside the attention layers; the original weights stay frozen",
+        kind="parameters",
+        prepare=prepare,
+        save=save,
+        load=load,
+    )
+)

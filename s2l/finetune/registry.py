@@ -1,0 +1,122 @@
+"""The list of fine-tuning methods and their legal combinations.
+
+A method is *parameters x objective*. Some say which parameters train, DreamBooth says on what data
+and with what loss, Gaussian noise trains nothing. A combination is data, ("lora", "dreambooth"):
+parameters are united, and at most one method may change the objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from s2l.config import FineTuneConfig, UserError, unknown
+from s2l.model import DiffusionModel
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the loop trains on.
+
+    latents   z0, (N, C, h, w)
+    captions  one a latent
+    weights   (N,) loss weight of each example
+    groups    (N,) 0 for the instance images, 1 for prior (class) images; a batch has as many of each
+    """
+
+    latents: torch.Tensor
+    captions: tuple[str, ...]
+    weights: torch.Tensor
+    groups: torch.Tensor
+
+
+def _unchanged(caption: str, name: str, config: FineTuneConfig) -> str:
+    return caption
+
+
+@dataclass(frozen=True)
+class Finetuner:
+    """One fine-tuning method.
+
+    kind         "parameters", "objective" or "perturbation"
+    trains       one plain sentence for people: what changes in the model
+    prepare      (model, config) -> the parameters that train, attached so that step 0 is the base model
+    save, load   (model, folder, config): write and read exactly those parameters, safetensors only
+    objective    (model, examples, name, config, folder) -> examples; for kind "objective"
+    map_caption  (caption, name, config) -> the caption that addresses the domain after this method
+    """
+
+    name: str
+    title: str
+    source: str
+    trains: str
+    kind: Literal["parameters", "objective", "perturbation"]
+    prepare: Callable[[DiffusionModel, FineTuneConfig], list[nn.Parameter]] | None = None
+    save: Callable[[DiffusionModel, Path, FineTuneConfig], None] | None = None
+    load: Callable[[DiffusionModel, Path, FineTuneConfig], None] | None = None
+    objective: Callable[..., Examples] | None = None
+    map_caption: Callable[[str, str, FineTuneConfig], str] = _unchanged
+
+
+FINETUNERS: dict[str, Finetuner] = {}
+
+# Spellings of the original authors and short forms.
+ALIASES = {
+    "db": "dreambooth", "ti": "textual_inversion", "hn": "hypernetwork", "e2e": "end_to_end",
+    "end2end": "end_to_end", "noise": "gaussian_noise",
+}  # fmt: skip
+
+
+def register_finetuner(method: Finetuner) -> Finetuner:
+    """Make a method known under its name."""
+    if method.name in FINETUNERS:
+        raise ValueError(f"the fine-tuning method {method.name!r} is registered twice")
+    FINETUNERS[method.name] = method
+    return method
+
+
+def legal_combinations() -> list[tuple[str, ...]]:
+    """Every combination that `parse` accepts, single methods first."""
+    from itertools import combinations
+
+    names = list(FINETUNERS)
+    sets = [c for size in (1, 2, 3) for c in combinations(names, size)]
+    return [c for c in sets if _problem(c) is None]
+
+
+def _problem(methods: tuple[str, ...]) -> str | None:
+    """Why a combination makes no sense, or None."""
+    kinds = [FINETUNERS[m].kind for m in methods]
+    if len(set(methods)) < len(methods):
+        return "a method is named twice"
+    if "perturbation" in kinds and len(methods) > 1:
+        return "Gaussian noise trains nothing and stands alone"
+    if kinds.count("objective") > 1:
+        return "at most one method may change the objective"
+    if "end_to_end" in methods and len(methods) > 1:
+        return "end-to-end already trains the whole UNet"
+    return None
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """Read "lora+dreambooth" (or "lora_db") into method names. Raises UserError for anything else."""
+    text = text.strip().lower().replace("-", "_")
+    names = [text] if text in FINETUNERS else [part.strip() for part in text.replace(" ", "+").split("+")]
+    if len(names) == 1 and names[0] not in FINETUNERS:
+        # The authors' spelling joins short names with an underscore: lora_db, db_hn.
+        short = names[0].split("_")
+        if all(part in FINETUNERS or part in ALIASES for part in short):
+            names = short
+    methods = tuple(ALIASES.get(name, name) for name in names)
+    for given, name in zip(names, methods, strict=True):
+        if name not in FINETUNERS:
+            raise unknown("fine-tuning method", given, FINETUNERS)
+    if (problem := _problem(methods)) is not None:
+        legal = ", ".join("+".join(c) for c in legal_combinations())
+        raise UserError(f"{text!r} is no legal combination: {problem}. Legal: {legal}")
+    return methods

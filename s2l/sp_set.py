@@ -1,0 +1,125 @@
+"""Generate images from prompts into a folder: the synthetic private set, and extraction's candidates.
+
+One seed an image, never one a batch: image i is the same at any batch size. The folder holds one
+PNG an image and a `metadata.jsonl` (file_name, text, seed) that Hugging Face tools read too. A
+killed run finds the pictures it had and draws the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from s2l.config import PromptPart, SamplerConfig, SPSetConfig, UserError
+from s2l.domain import Domain, ImageSet
+from s2l.model import DiffusionModel
+from s2l.progress import Event, Progress, silent
+
+STAGE_VERSION = 1  # raise it when the same settings would give other pictures
+
+
+def prompt_of(parts: Sequence[PromptPart], name: str, suffix: str, seed: int) -> str:
+    """The prompt of one image: a weighted draw from the mix, decided by the image's seed alone."""
+    weights = np.array([part.weight for part in parts])
+    rng = np.random.default_rng([5, seed])
+    part = parts[int(rng.choice(len(parts), p=weights / weights.sum()))]
+    text = part.template.replace("{name}", name)
+    return " ".join(f"{text} {suffix}".split()).replace(" ,", ",")
+
+
+def _check_disk(folder: Path, n: int, resolution: int) -> None:
+    needed = n * resolution * resolution * 3 * 1.2
+    free = shutil.disk_usage(folder).free
+    if needed > 0.9 * free:
+        raise UserError(
+            f"{n:,} images need about {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free: "
+            "choose a smaller set size, or another disk with the S2L_CACHE variable"
+        )
+
+
+def _write_png(pixels: np.ndarray, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    Image.fromarray(pixels).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def generate_images(
+    model: DiffusionModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampler: SamplerConfig,
+    folder: Path,
+    stage: str = "generate",
+    progress: Progress = silent,
+) -> ImageSet:
+    """Fill `folder` with one image a (prompt, seed), resuming what is there; returns the whole set.
+
+    Raises UserError when the disk cannot hold the set, or the folder holds another one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{seed:08d}.png" for seed in seeds]
+    rows = [
+        {"file_name": name, "text": prompt, "seed": int(seed)}
+        for name, prompt, seed in zip(names, prompts, seeds, strict=True)
+    ]
+    metadata = folder / "metadata.jsonl"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if metadata.exists() and metadata.read_text(encoding="utf-8") != text:
+        raise UserError(f"{folder} holds images of other prompts or seeds: choose an empty folder")
+    metadata.write_text(text, encoding="utf-8")
+    todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
+    _check_disk(folder, len(todo), model.resolution)
+    done, started, drawn = len(names) - len(todo), time.monotonic(), 0
+
+    def keep(first: int, images: torch.Tensor) -> None:
+        nonlocal done, drawn
+        pixels = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+        for i, picture in zip(todo[first : first + len(pixels)], pixels, strict=True):
+            _write_png(picture, folder / names[i])
+        done, drawn = done + len(pixels), drawn + len(pixels)
+        speed = drawn / max(time.monotonic() - started, 1e-9)
+        progress(Event(stage, done, len(names), {"images_per_s": speed, "folder": str(folder)}))
+
+    progress(Event(stage, done, len(names), {"folder": str(folder)}))
+    if todo:
+        model.generate([prompts[i] for i in todo], [seeds[i] for i in todo], sampler, on_batch=keep)
+    return load_images(folder)
+
+
+def load_images(folder: str | Path) -> ImageSet:
+    """Read a folder written by `generate_images` (or any imagefolder with metadata.jsonl).
+
+    Raises UserError when it is not one, or pictures are missing (an interrupted run: run it again).
+    """
+    folder = Path(folder)
+    metadata = folder / "metadata.jsonl"
+    if not metadata.exists():
+        raise UserError(f"{folder} is not an image set: it has no metadata.jsonl")
+    rows = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines()]
+    missing = [row["file_name"] for row in rows if not (folder / row["file_name"]).is_file()]
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} of {len(rows)} images: run the same command again to finish it")
+    pixels = []
+    for row in rows:
+        with Image.open(folder / row["file_name"]) as image:
+            pixels.append(np.asarray(image.convert("RGB")))
+    tensor = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(tensor, tuple(row["text"] for row in rows), tuple(row["file_name"] for row in rows))
+
+
+def generate_sp_set(
+    model: DiffusionModel, domain: Domain, config: SPSetConfig, folder: Path, progress: Progress = silent
+) -> ImageSet:
+    """The synthetic private set of a domain (Shake-to-Leak, step 1), in `folder`."""
+    seeds = range(config.seed, config.seed + config.set_size)
+    prompts = [prompt_of(config.prompts, domain.name, config.suffix, seed) for seed in seeds]
+    return generate_images(model, prompts, seeds, config.sampler, folder, "sp_set", progress)

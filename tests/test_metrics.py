@@ -1,0 +1,421 @@
+"""metrics.py and intervals.py against sklearn, scipy and naive double loops."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, kstest, norm
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from s2l import metrics
+from s2l.intervals import _newcombe_interval
+
+
+def random_scores(seed: int = 0, N: int = 60, M: int = 45, shift: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(shift, 1, N), rng.normal(0, 1, M)
+
+
+def tied_scores(seed: int = 0, N: int = 60, M: int = 45) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(1, 7, N).astype(float), rng.integers(0, 6, M).astype(float)
+
+
+CASES = [random_scores(0), random_scores(1, 7, 90), random_scores(2, shift=-1.0), tied_scores(0), tied_scores(1, 30, 9)]
+cases = pytest.mark.parametrize("m, n", CASES)
+
+
+def sklearn_form(m: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.r_[np.ones(len(m)), np.zeros(len(n))], np.r_[m, n]
+
+
+def naive_placements(m: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """DeLong's structural components, by the definition: O(N M)."""
+    wins = np.array([[1.0 if a > b else 0.5 if a == b else 0.0 for b in n] for a in m])
+    return wins.mean(axis=1), wins.mean(axis=0)
+
+
+# ---------------------------------------------------------------------------------------------- curve and AUC
+
+
+@cases
+def test_roc_and_auc_equal_sklearn(m, n):
+    labels, scores = sklearn_form(m, n)
+    fpr, tpr, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    curve = metrics.roc(m, n)
+    assert curve.fpr == fpr.tolist()
+    assert curve.tpr == tpr.tolist()
+    assert curve.thresholds[1:] == thresholds[1:].tolist()
+    assert metrics.auc(m, n) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+@cases
+def test_every_roc_threshold_gives_its_point_by_the_rule(m, n):
+    curve = metrics.roc(m, n)
+    for fpr, tpr, threshold in zip(curve.fpr, curve.tpr, curve.thresholds, strict=True):
+        assert (np.mean(n >= threshold), np.mean(m >= threshold)) == pytest.approx((fpr, tpr))
+
+
+@cases
+def test_swapping_the_groups_mirrors_the_auc(m, n):
+    assert metrics.auc(m, n) == pytest.approx(1 - metrics.auc(n, m), abs=1e-12)
+    forth, back = metrics.delong_interval(m, n), metrics.delong_interval(n, m)
+    assert (forth.low, forth.high) == pytest.approx((1 - back.high, 1 - back.low))
+
+
+@cases
+def test_a_monotone_transform_changes_nothing(m, n):
+    def transform(scores):
+        return np.exp(scores / 2) * 3 - 7
+
+    assert metrics.auc(m, n) == metrics.auc(transform(m), transform(n))
+    assert metrics.delong_interval(m, n) == metrics.delong_interval(transform(m), transform(n))
+    assert metrics.bootstrap_interval(m, n, 200) == metrics.bootstrap_interval(transform(m), transform(n), 200)
+    assert metrics.set_evidence(m, n) == metrics.set_evidence(transform(m), transform(n))
+    change = metrics.paired_auc_difference(m, n, transform(m), transform(n))
+    assert (change.difference, change.low, change.high, change.p_value) == (0, 0, 0, 1)
+    assert metrics.tpr_at_fpr(m, n, 0.2).tpr == metrics.tpr_at_fpr(transform(m), transform(n), 0.2).tpr
+
+
+@cases
+def test_best_accuracy_by_brute_force(m, n):
+    best = metrics.best_accuracy(m, n)
+    thresholds = np.append(np.r_[m, n], np.inf)
+    assert best.balanced_accuracy == pytest.approx(max((np.mean(m >= t) + np.mean(n < t)) / 2 for t in thresholds))
+    assert (np.mean(m >= best.threshold), np.mean(n >= best.threshold)) == pytest.approx((best.tpr, best.fpr))
+
+
+# ---------------------------------------------------------------------------------------------- intervals of one AUC
+
+
+@cases
+def test_delong_variance_equals_the_naive_double_loop(m, n):
+    v10, v01 = naive_placements(m, n)
+    deviation = np.sqrt(v10.var(ddof=1) / len(m) + v01.var(ddof=1) / len(n))
+    estimate = v10.mean()
+    z = norm.ppf(0.95)  # both tails of a 90 % interval
+    odds = np.log(estimate / (1 - estimate)) + np.array([-1, 1]) * z * deviation / (estimate * (1 - estimate))
+    interval = metrics.delong_interval(m, n, confidence=0.9)
+    assert (interval.low, interval.high) == pytest.approx(tuple(1 / (1 + np.exp(-odds))), abs=1e-12)
+    assert interval.method == "DeLong (logit)"
+
+
+@cases
+def test_bootstrap_agrees_with_explicit_resampling(m, n):
+    rng = np.random.default_rng(5)
+    naive = [metrics.auc(rng.choice(m, len(m)), rng.choice(n, len(n))) for _ in range(1000)]
+    interval = metrics.bootstrap_interval(m, n, n_resamples=4000)
+    tolerance = 0.25 * np.std(naive)  # Monte Carlo noise of a 2.5 % quantile is about 0.1 standard deviations
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])), abs=tolerance)
+
+
+def test_bootstrap_of_many_scores_runs_in_several_blocks():
+    m, n = random_scores(0, 3000, 3000)  # 6000 scores: several blocks of resamples
+    interval = metrics.bootstrap_interval(m, n, n_resamples=700)
+    delong = metrics.delong_interval(m, n)
+    assert (interval.low, interval.high) == pytest.approx((delong.low, delong.high), abs=0.003)
+
+
+@pytest.mark.parametrize("make", [metrics.delong_interval, metrics.bootstrap_interval])
+def test_separated_scores_get_a_sensible_interval(make):
+    high, low = np.arange(10.0) + 100, np.arange(8.0)
+    perfect, inverted, tied = make(high, low), make(low, high), make(np.ones(10), np.ones(8))
+    assert perfect.high == 1 and 0.5 < perfect.low < 1
+    assert inverted.low == 0 and 0 < inverted.high < 0.5
+    assert tied.low < 0.5 < tied.high
+    assert all(interval.method.startswith("Newcombe") for interval in (perfect, inverted, tied))
+    assert make(high + 0, low).low < make(np.arange(100.0) + 100, np.arange(80.0)).low  # more images, more certain
+    single = make([1.0], [0.0])
+    assert single.high == 1 and single.low < 0.5
+
+
+def test_newcombe_interval_bounds_solve_the_score_equation():
+    interval = _newcombe_interval(0.8, 30, 50, 0.95)
+    size = (30 + 50) / 2 - 1
+    for theta in (interval.low, interval.high):
+        q = 1 + size * (1 - theta) / (2 - theta) + size * theta / (1 + theta)
+        assert (0.8 - theta) ** 2 == pytest.approx(norm.ppf(0.975) ** 2 * theta * (1 - theta) * q / 1500, rel=1e-6)
+
+
+@pytest.mark.parametrize("successes, trials", [(0, 5), (5, 5), (3, 400), (1, 1)])
+def test_binomial_interval_is_scipys_exact_one(successes, trials):
+    expected = binomtest(successes, trials).proportion_ci(0.9, method="exact")
+    interval = metrics.binomial_interval(successes, trials, 0.9)
+    assert (interval.low, interval.high) == (expected.low, expected.high)
+
+
+# ---------------------------------------------------------------------------------------------- change of AUC
+
+
+def before_and_after(seed: int = 0, gain: float = 0.5, make=random_scores):
+    (m, n), rng = make(seed), np.random.default_rng(seed + 100)
+    return m, n, m + gain + rng.normal(0, 0.5, len(m)).round(0), n + rng.normal(0, 0.5, len(n)).round(0)
+
+
+@pytest.mark.parametrize("make", [random_scores, tied_scores])
+def test_paired_difference_equals_the_naive_covariance_matrix(make):
+    m0, n0, m1, n1 = before_and_after(make=make)
+    (a10, a01), (b10, b01) = naive_placements(m0, n0), naive_placements(m1, n1)
+    covariance = np.cov([a10, b10]) / len(m0) + np.cov([a01, b01]) / len(n0)
+    deviation = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    difference = b10.mean() - a10.mean()
+    change = metrics.paired_auc_difference(m0, n0, m1, n1)
+    assert change.difference == pytest.approx(difference, abs=1e-12)
+    assert change.difference == pytest.approx(metrics.auc(m1, n1) - metrics.auc(m0, n0), abs=1e-12)
+    assert (change.low, change.high) == pytest.approx(
+        (difference - 1.959964 * deviation, difference + 1.959964 * deviation)
+    )
+    assert change.p_value == pytest.approx(2 * norm.sf(abs(difference) / deviation))
+
+
+@pytest.mark.parametrize("compare", [metrics.paired_auc_difference, metrics.paired_bootstrap_difference])
+def test_sign_and_significance_of_a_change(compare):
+    m0, n0, m1, n1 = before_and_after(gain=1.0)
+    more, less = compare(m0, n0, m1, n1), compare(m1, n1, m0, n0)
+    assert more.difference > 0 and more.low > 0 and more.p_value < 0.01
+    assert less.difference == -more.difference and less.high < 0
+    same = compare(m0, n0, m0, n0)
+    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_paired_bootstrap_agrees_with_delong():
+    scores = before_and_after(3)
+    delong, bootstrap = (
+        metrics.paired_auc_difference(*scores),
+        metrics.paired_bootstrap_difference(*scores, n_resamples=4000),
+    )
+    assert bootstrap.difference == pytest.approx(delong.difference, abs=1e-12)
+    assert (bootstrap.low, bootstrap.high) == pytest.approx(
+        (delong.low, delong.high), abs=0.15 * (delong.high - delong.low)
+    )
+
+
+@pytest.mark.parametrize("compare", [metrics.paired_auc_difference, metrics.paired_bootstrap_difference])
+def test_a_ceiling_is_not_certainty(compare):
+    n, climbing = np.zeros(20), np.arange(1.0, 21.0)
+    both_perfect = compare(climbing, n, climbing[::-1], n)  # AUC 1 twice, but another ranking
+    assert both_perfect.difference == 0 and both_perfect.p_value == 1 and both_perfect.low < 0 < both_perfect.high
+    up = compare(np.zeros(20), n, climbing, n)  # from all tied to perfect
+    assert up.difference == 0.5 and 0 < up.low < 0.5 < up.high < 1 and up.p_value < 0.01
+    assert "unpaired" in up.method
+
+
+def test_a_pairing_of_different_lengths_is_refused():
+    m, n = random_scores()
+    with pytest.raises(ValueError, match=r"same members .* got 60 before and 59 after"):
+        metrics.paired_auc_difference(m, n, m[1:], n)
+    with pytest.raises(ValueError, match="non-members"):
+        metrics.paired_bootstrap_difference(m, n, m, n[1:])
+
+
+# ---------------------------------------------------------------------------------------------- many domains
+
+
+def domains_before_and_after(gain: float, n_domains: int = 6):
+    pairs = [before_and_after(seed, gain) for seed in range(n_domains)]
+    return [(m0, n0) for m0, n0, _, _ in pairs], [(m1, n1) for _, _, m1, n1 in pairs]
+
+
+def test_hierarchical_difference_means_over_domains_and_repeats_by_seed():
+    before, after = domains_before_and_after(gain=1.0)
+    change = metrics.hierarchical_difference(before, after, n_resamples=400, seed=3)
+    expected = [metrics.auc(*a) - metrics.auc(*b) for b, a in zip(before, after, strict=True)]
+    assert change.per_domain == expected
+    assert change.difference == pytest.approx(np.mean(expected))
+    assert 0 < change.low < change.difference < change.high and change.p_value < 0.02
+    assert change == metrics.hierarchical_difference(before, after, n_resamples=400, seed=3)
+    assert change != metrics.hierarchical_difference(before, after, n_resamples=400, seed=4)
+    assert metrics.hierarchical_difference(after, before, n_resamples=400).difference == -change.difference
+
+
+def test_hierarchical_bootstrap_agrees_with_a_naive_one():
+    before, after = domains_before_and_after(gain=0.5)
+    rng, naive = np.random.default_rng(9), []
+    for _ in range(1000):
+        changes = []
+        for d in rng.integers(len(before), size=len(before)):
+            (m0, n0), (m1, n1) = before[d], after[d]
+            i, j = rng.integers(len(m0), size=len(m0)), rng.integers(len(n0), size=len(n0))
+            changes.append(metrics.auc(m1[i], n1[j]) - metrics.auc(m0[i], n0[j]))
+        naive.append(np.mean(changes))
+    change = metrics.hierarchical_difference(before, after, n_resamples=4000)
+    tolerance = 0.25 * np.std(naive)
+    assert (change.low, change.high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])), abs=tolerance)
+
+
+def test_hierarchical_intervals_without_spread_have_no_width():
+    before, _ = domains_before_and_after(gain=1.0)
+    same = metrics.hierarchical_difference(before, before, n_resamples=200)
+    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    separated = [(np.array([2.0, 3.0]), np.array([0.0, 1.0]))] * 4
+    mean = metrics.hierarchical_mean(separated, n_resamples=200)
+    assert (mean.mean, mean.low, mean.high, mean.per_domain) == (1, 1, 1, [1.0] * 4)
+
+
+def test_hierarchical_mean_of_one_domain_is_its_bootstrap():
+    m, n = random_scores()
+    mean, interval = metrics.hierarchical_mean([(m, n)], 4000), metrics.bootstrap_interval(m, n, 4000)
+    assert mean.mean == pytest.approx(metrics.auc(m, n))
+    assert (mean.low, mean.high) == pytest.approx((interval.low, interval.high), abs=0.02)
+    assert "says nothing about other domains" in mean.method
+
+
+def test_a_common_image_count_is_not_needed_but_the_same_images_are():
+    before = [random_scores(0, 30, 20), random_scores(1, 12, 50)]
+    metrics.hierarchical_difference(before, before, n_resamples=20)
+    with pytest.raises(ValueError, match="same domains"):
+        metrics.hierarchical_difference(before, before[:1])
+    with pytest.raises(ValueError, match="members of domain 1"):
+        metrics.hierarchical_difference(before, [before[0], (before[1][0][1:], before[1][1])])
+
+
+# ---------------------------------------------------------------------------------------------- TPR at a low FPR
+
+
+@cases
+@pytest.mark.parametrize("target", [0.12, 0.2, 0.29, 0.5, 0.99])
+def test_tpr_at_fpr_is_the_best_that_brute_force_finds(m, n, target):
+    point = metrics.tpr_at_fpr(m, n, target)
+    candidates = np.append(np.r_[m, n], np.inf)
+    allowed = [t for t in candidates if np.mean(n >= t) <= target + 1e-12]
+    assert point.tpr == pytest.approx(max(np.mean(m >= t) for t in allowed))
+    assert point.realised_fpr <= target + 1e-12
+    assert (np.mean(m >= point.threshold), np.mean(n >= point.threshold)) == (point.tpr, point.realised_fpr)
+    exact = metrics.binomial_interval(round(point.tpr * len(m)), len(m))
+    assert (point.low, point.high) == (exact.low, exact.high)
+
+
+def test_too_few_nonmembers_give_no_number():
+    m, n = random_scores(N=50, M=99)
+    point = metrics.tpr_at_fpr(m, n, 0.01)
+    assert (point.tpr, point.low, point.high, point.threshold, point.realised_fpr) == (None,) * 5
+    assert point.note == "too few non-members for this FPR: needs at least 100, has 99"
+    with pytest.raises(ValueError, match="needs at least 100, has 99"):
+        metrics.threshold_for_fpr(n, 0.01)
+    enough = metrics.tpr_at_fpr(m, np.arange(100.0), 0.01)
+    assert enough.realised_fpr == 0.01 and "rests on 1 of 100" in enough.note
+
+
+def test_threshold_holds_in_the_precision_of_the_scores():
+    n = np.linspace(0, 1, 200, dtype=np.float32)
+    threshold = metrics.threshold_for_fpr(n, 0.1)
+    assert np.mean(n >= threshold) == 0.1  # a float64 step would be rounded away: 0.105
+
+
+def test_all_tied_nonmembers_leave_only_what_is_above_them():
+    point = metrics.tpr_at_fpr([0.0, 1.0, 2.0], np.ones(50), 0.1)
+    assert point.realised_fpr == 0 and point.tpr == pytest.approx(1 / 3)
+
+
+def test_pooled_tpr_counts_over_people_and_bootstraps_people():
+    rng = np.random.default_rng(0)
+    members = [rng.normal(person, 1, 40) for person in range(5)]
+    nonmembers = [rng.normal(0, 1, 100 + person) for person in range(5)]
+    point = metrics.pooled_tpr(1.5, members, nonmembers)
+    assert point.tpr == np.mean(np.concatenate(members) >= 1.5)
+    assert point.realised_fpr == np.mean(np.concatenate(nonmembers) >= 1.5)
+    assert (point.n_domains, point.n_members, point.n_nonmembers) == (5, 200, 510)
+    assert point.tpr_exact.low < point.tpr < point.tpr_exact.high
+    # people differ a lot here, so the interval over people must be the wider one
+    assert point.tpr_cluster.high - point.tpr_cluster.low > 2 * (point.tpr_exact.high - point.tpr_exact.low)
+    assert metrics.pooled_tpr(1.5, members[:1], nonmembers[:1]).tpr_cluster is None
+    assert point == metrics.pooled_tpr(1.5, members, nonmembers)
+    with pytest.raises(ValueError, match="same people"):
+        metrics.pooled_tpr(1.5, members, nonmembers[1:])
+
+
+# ---------------------------------------------------------------------------------------------- sets and images
+
+
+def test_set_evidence_is_uniform_without_and_tiny_with_an_effect():
+    rng = np.random.default_rng(0)
+    p_values = [metrics.set_evidence(rng.exponential(size=40), rng.exponential(size=60)).p_value for _ in range(300)]
+    assert kstest(p_values, "uniform").pvalue > 0.01
+    strong = metrics.set_evidence(rng.normal(1, 1, 100), rng.normal(0, 1, 100))
+    assert strong.p_value < 1e-8 and strong.effect > 0.7
+    assert metrics.set_evidence(rng.normal(-1, 1, 100), rng.normal(0, 1, 100)).p_value > 0.99  # one-sided
+    assert metrics.set_evidence(np.ones(20), np.ones(20)).p_value == 1
+
+
+def test_histogram_keeps_every_score_and_shrugs_off_a_wild_one():
+    m, n = random_scores(N=500, M=300)
+    wild = np.append(m, 1e9)
+    result = metrics.histogram(wild, n, bins=25)
+    assert sum(result.members) == 501 and sum(result.nonmembers) == 300
+    assert len(result.edges) == 26 and result.edges[-1] < 10
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3e7, 1e-300, 1e300])
+def test_histogram_of_equal_scores_has_distinct_edges(value):
+    result = metrics.histogram(np.full(5, value), np.full(7, value), bins=10)
+    assert (np.diff(result.edges) > 0).all()
+    assert sum(result.members) == 5 and sum(result.nonmembers) == 7
+
+
+def test_most_exposed_ranks_by_score_after_against_the_nonmembers():
+    reference = np.arange(10.0)
+    images = metrics.most_exposed([0.0, 9.5, 5.0], [8.5, 1.0, 20.0], reference, reference, top=2)
+    assert [image.index for image in images] == [2, 0]
+    assert [image.fpr_rank_after for image in images] == [0.0, 0.1]
+    assert [image.fpr_rank_before for image in images] == [0.5, 1.0]
+    tied = metrics.most_exposed([3.0], [3.0], reference, reference)
+    assert tied[0].fpr_rank_after == 0.7  # 3, 4, ..., 9: a tie counts as "at least as high"
+    with pytest.raises(ValueError, match="same members"):
+        metrics.most_exposed([1.0], [1.0, 2.0], reference, reference)
+
+
+# ---------------------------------------------------------------------------------------------- contracts
+
+
+@cases
+def test_every_result_is_plain_json(m, n):
+    perfect = (np.array([2.0, 3.0]), np.array([0.0, 1.0]))
+    results = [
+        metrics.roc(m, n),
+        metrics.summary(m, n, n_resamples=50),
+        metrics.summary(*perfect, n_resamples=50),
+        metrics.paired_auc_difference(m, n, m[::-1], n),
+        metrics.hierarchical_difference([(m, n)] * 2, [(m[::-1], n)] * 2, n_resamples=50),
+        metrics.hierarchical_mean([(m, n), perfect], n_resamples=50),
+        metrics.set_evidence(m, n),
+        metrics.histogram(m, n),
+        metrics.pooled_tpr(1.0, [m, m], [n, n], n_resamples=50),
+        *metrics.most_exposed(m, m, n, n, top=3),
+    ]
+    for result in results:
+        assert json.loads(json.dumps(asdict(result), allow_nan=False)) == asdict(result)
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ([], "empty"),
+        ([[1.0, 2.0]], r"shape \(N,\).*got shape \(1, 2\)"),
+        ([1.0, np.nan], "1 NaN or infinite"),
+        ([np.inf, 1.0], "1 NaN or infinite"),
+        (["high", "low"], "must be numbers"),
+    ],
+)
+@pytest.mark.parametrize(
+    "measure", [metrics.auc, metrics.roc, metrics.delong_interval, metrics.set_evidence, metrics.summary]
+)
+def test_bad_scores_are_refused_with_a_reason(measure, bad, message):
+    for arguments, who in (((bad, [0.0, 1.0]), "member scores"), (([0.0, 1.0], bad), "non-member scores")):
+        with pytest.raises(ValueError, match=message) as error:
+            measure(*arguments)
+        assert str(error.value).startswith(who)
+
+
+def test_bad_settings_are_refused_with_the_allowed_range():
+    m, n = random_scores()
+    with pytest.raises(ValueError, match=r"such as 0\.95; got 95"):
+        metrics.delong_interval(m, n, confidence=95)
+    with pytest.raises(ValueError, match=r"such as 0\.01; got 1"):
+        metrics.tpr_at_fpr(m, n, 1)
+    with pytest.raises(ValueError, match="5 of 4"):
+        metrics.binomial_interval(5, 4)
+    with pytest.raises(ValueError, match="at least 1"):
+        metrics.histogram(m, n, bins=0)
