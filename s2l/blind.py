@@ -4,7 +4,7 @@ A model that has memorised an image draws it again and again from different seed
 join two generations by an edge when they are near-duplicates (small tiled l2), and flag every clique of at least ten.
 Only then are the flags compared with members (precision, recall) and with held-out non-members (the control).
 
-Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models", section 4.2: 500 generations a prompt,
+Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": 500 generations a prompt,
 cliques of ten, the largest l2 of sixteen tiles. They look at one prompt at a time; to do the same, call
 `blind_clusters` once a prompt. The other signal that needs no training set, ||eps(z_t, c) - eps(z_t, empty)|| at the
 first step (Wen et al. 2024, "Detecting, Explaining, and Mitigating Memorization in Diffusion Models"), needs the
@@ -21,11 +21,12 @@ import numpy as np
 from s2l.extraction import (
     MEMORY_MB,
     Images,
-    _floats,
+    check_distance,
     check_images,
     exact_interval,
     hit_pairs,
     nearest,
+    short_floats,
     tiled_l2,
     within,
 )
@@ -86,6 +87,7 @@ def blind_clusters(
     """
     if min_size < 2:
         raise ValueError(f"min_size must be at least 2 (a single image is no cluster), not {min_size}")
+    check_distance(edge, "edge")
     # Only `edge` must be exact: a collapsed model makes millions of pairs that are almost zero, too many to redo.
     distances = tiled_l2(generations, generations, tiles, delta=edge, exact_below=None, memory_mb=memory_mb)
     adjacency = within(distances, edge)
@@ -206,4 +208,4 @@ def _compare(generations, flags, references, delta, memory_mb) -> tuple[int, int
     flagged = generations[list(flags)]
     hit_flags, hit_references = hit_pairs(flagged, references, delta, memory_mb)
     index, l2 = nearest(flagged, references, 1, memory_mb)
-    return len(set(hit_flags)), len(set(hit_references)), tuple(index[:, 0].tolist()), _floats(l2[:, 0])
+    return len(set(hit_flags)), len(set(hit_references)), tuple(index[:, 0].tolist()), short_floats(l2[:, 0])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from s2l import attacks, finetune, metrics, sp_set
+from s2l import attacks, finetune, intervals, metrics, sp_set
 from s2l.attacks.registry import STAGE_VERSION as ATTACK_VERSION
 from s2l.config import LAB, SCHEMA_VERSION, DomainConfig, RunConfig, key_of
 from s2l.domain import Domain, ImageSet, folder_domain, lab_domain
@@ -178,7 +178,7 @@ def _compare_attack(name: str, config: RunConfig, n_members: int, before: np.nda
         "unet_evaluations": attack.evaluations(settings),
         "before": asdict(metrics.summary(m0, n0)),
         "after": asdict(metrics.summary(m1, n1)),
-        "difference": asdict(metrics.paired_auc_difference(m0, n0, m1, n1, config.audit.confidence)),
+        "difference": asdict(intervals.paired_auc_difference(m0, n0, m1, n1, config.audit.confidence)),
         "scores": {
             "before": {"members": m0.tolist(), "nonmembers": n0.tolist()},
             "after": {"members": m1.tolist(), "nonmembers": n1.tolist()},
@@ -198,12 +198,11 @@ def _compare_extraction(run: _Run, before: ImageSet, after: ImageSet) -> dict:
     ]
     held_out = split.nonmembers.floats()
     decoded = run.model.decode_latents(run.model.encode_images(held_out)).cpu()
-    mean, p95 = reconstruction_floor(held_out, decoded)
     return {
         "before": asdict(found[0]),
         "after": asdict(found[1]),
         "difference": asdict(paired_extraction(found[0], found[1])),
-        "floor": {"mean": float(mean), "p95": float(p95)},  # no extraction can be closer than the VAE
+        "floor": asdict(reconstruction_floor(held_out, decoded)),  # no extraction can be closer than the VAE
     }
 
 

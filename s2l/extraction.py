@@ -13,7 +13,7 @@ Notation
 A distance is a float32, rounded from float64 wherever a decision hangs on it, and is compared with delta rounded to
 float32. So `l2 <= delta` includes the boundary, and no chunk size and no last bit of a matrix product moves a count.
 
-Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models", definitions 1 and 2, sections 4 and 5.
+Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models", definitions 1 and 2.
 The published Shake-to-Leak code counts *generations* that match; here "extracted" counts distinct members, and the
 same search against held-out non-members, the false-discovery control, always comes with it.
 """
@@ -164,7 +164,7 @@ def check_images(images: Images, name: str, like: np.ndarray | None = None) -> n
     return images
 
 
-def _check_distance(value: float, name: str) -> None:
+def check_distance(value: float, name: str) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be an l2 in [0, 1] (pixels are in [0, 1]), not {value}")
 
@@ -268,7 +268,7 @@ def tiled_l2(
 ) -> np.ndarray:
     """(N,M) float32: the largest l2 over tiles x tiles (sixteen) tiles; never below `pairwise_l2`.
 
-    Carlini et al. 2023, section 4.2: plain l2 calls any two images with the same large plain area close.
+    Carlini et al. 2023: plain l2 calls any two images with the same large plain area close.
     Other arguments as in `pairwise_l2`.
 
     Raises:
@@ -280,7 +280,7 @@ def tiled_l2(
         raise ValueError(f"tiles must be positive and divide height and width {a.shape[2:]}, not {tiles}")
     for value, name in ((delta, "delta"), (exact_below, "exact_below")):
         if value is not None:
-            _check_distance(value, name)
+            check_distance(value, name)
     out = np.empty((len(a), len(b)), np.float32)
     for row, col, l2 in _blocks(a, b, delta, exact_below, tiles, memory_mb):
         out[row : row + l2.shape[0], col : col + l2.shape[1]] = l2
@@ -361,7 +361,7 @@ def hit_pairs(
     generations: Images, references: Images, delta: float = 0.1, memory_mb: float = MEMORY_MB
 ) -> tuple[np.ndarray, np.ndarray]:
     """Every pair within `delta`: generation indices (P,) and reference indices (P,), sorted. Exact; streams."""
-    _check_distance(delta, "delta")
+    check_distance(delta, "delta")
     a = check_images(generations, "generations")
     b = check_images(references, "references", like=a)
     found = []
@@ -408,10 +408,10 @@ def extract(
         )
     if k < 1:
         raise ValueError(f"k must be at least 1, as an image is its own neighbour, not {k}")
-    _check_distance(delta, "delta")
+    check_distance(delta, "delta")
     thresholds = tuple(float(t) for t in thresholds)
     for t in thresholds:
-        _check_distance(t, "every threshold")
+        check_distance(t, "every threshold")
     if sorted(set(thresholds)) != list(thresholds):
         raise ValueError(f"thresholds must increase, not {thresholds}")
 
@@ -472,15 +472,15 @@ def _search(generations, references, delta: float, thresholds: tuple[float, ...]
         share_high=high,
         matching_generations=int(within(generation_distances, delta).sum()),
         nearest_generation=tuple(nearest_generation[:, 0].tolist()),
-        distances=_floats(distances[:, 0]),
+        distances=short_floats(distances[:, 0]),
         nearest_reference=tuple(nearest_reference[:, 0].tolist()),
-        generation_distances=_floats(generation_distances[:, 0]),
+        generation_distances=short_floats(generation_distances[:, 0]),
         curve=tuple(int(within(distances, t).sum()) for t in thresholds),
         hits=tuple(zip(hits[0].tolist(), hits[1].tolist(), strict=True)),
     )
 
 
-def _floats(distances: np.ndarray) -> tuple[float, ...]:
+def short_floats(distances: np.ndarray) -> tuple[float, ...]:
     # The shortest decimal of each float32: short in JSON, and 0.1f reads 0.1, so it still is <= 0.1 in any language.
     return tuple(float(str(d)) for d in distances)
 
@@ -578,7 +578,7 @@ def adaptive_threshold(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nearest member (N,) and d(g, nearest) / (alpha * mean distance to the k nearest) (N,) float32; low = copied.
 
-    The CIFAR-10 variant of Carlini et al. 2023, section 5.1: plain images are close to everything, so what counts is
+    The CIFAR-10 variant of Carlini et al. 2023: plain images are close to everything, so what counts is
     whether the nearest member stands out among its neighbours. Lies in [0, 1/alpha]; a generation that equals all k
     gets 1/alpha, since none stands out.
 

@@ -40,17 +40,17 @@ class Recipe:
     n_public_identities: int = 600
     seed: int = 0
     batch_size: int = 32
-    vae_steps: int = 5_000
+    vae_steps: int = 4_600
     vae_batch_size: int = 16
     vae_learning_rate: float = 2e-3
-    unet_steps: int = 12_000
+    unet_steps: int = 9_000
     unet_learning_rate: float = 8e-4
     warmup_steps: int = 200
-    private_share: float = 0.5  # of each batch
+    private_share: float = 0.65  # of each batch
     caption_dropout: float = 0.1  # for classifier-free guidance
     ema_decay: float = 0.999
     checkpoint_steps: int = 500
-    keep_steps: int = 2_000  # a pipeline folder is kept every so often, to choose among
+    keep_steps: int = 1_500  # a pipeline folder is kept every so often, to choose among
 
 
 RECIPES = {

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Set everything up in .venv, then run. Needs Python 3.11 or newer and nothing else.
+
+    python3 start.py                     install, then open the app on http://127.0.0.1:7860
+    python3 start.py test [pytest args]  install, then run the linter and the tests
+    python3 start.py run --domain ...    install, then `python -m s2l run --domain ...`
+
+Put --cpu first on a Linux machine without a GPU: torch then comes from PyTorch's CPU index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def install(requirements: str, cpu: bool) -> None:
+    """Create .venv and install the requirements, once for each version of the requirement files."""
+    text = "".join((ROOT / name).read_text() for name in ("requirements.txt", requirements))
+    marker = VENV / f"installed-{requirements}"
+    stamp = hashlib.sha256(text.encode()).hexdigest()
+    if marker.exists() and marker.read_text() == stamp:
+        return
+    if not PYTHON.exists():
+        print(f"creating {VENV}", flush=True)
+        venv.create(VENV, with_pip=True)
+    print(f"installing {requirements} (minutes the first time)", flush=True)
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if cpu:
+        torch = next(line for line in text.splitlines() if line.startswith("torch"))
+        subprocess.run([*command, "--index-url", CPU_INDEX, torch], check=True)
+    subprocess.run([*command, "-r", str(ROOT / requirements)], check=True)
+    marker.write_text(stamp)
+
+
+def main(arguments: list[str]) -> int:
+    if sys.version_info < (3, 11):
+        print(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}", file=sys.stderr)
+        return 2
+    cpu = "--cpu" in arguments[:1]
+    arguments = arguments[1:] if cpu else arguments
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    testing = arguments[:1] == ["test"]
+    try:
+        install("requirements-dev.txt" if testing else "requirements.txt", cpu)
+    except subprocess.CalledProcessError as error:
+        print("the installation failed; pip's message above says why", file=sys.stderr)
+        return error.returncode
+    if testing:
+        lint = subprocess.run([str(PYTHON), "-m", "ruff", "check", "."], cwd=ROOT).returncode
+        return subprocess.run([str(PYTHON), "-m", "pytest", *arguments[1:]], cwd=ROOT).returncode or lint
+    command = [str(PYTHON), "-m", "s2l", *arguments] if arguments else [str(PYTHON), "app.py"]
+    try:
+        return subprocess.run(command, cwd=ROOT).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,153 @@
+"""The whole path on a random-weight lab: it runs, it is cached, it survives a kill -9 in any stage."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from s2l.config import UserError, preset
+from s2l.experiment import load_result, run
+from s2l.model import Runtime
+from s2l.progress import Cancelled
+from s2l.store import Store
+
+NAME = "Mira Solwyn"
+CPU = Runtime(device="cpu", dtype="float32", batch_size=4)
+
+
+def numbers(record: dict) -> dict:
+    """What must be equal between two runs of one configuration."""
+    return {part: record[part] for part in ("key", "attacks", "extraction", "domain")}
+
+
+@pytest.fixture
+def config():
+    return preset("quick", NAME)
+
+
+def test_run_gives_everything_a_report_needs(tiny_lab, store, config):
+    result = run(config, store, CPU)
+    record = result.record
+    assert set(record["attacks"]) == {"secmi", "loss"}
+    for attack in record["attacks"].values():
+        assert 0 <= attack["before"]["auc"] <= 1
+        assert attack["difference"]["low"] <= attack["difference"]["difference"] <= attack["difference"]["high"]
+    assert record["extraction"]["before"]["n_generations"] == 8
+    assert record["finetune"]["trained_parameters"] > 0
+    assert len(record["finetune"]["log"]) == config.finetune.max_train_steps
+    assert len(result.images("sp_set")) == 8
+    assert len(result.images("members")) == 12
+    members, nonmembers = result.scores("secmi", "after")
+    assert members.shape == (12,) and nonmembers.shape == (12,)
+    json.dumps(record, allow_nan=False)
+    assert load_result(result.key, store).record["attacks"] == record["attacks"]
+
+
+def test_second_run_is_entirely_from_the_cache(tiny_lab, store, config):
+    first, events = run(config, store, CPU), []
+    second = run(config, store, CPU, events.append)
+    assert numbers(first.record) == numbers(second.record)
+    stages = {k: v for k, v in second.record["stages"].items() if k != "total"}
+    assert all(stage["cached"] for stage in stages.values()), stages
+    assert all(event.info.get("cached") for event in events)
+
+
+def test_a_new_attack_reuses_the_fine_tuned_weights(tiny_lab, store, config):
+    run(config, store, CPU)
+    other = config.model_copy(update={"audit": config.audit.model_copy(update={"settings": {"secmi": {"t": 100}}})})
+    stages = run(other, store, CPU).record["stages"]
+    assert stages["finetune"]["cached"] and stages["sp_set"]["cached"] and stages["attack loss after"]["cached"]
+    assert not stages["attack secmi after"]["cached"]
+
+
+def test_batch_size_changes_no_number(tiny_lab, tmp_path, config):
+    one = run(config, Store(tmp_path / "a"), Runtime(device="cpu", dtype="float32", batch_size=3))
+    other = run(config, Store(tmp_path / "b"), Runtime(device="cpu", dtype="float32", batch_size=8))
+    assert one.key == other.key
+    difference = np.abs(one.images("after").images.int() - other.images("after").images.int()).max()
+    assert difference <= 2
+    for attack in ("secmi", "loss"):
+        np.testing.assert_allclose(one.scores(attack, "after")[0], other.scores(attack, "after")[0], rtol=1e-3)
+
+
+def test_single_flight(tiny_lab, tmp_path):
+    """Two visitors with one configuration cost one run of a stage."""
+    store, worked = Store(tmp_path / "c"), []
+
+    def work(folder: Path) -> None:
+        worked.append(1)
+        threading.Event().wait(0.2)
+        (folder / "done").write_text("x")
+
+    threads = [threading.Thread(target=store.stage, args=("s", "k", work)) for _ in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert len(worked) == 1
+    assert (store.path("s", "k") / "done").exists()
+
+
+def test_a_failed_stage_leaves_no_result(tmp_path):
+    store = Store(tmp_path / "c")
+    with pytest.raises(ZeroDivisionError):
+        store.stage("s", "k", lambda folder: 1 / 0)
+    assert not store.has("s", "k")
+
+
+def test_cancel_keeps_what_was_finished(tiny_lab, store, config):
+    whole = run(config, Store(store.root.parent / "whole"), CPU)
+
+    def stop(event):
+        if event.stage == "finetune" and event.step == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(config, store, CPU, stop)
+    resumed = run(config, store, CPU)
+    assert resumed.record["stages"]["sp_set"]["cached"]
+    assert numbers(resumed.record) == numbers(whole.record)
+
+
+def test_wrong_names_cost_no_computation(tiny_lab, store, config):
+    with pytest.raises(UserError, match="Did you mean 'Mira Solwyn'"):
+        run(preset("quick", "Mira Solwin"), store, CPU)
+    with pytest.raises(UserError, match="unknown attack 'secmy'.*secmi"):
+        run(preset("quick", NAME, audit={"attacks": ["secmy"]}), store, CPU)
+    with pytest.raises(UserError, match="unknown fine-tuning method 'lorra'.*lora"):
+        run(preset("quick", NAME, finetune={"methods": ["lorra"]}), store, CPU)
+    assert not (store.root / "stages").exists()
+
+
+KILLER = """
+import os, signal, sys
+from s2l.config import preset
+from s2l.experiment import run
+from s2l.model import Runtime
+from s2l.store import Store
+
+def die(event):
+    if event.stage == sys.argv[2] and event.step >= int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+config = preset("quick", "Mira Solwyn")
+run(config, Store(sys.argv[1]), Runtime(device="cpu", dtype="float32", batch_size=4), die)
+"""
+
+
+@pytest.mark.parametrize(
+    "stage, step", [("sp_set", 4), ("finetune", 3), ("attack secmi", 4), ("generate after", 4), ("nonmembers", 1)]
+)
+def test_kill_minus_nine_and_run_again_gives_the_same_numbers(tiny_lab, tmp_path, config, stage, step):
+    whole = run(config, Store(tmp_path / "whole"), CPU)
+    store = Store(tmp_path / "killed")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLER, str(store.root), stage, str(step)], cwd=Path(__file__).parents[1]
+    )
+    assert killed.returncode == -9, "the run was meant to be killed in this stage"
+    again = run(config, store, CPU)
+    assert numbers(again.record) == numbers(whole.record)

@@ -1,0 +1,392 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from s2l import extraction as ex
+
+
+def photos(n, seed=0, size=16):
+    """(n,3,size,size) uint8: smooth portraits around one mean, so that distances lie around .1 to .3 as real ones."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (n, 3, 4, 4)).repeat(size // 4, 2).repeat(size // 4, 3)
+    return (0.5 * coarse + 64 + rng.uniform(-9, 9, coarse.shape)).round().astype(np.uint8)
+
+
+def near(images, l2, seed=1):
+    """Float copies of uint8 images at about the given l2."""
+    noise = np.random.default_rng(seed).normal(size=images.shape)
+    noise *= l2 / np.sqrt(np.square(noise).mean(axis=(1, 2, 3), keepdims=True))
+    return (images / 255 + noise).clip(0, 1).astype(np.float32)
+
+
+def naive_l2(a, b, tiles=1):
+    """One pair after the other, one tile after the other, float64."""
+    a, b = (x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x for x in (a, b))
+    out = np.zeros((len(a), len(b)))
+    h, w = a.shape[2] // tiles, a.shape[3] // tiles
+    for i, x in enumerate(a.astype(np.float64)):
+        for j, y in enumerate(b.astype(np.float64)):
+            for r in range(tiles):
+                for c in range(tiles):
+                    tile = np.s_[:, r * h : (r + 1) * h, c * w : (c + 1) * w]
+                    out[i, j] = max(out[i, j], np.sqrt(np.mean((x[tile] - y[tile]) ** 2)))
+    return out
+
+
+def flat(level, n=1, size=8):
+    return np.full((n, 3, size, size), level, np.float32)
+
+
+TINY = 0.02  # memory_mb that makes many chunks of a few images
+
+
+# --- distances ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tiles", [1, 4])
+@pytest.mark.parametrize("memory_mb", [TINY, 256])
+def test_distances_equal_a_naive_loop(tiles, memory_mb):
+    b = photos(23, seed=1)
+    a = np.concatenate([near(b[:6], 0.1), near(b[6:9], 0.0005), b[9:12] / np.float32(255), near(photos(5, seed=2), 0)])
+    expected = naive_l2(a, b, tiles)
+    for delta in (None, 0.1):
+        l2 = ex.tiled_l2(a, b, tiles, delta=delta, memory_mb=memory_mb)
+        assert l2.dtype == np.float32 and l2.shape == (17, 23)
+        np.testing.assert_allclose(l2, expected, atol=2e-6)
+    assert (ex.within(l2, 0.1) == (expected.astype("f4") <= np.float32(0.1))).all()
+    # Duplicates are exactly zero and near-duplicates exactly what they are, not the noise of a cancellation.
+    small = expected <= 0.01
+    assert small.sum() >= 6
+    np.testing.assert_array_equal(l2[small], expected[small].astype("f4"))
+    assert (l2[np.arange(9, 12), np.arange(9, 12)] == 0).all()
+
+
+def test_tiled_with_one_tile_is_plain_and_more_tiles_are_never_less():
+    a, b = photos(5), photos(7, seed=1)
+    plain = ex.pairwise_l2(a, b)
+    np.testing.assert_array_equal(plain, ex.tiled_l2(a, b, tiles=1))
+    assert (ex.tiled_l2(a, b, tiles=4) >= plain).all()
+    # One corner differs by 1: plain l2 is 1/4 on a 4 x 4 grid, tiled l2 sees the whole of it.
+    x, y = flat(0), flat(0)
+    y[:, :, :2, :2] = 1
+    assert ex.pairwise_l2(x, y) == 0.25 and ex.tiled_l2(x, y) == 1
+
+
+@pytest.mark.parametrize("size", [8, 64, 256])
+def test_the_matrix_product_errs_far_less_than_tolerance(size):
+    noise = np.random.default_rng(0).uniform(0, 1, (4, 3, size, size)).astype("f4")
+    a = np.concatenate([noise, noise > 0.5, photos(4, size=size) / 255, flat(0, 1, size), flat(1, 1, size)]).astype(
+        "f4"
+    )
+    (_, _, ms), *rest = ex._mean_squares(a, a[::-1], 1, 1000)
+    rows, cols = np.indices(ms.shape).reshape(2, -1)
+    expected = ex._exact(a, a[::-1], rows, cols).reshape(ms.shape).astype(np.float64) ** 2
+    assert not rest and np.abs(ms - expected).max() < ex.TOLERANCE / 20
+
+
+def test_boundary_is_inclusive():
+    one, quarter = flat(0.5), flat(0.625)  # exact in binary: l2 is exactly .125
+    assert len(ex.hit_pairs(one, quarter, 0.125)[0]) == 1
+    assert len(ex.hit_pairs(one, quarter, np.nextafter(np.float32(0.125), 0))[0]) == 0
+    # 51/255 is .2 only up to rounding, and so is 0.1f: both sit on the boundary and count.
+    assert len(ex.hit_pairs(np.zeros((1, 3, 8, 8), np.uint8), np.full((1, 3, 8, 8), 51, np.uint8), 0.2)[0]) == 1
+    assert len(ex.hit_pairs(flat(0), flat(0.1), 0.1)[0]) == 1
+    result = ex.extract(flat(0), flat(0.1), flat(0.9), [1], delta=0.1)
+    assert result.distinct == 1 and result.members.distances == (0.1,)
+    assert dict(zip(result.thresholds, result.members.curve, strict=True))[0.1] == 1
+
+
+def test_near_delta_pairs_are_decided_in_float64():
+    base = photos(1, size=32)[0] / 255
+    levels = np.linspace(0.1 - 3e-6, 0.1 + 3e-6, 41)  # closer to each other than float32 matrix products can tell
+    a = np.stack([base + level * np.where(np.indices(base.shape).sum(0) % 2, 1, -1) for level in levels]).astype("f4")
+    b = base[None].astype("f4")
+    expected = naive_l2(a, b).astype("f4") <= np.float32(0.1)
+    assert 0 < expected.sum() < 41
+    rows, _ = ex.hit_pairs(a, b, 0.1)
+    assert rows.tolist() == np.flatnonzero(expected).tolist()
+
+
+@pytest.mark.parametrize("k", [1, 3, 23])
+@pytest.mark.parametrize("memory_mb", [TINY, 256])
+def test_nearest_equals_a_naive_loop_with_ties_to_the_lower_index(k, memory_mb):
+    b = photos(23, seed=1)
+    b[[7, 19, 22]] = b[3]  # four times the same photo
+    a = np.concatenate([near(b[:8], 0.05), near(photos(9, seed=2), 0), b[3:4] / np.float32(255)])
+    expected = naive_l2(a, b).astype("f4")
+    order = np.argsort(expected, axis=1, kind="stable")[:, :k]
+    indices, distances = ex.nearest(a, b, k, memory_mb=memory_mb)
+    np.testing.assert_array_equal(indices, order)
+    np.testing.assert_array_equal(distances, np.take_along_axis(expected, order, axis=1))
+    assert distances.dtype == np.float32
+
+
+def test_uint8_float_torch_and_memory_maps_agree(tmp_path):
+    a, b = photos(6), photos(9, seed=1)
+    np.save(tmp_path / "b.npy", b)
+    mapped = np.load(tmp_path / "b.npy", mmap_mode="r")
+    for x in (a / np.float32(255), torch.from_numpy(a), torch.from_numpy(a).float() / 255):
+        for y in (b, mapped, torch.from_numpy(b)):
+            np.testing.assert_array_equal(ex.pairwise_l2(x, y), ex.pairwise_l2(a, b))
+            np.testing.assert_array_equal(ex.nearest(x, y, 2), ex.nearest(a, b, 2))
+    assert ex.pairwise_l2(torch.rand(2, 3, 8, 8).bfloat16(), torch.rand(2, 3, 8, 8).half()).shape == (2, 2)
+
+
+def test_input_is_never_changed():
+    a, b = photos(4) / np.float32(255), photos(4, seed=1) / np.float32(255)
+    a.flags.writeable = b.flags.writeable = False
+    ex.pairwise_l2(a, b)
+    ex.nearest(a, b)
+
+
+def test_paired_l2_and_ssim():
+    a = photos(5)
+    b = near(a, 0.05)
+    np.testing.assert_array_equal(ex.paired_l2(a, b), np.diag(naive_l2(a, b)).astype("f4"))
+    same, other = ex.ssim_pairs(a, a), ex.ssim_pairs(a, photos(5, seed=1))
+    np.testing.assert_allclose(same, 1, atol=1e-6)
+    assert same.shape == (5,) and (other < 0.9).all()
+
+
+def test_reconstruction_floor():
+    a = flat(0.5, 20)
+    b = a + np.linspace(0, 0.19, 20, dtype=np.float32)[:, None, None, None]
+    floor = ex.reconstruction_floor(a, b)
+    assert floor.n == 20
+    assert floor.mean == pytest.approx(0.095, abs=1e-6)
+    assert floor.p95 == pytest.approx(0.1805, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.uint8), "transpose"),
+        (np.zeros((3, 8, 8), np.uint8), r"\(N, 3, H, W\)"),
+        (np.zeros((0, 3, 8, 8), np.uint8), "empty"),
+        (np.zeros((2, 3, 8, 8), np.int64), "uint8 in"),
+        (np.full((2, 3, 8, 8), 200.0), r"\[0, 1\]"),
+        (np.full((2, 3, 8, 8), -0.5), r"\[0, 1\]"),
+        (np.full((2, 3, 8, 8), np.nan), "NaN"),
+        (np.full((2, 3, 8, 8), np.inf), "infinity"),
+        (np.zeros((2, 3, 16, 16), np.uint8), "resize"),
+    ],
+)
+def test_unfit_images_are_refused_by_name(bad, message):
+    good = np.zeros((2, 3, 8, 8), np.uint8)
+    for call in (lambda: ex.pairwise_l2(good, bad), lambda: ex.nearest(good, bad), lambda: ex.hit_pairs(good, bad)):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match=f"nonmembers.*{message}"):
+        ex.extract(good, good, bad, [1, 1])
+
+
+def test_unfit_arguments_are_refused():
+    a = photos(3)
+    for call, message in (
+        (lambda: ex.nearest(a, a, 4), "k must be from 1 to"),
+        (lambda: ex.tiled_l2(a, a, 3), "divide"),
+        (lambda: ex.hit_pairs(a, a, 25.5), "delta must be"),
+        (lambda: ex.extract(a, a, a, [1, 1]), "3 integers"),
+        (lambda: ex.extract(a, a, a, [1, 0, 1]), "belongs in nonmembers"),
+        (lambda: ex.extract(a, a, a, [1.0, 1.0, 1.0]), "integers"),
+        (lambda: ex.extract(a, a, a, [1] * 3, k=0), "its own neighbour"),
+        (lambda: ex.extract(a, a, a, [1] * 3, thresholds=(0.2, 0.1)), "increase"),
+        (lambda: ex.paired_l2(a, a[:2]), "image by image"),
+        (lambda: ex.adaptive_threshold(a, a, 50), "number of references"),
+        (lambda: ex.extraction_curve([(0, 0)], 5, [6]), "counts must"),
+        (lambda: ex.extraction_curve([(5, 0)], 5), "only 5"),
+        (lambda: ex.gallery_pairs(None, of="all"), "nonmembers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+# --- extraction --------------------------------------------------------------------------------------------------
+
+
+def scene():
+    """30 members, 90 non-members, 40 generations: 5 copy member 3, 2 copy member 8, one member 20, one non-member 7."""
+    members, nonmembers = photos(30, seed=10), photos(90, seed=11)
+    copies = members[[3, 3, 3, 3, 3, 8, 8, 20]]
+    generations = np.concatenate([near(copies, 0.06), near(nonmembers[[7]], 0.06), near(photos(31, seed=12), 0)])
+    repeats = [1] * 30
+    repeats[3], repeats[8] = 20, 10
+    return generations, members, nonmembers, repeats
+
+
+@pytest.fixture(scope="module")
+def scenario():
+    return scene(), ex.extract(*scene())
+
+
+def test_distinct_members_are_not_generations(scenario):
+    (generations, members, nonmembers, _), e = scenario
+    assert e.distinct == e.members.distinct == 3
+    assert e.members.matching_generations == 8
+    assert sorted(m.reference for m in e.matches) == [3, 8, 20]
+    l2 = naive_l2(generations, members).astype("f4")
+    for m in e.matches:
+        assert m.generation == l2[:, m.reference].argmin()
+        assert np.float32(m.distance) == l2[:, m.reference].min()
+    assert [m.distance for m in e.matches] == sorted(m.distance for m in e.matches)
+    np.testing.assert_array_equal(np.float32(e.members.distances), l2.min(axis=0))
+    np.testing.assert_array_equal(np.float32(e.members.generation_distances), l2.min(axis=1))
+    np.testing.assert_array_equal(e.members.nearest_reference, l2.argmin(axis=1))
+    out = naive_l2(generations, nonmembers).astype("f4")
+    np.testing.assert_array_equal(np.float32(e.nonmembers.generation_distances), out.min(axis=1))
+    assert list(e.members.curve) == [int((l2.min(axis=0) <= np.float32(t)).sum()) for t in ex.THRESHOLDS]
+    assert list(e.members.hits) == [tuple(p) for p in np.argwhere(l2 <= np.float32(0.1)).tolist()]
+
+
+def test_eidetic_counts_repeats(scenario):
+    (*_, repeats), e = scenario
+    by_member = {m.reference: m for m in e.matches}
+    assert (by_member[3].neighbours, by_member[3].eidetic) == (20, False)  # extracted, but repeated 20 times
+    assert (by_member[8].neighbours, by_member[8].eidetic) == (10, True)  # exactly k still is eidetic
+    assert (by_member[20].neighbours, by_member[20].eidetic) == (1, True)
+    assert e.eidetic == 2 and e.repeats == tuple(repeats)
+
+
+def test_eidetic_counts_near_duplicates_and_the_background():
+    members = photos(4)
+    members[1] = (near(members[:1], 0.05)[0] * 255).round()  # members 0 and 1 are near-duplicates of each other
+    generations, nonmembers = near(members[:1], 0.01), photos(4, seed=1)
+    e = ex.extract(generations, members, nonmembers, [6, 5, 1, 1])
+    assert [(m.reference, m.neighbours, m.eidetic) for m in e.matches] == [(0, 11, False), (1, 11, False)]
+    e = ex.extract(generations, members, nonmembers, [6, 4, 1, 1])
+    assert e.eidetic == 2
+    crowd = np.concatenate([near(members[:1], 0.03), photos(5, seed=2) / np.float32(255)])
+    e = ex.extract(generations, members, nonmembers, [6, 4, 1, 1], background=crowd)
+    assert e.distinct == 2 and e.eidetic == 0 and e.matches[0].neighbours == 11
+
+
+def test_control_is_the_same_search_scaled_to_as_many_references(scenario):
+    (generations, members, nonmembers, _), e = scenario
+    assert e.nonmembers.distinct == 1 and e.nonmembers.matching_generations == 1
+    assert e.nonmembers_scaled == pytest.approx(1 / 3)  # 90 non-members, 30 members
+    assert e.nonmember_generations_scaled == pytest.approx(1 / 3)
+    assert e.nonmember_curve_scaled == pytest.approx([n / 3 for n in e.nonmembers.curve])
+    # Search is symmetric: members and non-members exchanged give each other's counts.
+    swapped = ex.extract(generations, nonmembers, members, [1] * 90)
+    assert swapped.members == e.nonmembers and swapped.nonmembers == e.members
+    assert swapped.nonmember_generations_scaled is None  # 30 cannot stand for 90
+
+
+def test_scaled_generation_count_is_the_mean_over_random_subsets():
+    generations, nonmembers = photos(12), photos(12)[[0, 0, 0, 1, 1, 2, 3, 4]]
+    e = ex.extract(generations, photos(5, seed=3), nonmembers, [1] * 5)
+    rng = np.random.default_rng(0)
+    counts = []
+    for _ in range(4000):
+        drawn = rng.choice(8, 5, replace=False)
+        counts.append(len({g for g, n in e.nonmembers.hits if n in drawn}))
+    assert e.nonmember_generations_scaled == pytest.approx(np.mean(counts), abs=0.05)
+
+
+def test_interval_is_clopper_pearson(scenario):
+    _, e = scenario
+    expected = binomtest(3, 30).proportion_ci(0.95, method="exact")
+    assert (e.members.share, e.members.share_low, e.members.share_high) == (0.1, expected.low, expected.high)
+
+
+def test_chunks_do_not_change_the_result(scenario):
+    arguments, e = scenario
+    assert ex.extract(*arguments, memory_mb=TINY) == e
+    assert ex.extract(*arguments, memory_mb=0.1) == e
+
+
+def test_nothing_extracted_is_a_result():
+    e = ex.extract(photos(5), photos(6, seed=1), photos(7, seed=2), [1] * 6, delta=0.01)
+    assert e.distinct == e.eidetic == 0 and e.matches == () and e.members.hits == ()
+    assert e.members.share_low == 0 and 0 < e.members.share_high < 0.5
+    assert ex.extraction_curve(e.members.hits, 5).mean == (0.0,) * 5
+
+
+def test_json_round_trip(scenario):
+    _, e = scenario
+    text = json.dumps(dataclasses.asdict(e), allow_nan=False)
+    assert ex.extraction_from_dict(json.loads(text)) == e
+    curve = ex.extraction_curve(e.members.hits, e.n_generations)
+    for result in (curve, ex.paired_extraction(e, e), ex.reconstruction_floor(photos(2), photos(2))):
+        json.dumps(dataclasses.asdict(result), allow_nan=False)
+
+
+def test_gallery_pairs(scenario):
+    _, e = scenario
+    pairs = ex.gallery_pairs(e, top=5)
+    assert pairs[:3] == e.matches
+    assert [p.extracted for p in pairs] == [True] * 3 + [False] * 2
+    assert [p.distance for p in pairs] == sorted(e.members.distances)[:5]
+    control = ex.gallery_pairs(e, top=2, of="nonmembers")
+    assert control[0].reference == 7 and control[0].extracted and not control[0].eidetic
+    assert control[0].generation == 8 and control[0].repeats == 0
+    assert len(ex.gallery_pairs(e, top=1000)) == 30
+
+
+# --- curve, pairs, adaptive threshold ----------------------------------------------------------------------------
+
+
+def test_curve_grows_to_the_count_and_matches_brute_force(scenario):
+    _, e = scenario
+    curve = ex.extraction_curve(e.members.hits, e.n_generations, range(1, 41), seed=3)
+    for values in (curve.mean, curve.low, curve.high):
+        assert (np.diff(values) >= -1e-9).all()
+    assert curve.mean[-1] == curve.low[-1] == curve.high[-1] == e.distinct
+    assert (np.array(curve.low) <= np.array(curve.high)).all()
+    rng = np.random.default_rng(0)
+    for n in (1, 10, 30):
+        drawn = [set(rng.choice(40, n, replace=False).tolist()) for _ in range(3000)]
+        brute = np.mean([len({m for g, m in e.members.hits if g in s}) for s in drawn])
+        assert curve.mean[n - 1] == pytest.approx(brute, abs=0.06)
+    assert ex.extraction_curve(e.members.hits, 40, seed=3) == ex.extraction_curve(e.members.hits, 40, seed=3)
+    assert ex.extraction_curve(list(reversed(e.members.hits)) * 2, 40, seed=3) == ex.extraction_curve(
+        e.members.hits, 40, seed=3
+    )
+
+
+def test_paired_extraction(scenario):
+    (generations, members, nonmembers, repeats), before = scenario
+    more = generations.copy()
+    more[20:27] = near(members[10:17], 0.05)  # seven members more
+    more[7] = generations[9]  # and member 20 no more
+    after = ex.extract(more, members, nonmembers, repeats)
+    paired = ex.paired_extraction(before, after)
+    assert (paired.before, paired.after, paired.difference) == (3, 9, 6)
+    assert (paired.only_before, paired.only_after, paired.n_members) == (1, 7, 30)
+    assert paired.p_value == pytest.approx(binomtest(1, 8, 0.5).pvalue)
+    # The multinomial shortcut is the bootstrap over members.
+    a = np.array(after.members.distances) <= 0.1
+    b = np.array(before.members.distances) <= 0.1
+    index = np.random.default_rng(1).integers(30, size=(4000, 30))
+    low, high = np.percentile((a.astype(int) - b)[index].sum(axis=1), [2.5, 97.5])
+    assert abs(paired.low - low) <= 1 and abs(paired.high - high) <= 1
+    back = ex.paired_extraction(after, before)
+    assert (back.difference, back.p_value) == (-6, paired.p_value)
+    same = ex.paired_extraction(before, before)
+    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_paired_extraction_refuses_unequal_runs(scenario):
+    (generations, members, nonmembers, repeats), e = scenario
+    for other, message in (
+        (ex.extract(generations[:-1], members, nonmembers, repeats), "number of generations"),
+        (ex.extract(generations, members, nonmembers, repeats, delta=0.2), "delta"),
+        (ex.extract(generations, members, nonmembers, [1] * 30), "repeats"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ex.paired_extraction(e, other)
+
+
+def test_adaptive_threshold():
+    members = photos(60)
+    generations = np.concatenate([near(members[4:6], 0.02), near(photos(3, seed=1), 0)])
+    index, ratio = ex.adaptive_threshold(generations, members, k=50)
+    nearest = np.sort(naive_l2(generations, members), axis=1)[:, :50]
+    np.testing.assert_allclose(ratio, nearest[:, 0] / (0.5 * nearest.mean(axis=1)), rtol=1e-5)
+    assert index[:2].tolist() == [4, 5] and ratio[:2].max() < 0.5 < ratio[2:].min() and ratio.max() <= 2
+    _, ratio = ex.adaptive_threshold(flat(0.5), flat(0.5, 50))  # 0 / 0: nothing stands out
+    assert ratio == 2
