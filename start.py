@@ -43,7 +43,7 @@ def install(requirements: str, cpu: bool) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (this script meets older Pythons)
         print(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     cpu = "--cpu" in arguments[:1]

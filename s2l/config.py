@@ -109,26 +109,59 @@ class FineTuneConfig(Settings):
     """Fine-tuning on the SP set. Which fields count depends on the methods."""
 
     methods: tuple[str, ...] = ("lora",)
-    learning_rate: float = Field(1e-4, gt=0, le=1)
+    learning_rate: float | None = Field(None, gt=0, le=1)  # None: each method's own, see its file
     max_train_steps: int = Field(200, ge=0, le=1_000_000)
-    train_batch_size: int = Field(8, ge=1, le=4096)
+    train_batch_size: int = Field(8, ge=1, le=4096)  # of all processes together
     gradient_accumulation_steps: int = Field(1, ge=1, le=1024)
-    lr_scheduler: str = "constant"
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = "constant"  # fmt: skip
     lr_warmup_steps: int = Field(0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     ema_decay: float = Field(0.0, ge=0, lt=1)  # 0: no averaging of the trained weights
+    seed: int = Field(0, ge=0)
+    train_text_encoder: bool = False  # end_to_end, dreambooth alone, and lora
+
+    # lora
     rank: int = Field(8, ge=1, le=1024)
     lora_alpha: float = Field(32, gt=0)
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    train_text_encoder: bool = False
-    seed: int = Field(0, ge=0)
+
+    # textual_inversion
+    num_vectors: int = Field(12, ge=1, le=64)  # new tokens; they stand in the name's place
+    placeholder_token: str = "<s2l>"
+    initializer_token: str = "person"  # several words: the new tokens start from them in turn
+
+    # dreambooth
+    identifier: str = "sks"  # a rare word; "{name}" in it keeps the name (the authors' script)
+    class_noun: str = "person"
+    prior_loss_weight: float = Field(1.0, ge=0)  # 0: no class images at all
+    num_class_images: int | None = Field(None, ge=1, le=MAX_IMAGES)  # None: as the SP set, at most 1,000
+    class_sampler: SamplerConfig = SamplerConfig()
+
+    # gaussian_noise
+    noise_sigma: float = Field(8e-4, ge=0)
+    noise_relative: bool = False  # sigma in units of each tensor's own standard deviation
+    noise_target: str = "all"  # or a part of weights' names: "unet", "text_encoder", "attn2", "mid_block"
 
     @field_validator("methods")
     @classmethod
     def _some_method(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one fine-tuning method")
+        return value
+
+    @field_validator("placeholder_token", "initializer_token", "identifier", "class_noun", "noise_target")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        return check_prompt(value)
+
+    @field_validator("placeholder_token")
+    @classmethod
+    def _one_token(cls, value: str) -> str:
+        if value != value.lower() or len(value.split()) != 1:
+            raise ValueError("the placeholder token is one lower-case word, such as '<s2l>'")
         return value
 
 

@@ -44,7 +44,7 @@ class Result:
         return self.record["key"]
 
     def images(self, what: str) -> ImageSet:
-        """"sp_set", "before", "after" (generations), "members" or "nonmembers"."""
+        """ "sp_set", "before", "after" (generations), "members" or "nonmembers"."""
         return sp_set.load_images(self.store.root / self.record["folders"][what])
 
     def scores(self, attack: str, when: str) -> tuple[np.ndarray, np.ndarray]:
@@ -155,9 +155,7 @@ class _Run:
 
         def work(folder: Path) -> None:
             model = self.model if when == "before" else self.tuned
-            sp_set.generate_images(
-                model, prompts, seeds, config.sampler, folder, f"generate {when}", self.progress
-            )
+            sp_set.generate_images(model, prompts, seeds, config.sampler, folder, f"generate {when}", self.progress)
 
         return self.stage("generations", key, work, f"generate {when}")
 

@@ -168,9 +168,13 @@ class DiffusionModel:
         return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
 
     def tokenize(self, prompts: Sequence[str]) -> torch.Tensor:
-        """(N, L) token ids on the model's device, padded and cut to the encoder's length."""
+        """(N, L) token ids on the model's device, padded and cut to the encoder's length.
+
+        A token of Textual Inversion with several vectors is written once and stands for all of them,
+        as in diffusers' own pipelines.
+        """
         return self.tokenizer(
-            list(prompts),
+            self.pipe.maybe_convert_prompt(list(prompts), self.tokenizer),
             padding="max_length",
             truncation=True,
             max_length=self.tokenizer.model_max_length,

@@ -2,7 +2,7 @@
 
 One seed an image, never one a batch: image i is the same at any batch size. The folder holds one
 PNG an image and a `metadata.jsonl` (file_name, text, seed) that Hugging Face tools read too. A
-killed run finds the pictures it had and draws the rest.
+killed run finds the pictures it had and draws the rest; processes of `accelerate launch` share them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from PIL import Image
 
 from s2l.config import PromptPart, SamplerConfig, SPSetConfig, UserError
@@ -51,6 +52,11 @@ def _write_png(pixels: np.ndarray, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def processes(model: DiffusionModel) -> PartialState:
+    """Which process this is among those of `accelerate launch`; without it, the only one."""
+    return PartialState(cpu=model.device.type == "cpu")
+
+
 def generate_images(
     model: DiffusionModel,
     prompts: Sequence[str],
@@ -62,6 +68,7 @@ def generate_images(
 ) -> ImageSet:
     """Fill `folder` with one image a (prompt, seed), resuming what is there; returns the whole set.
 
+    Several processes draw a share each and all return the whole set; the first one reports progress.
     Raises UserError when the disk cannot hold the set, or the folder holds another one.
     """
     folder = Path(folder)
@@ -75,23 +82,33 @@ def generate_images(
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if metadata.exists() and metadata.read_text(encoding="utf-8") != text:
         raise UserError(f"{folder} holds images of other prompts or seeds: choose an empty folder")
-    metadata.write_text(text, encoding="utf-8")
     todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
     _check_disk(folder, len(todo), model.resolution)
-    done, started, drawn = len(names) - len(todo), time.monotonic(), 0
+    team = processes(model)
+    team.wait_for_everyone()  # nobody draws before everybody has seen what is there
+    if team.is_main_process:
+        metadata.write_text(text, encoding="utf-8")
+    mine, ready = todo[team.process_index :: team.num_processes], len(names) - len(todo)
+    started, drawn = time.monotonic(), 0
+
+    def report() -> None:
+        if team.is_main_process:  # the others are about as far
+            speed = drawn / max(time.monotonic() - started, 1e-9)
+            done = min(ready + drawn, len(names))
+            progress(Event(stage, done, len(names), {"images_per_s": speed, "folder": str(folder)}))
 
     def keep(first: int, images: torch.Tensor) -> None:
-        nonlocal done, drawn
+        nonlocal drawn
         pixels = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
-        for i, picture in zip(todo[first : first + len(pixels)], pixels, strict=True):
+        for i, picture in zip(mine[first : first + len(pixels)], pixels, strict=True):
             _write_png(picture, folder / names[i])
-        done, drawn = done + len(pixels), drawn + len(pixels)
-        speed = drawn / max(time.monotonic() - started, 1e-9)
-        progress(Event(stage, done, len(names), {"images_per_s": speed, "folder": str(folder)}))
+        drawn += len(pixels) * team.num_processes
+        report()
 
-    progress(Event(stage, done, len(names), {"folder": str(folder)}))
-    if todo:
-        model.generate([prompts[i] for i in todo], [seeds[i] for i in todo], sampler, on_batch=keep)
+    report()
+    if mine:
+        model.generate([prompts[i] for i in mine], [seeds[i] for i in mine], sampler, on_batch=keep)
+    team.wait_for_everyone()
     return load_images(folder)
 
 

@@ -13,17 +13,20 @@ LAYERS = [
     {"domain"},
     {"model"},
     {"sp_set"},
-    {"finetune", "attacks", "extraction", "blind", "metrics", "intervals"},
-    {"experiment", "audit"},
-    {"figures", "jobs", "report", "showcase"},
+    {"finetune", "attacks", "extraction", "blind", "metrics", "intervals", "control"},
+    {"audit"},
+    {"experiment"},
+    {"figures", "jobs", "report", "showcase", "lab_card"},
     {"ui", "cli", "__main__"},
 ]
 SAME_LAYER = {  # inside one layer: who may import whom
-    "config": set(), "progress": set(), "store": {"config"}, "metrics": {"intervals"}, "blind": {"extraction"},
-    "extraction": set(), "attacks": set(), "finetune": set(), "intervals": set(), "audit": {"experiment"},
-    "experiment": {"audit"}, "report": {"figures"}, "figures": set(), "jobs": set(), "showcase": set(),
-    "__main__": {"cli"}, "cli": set(), "ui": set(),
-}  # fmt: skip
+    "store": {"config"},
+    "metrics": {"intervals"},
+    "blind": {"extraction"},
+    "control": {"intervals"},
+    "report": {"figures"},
+    "__main__": {"cli"},
+}
 # Files of a method package that are no method and may be shared by its methods.
 SHARED = {"attacks": {"registry", "query"}, "finetune": {"registry", "trainer"}}
 

@@ -1,7 +1,31 @@
 """Membership inference attacks, one score function a file. To add one, see CONTRIBUTING.md."""
 
-from s2l.attacks import loss, secmi  # noqa: F401  (importing registers them)
+from s2l.attacks import clid, loss, pfami, pia, secmi, sima  # noqa: F401  (importing registers them)
+from s2l.attacks.calibration import Combination, RobustScale, shake_calibrated
 from s2l.attacks.query import Query, make_query
-from s2l.attacks.registry import ATTACKS, attack_settings, get_attack, register_attack, run_attack
+from s2l.attacks.registry import (
+    ATTACKS,
+    attack_settings,
+    get_attack,
+    memory_estimate,
+    register_attack,
+    run_attack,
+    run_components,
+    run_suite,
+)
 
-__all__ = ["ATTACKS", "Query", "attack_settings", "get_attack", "make_query", "register_attack", "run_attack"]
+__all__ = [
+    "ATTACKS",
+    "Combination",
+    "Query",
+    "RobustScale",
+    "attack_settings",
+    "get_attack",
+    "make_query",
+    "memory_estimate",
+    "register_attack",
+    "run_attack",
+    "run_components",
+    "run_suite",
+    "shake_calibrated",
+]

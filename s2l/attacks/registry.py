@@ -6,26 +6,33 @@ negated in its last line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
-from s2l.attacks.query import Query
+from s2l.attacks.query import MEMO_LIMIT, Query
 from s2l.config import AuditConfig, Settings, checked, unknown
 from s2l.model import DiffusionModel
 from s2l.progress import Event, Progress, silent
 
 STAGE_VERSION = 1  # raise it when the same settings would give other scores
 
+Timestep = Annotated[int, Field(ge=0, le=999)]
+Timesteps = Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=1000)]
+
 
 @dataclass(frozen=True)
 class Attack:
     """One membership inference attack.
 
-    score        (model, query, settings) -> (N,) float32, higher = member
+    score        (model, query, settings) -> (N,) float32, higher = member; or (N, K) for K components
     settings     the class of its settings, with defaults
-    evaluations  UNet evaluations a query, given the settings
+    evaluations  UNet evaluations a query when the attack runs alone, given the settings
+    components   names of the K columns, each higher = member, the first one the score as long as nobody calibrates
+                 (see calibration.py); () for an attack that returns its score
     """
 
     name: str
@@ -34,18 +41,21 @@ class Attack:
     score: Callable[[DiffusionModel, Query, Settings], torch.Tensor]
     settings: type[Settings]
     evaluations: Callable[[Settings], int]
+    components: tuple[str, ...] = ()
 
 
 ATTACKS: dict[str, Attack] = {}
 
 
-def register_attack(name: str, title: str, source: str, settings: type[Settings], evaluations):
+def register_attack(
+    name: str, title: str, source: str, settings: type[Settings], evaluations, components: tuple[str, ...] = ()
+):
     """Decorator: make a score function known under `name`."""
 
     def decorate(score):
         if name in ATTACKS:
             raise ValueError(f"the attack {name!r} is registered twice")
-        ATTACKS[name] = Attack(name, title, source, score, settings, evaluations)
+        ATTACKS[name] = Attack(name, title, source, score, settings, evaluations, components)
         return score
 
     return decorate
@@ -59,18 +69,46 @@ def get_attack(name: str) -> Attack:
 
 
 def attack_settings(name: str, config: AuditConfig) -> Settings:
-    """An attack's defaults with the run's overrides."""
+    """An attack's defaults with the run's overrides. Raises UserError for a misspelt attack among the overrides."""
+    for other in config.settings:
+        get_attack(other)
     return checked(get_attack(name).settings, config.settings.get(name, {}))
+
+
+def run_components(
+    names: Sequence[str], model: DiffusionModel, query: Query, config: AuditConfig, progress: Progress = silent
+) -> dict[str, torch.Tensor]:
+    """Run attacks together, batch by batch: {name: (N, K) float32 on the CPU}, each column higher = member.
+
+    K is 1 except for attacks with components. Within a batch the attacks share the predictions that their formulas
+    have in common: eps(z0, 0, c) of PIA, PIAN and SimA; the denoising errors of PFAMI, SimA-MC and their like at
+    equal timesteps. The numbers are those of each attack alone.
+    """
+    if not len(query):
+        raise ValueError("the query holds no image: nothing to score")
+    attacks = [(get_attack(name), attack_settings(name, config)) for name in dict.fromkeys(names)]
+    parts: dict[str, list[torch.Tensor]] = {attack.name: [] for attack, _ in attacks}
+    size, done, total = model.runtime.batch_size, 0, len(query) * len(attacks)
+    for first in range(0, len(query), size):
+        part = query.part(slice(first, first + size)).remembering(model)
+        for attack, settings in attacks:
+            scores = attack.score(model, part, settings).float().cpu()
+            parts[attack.name].append(scores.reshape(len(part), -1))
+            done += len(part)
+            stage = f"attack {attack.name}" if len(attacks) == 1 else "attacks"
+            progress(Event(stage, done, total, {"attack": attack.name}))
+    return {name: torch.cat(rows) for name, rows in parts.items()}
+
+
+def run_suite(
+    names: Sequence[str], model: DiffusionModel, query: Query, config: AuditConfig, progress: Progress = silent
+) -> dict[str, torch.Tensor]:
+    """`run_components` with one uncalibrated score an image: {name: (N,) float32 on the CPU}, higher = member."""
+    return {name: columns[:, 0].contiguous() for name, columns in run_components(names, model, query, config, progress).items()}
 
 
 def run_attack(
     name: str, model: DiffusionModel, query: Query, config: AuditConfig, progress: Progress = silent
 ) -> torch.Tensor:
-    """Score all images of a query in batches: (N,) float32 on the CPU, higher = member."""
-    attack, settings = get_attack(name), attack_settings(name, config)
-    size, parts = model.runtime.batch_size, []
-    for first in range(0, len(query), size):
-        scores = attack.score(model, query.part(slice(first, first + size)), settings)
-        parts.append(scores.float().cpu())
-        progress(Event(f"attack {name}", min(first + size, len(query)), len(query)))
-    return torch.cat(parts)
+    """Score all images of a query with one attack: (N,) float32 on the CPU, higher = member."""
+    return run_suite((name,), model, query, config, progress)[name]

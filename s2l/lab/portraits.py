@@ -184,7 +184,7 @@ def _shade(colour, factor: float):
 
 
 def _mix(a, b, weight: float):
-    return tuple(int(round(x * (1 - weight) + y * weight)) for x, y in zip(a, b, strict=True))
+    return tuple(round(x * (1 - weight) + y * weight) for x, y in zip(a, b, strict=True))
 
 
 class _Canvas:
@@ -355,10 +355,13 @@ def _features(canvas: _Canvas, who: Identity, shot: Photo) -> None:
     if who.freckles:
         for side in (-1, 1):
             for i in range(3):
-                canvas.ellipse(side * (0.075 + 0.025 * i) + shift, 0.055 + 0.012 * (i % 2), 0.007, 0.007, _shade(skin, 0.72))
+                canvas.ellipse(
+                    side * (0.075 + 0.025 * i) + shift, 0.055 + 0.012 * (i % 2), 0.007, 0.007, _shade(skin, 0.72)
+                )
     if who.beard == "moustache" or who.beard == "full":
-        canvas.polygon([(shift * 1.2 - who.mouth_width * 1.05, h * 0.44), (shift * 1.2, h * 0.32),
-                        (shift * 1.2 + who.mouth_width * 1.05, h * 0.44), (shift * 1.2, h * 0.42)], _shade(beard, 0.85))  # fmt: skip
+        x, reach = shift * 1.2, who.mouth_width * 1.05
+        points = [(x - reach, h * 0.44), (x, h * 0.32), (x + reach, h * 0.44), (x, h * 0.42)]
+        canvas.polygon(points, _shade(beard, 0.85))
     # Mouth
     mx, my, mw = shift * 1.2, h * 0.52, who.mouth_width
     lip = _mix(skin, (176, 44, 56), 0.62)
@@ -385,7 +388,9 @@ def _hair_front(canvas: _Canvas, who: Identity, shot: Photo) -> None:
         crown(0.46)
     elif style == "fringe":
         crown(0.40)
-        canvas.polygon([(-w * 1.04, -h * 0.42), (w * 1.04, -h * 0.42), (w * 0.8, -h * 0.28), (-w * 0.8, -h * 0.28)], colour)
+        canvas.polygon(
+            [(-w * 1.04, -h * 0.42), (w * 1.04, -h * 0.42), (w * 0.8, -h * 0.28), (-w * 0.8, -h * 0.28)], colour
+        )
     elif style in ("long", "bob"):
         crown(0.50, 1.10, 1.12)
         for side in (-1, 1):

@@ -197,9 +197,7 @@ class _Data:
         self.empty = _tokens(pipe, [""])
         self.n_private = len(private)
         # One epoch of the private set: each photo as often as it was repeated.
-        self.instances = torch.repeat_interleave(
-            torch.arange(len(private)), torch.tensor([p.repeats for p in private])
-        )
+        self.instances = torch.repeat_interleave(torch.arange(len(private)), torch.tensor([p.repeats for p in private]))
         self.recipe = recipe
 
     def private_indices(self, first: int, number: int) -> torch.Tensor:

@@ -1,0 +1,150 @@
+"""The options of `python -m s2l run`, as a table: from options to a RunConfig and back.
+
+Back matters as much: every report ends with the command that reproduces it, and that command is
+checked here by building the run again and comparing.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from s2l.config import PRESETS, RunConfig, UserError, checked, preset
+
+MAX_SEED = 1_000_000
+SEED_STRIDE = 1_000_000  # between two runs' image seeds; more than an SP set and a gallery can use
+
+# Option -> the fields of RunConfig that it sets. An option that is not given leaves the preset's value.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "model": ("model",),
+    "members": ("domain.members",),
+    "nonmembers": ("domain.nonmembers",),
+    "n-nonmembers": ("domain.n_nonmembers",),
+    "prompt": ("sp_set.prompts",),
+    "set-size": ("sp_set.set_size",),
+    "guidance": ("sp_set.sampler.guidance_scale", "extraction.sampler.guidance_scale"),
+    "method": ("finetune.methods",),
+    "steps": ("finetune.max_train_steps",),
+    "learning-rate": ("finetune.learning_rate",),
+    "rank": ("finetune.rank",),
+    "train-batch-size": ("finetune.train_batch_size",),
+    "attacks": ("audit.attacks",),
+    "n-generations": ("extraction.n_generations",),
+    "seed": ("domain.seed", "sp_set.seed", "finetune.seed", "audit.seed", "extraction.seed"),
+}
+
+
+def _get(values: dict, field: str):
+    for part in field.split("."):
+        values = values[part]
+    return values
+
+
+def _set(values: dict, field: str, value) -> None:
+    *sections, last = field.split(".")
+    for part in sections:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def _seed_fields(seed: int) -> dict[str, int]:
+    """One --seed moves every seed of a run; 0 gives the defaults. SP set and generations stay apart."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"--seed: {seed} is not between 0 and {MAX_SEED:,}")
+    image = seed * SEED_STRIDE
+    default = RunConfig(domain={"name": "x"})
+    return {
+        "domain.seed": seed,
+        "sp_set.seed": default.sp_set.seed + image,
+        "finetune.seed": seed,
+        "audit.seed": seed,
+        "extraction.seed": default.extraction.seed + image,
+    }
+
+
+def run_config(preset_name: str, domain: str, options: dict) -> RunConfig:
+    """The RunConfig of `run --preset --domain` with the other options, keyed as in FIELDS.
+
+    `options["method"]` and `options["attacks"]` are tuples of names. A value of None means: not
+    given. Raises UserError that names the option at fault.
+    """
+    over: dict = {}
+    for option, value in options.items():
+        if value is None:
+            continue
+        if option == "seed":
+            values = _seed_fields(value)
+        elif option == "prompt":
+            values = {"sp_set.prompts": [{"template": value}]}
+        else:
+            values = dict.fromkeys(FIELDS[option], value)
+        for field, field_value in values.items():
+            _set(over, field, field_value)
+    name = {"name": domain} | over.pop("domain", {})
+    try:
+        return preset(preset_name, name, **over)
+    except UserError as error:
+        raise UserError(_name_the_option(str(error))) from None
+
+
+def _name_the_option(message: str) -> str:
+    """ "sp_set.set_size: Input should be ..." -> "--set-size: should be ..."."""
+    field, colon, reason = message.partition(": ")
+    for option, fields in {"domain": ("domain.name",), **FIELDS}.items():
+        # pydantic counts into lists: sp_set.prompts.0.template
+        if colon and any(field == f or field.startswith(f + ".") for f in fields):
+            return f"--{option}: {reason.removeprefix('Input ')}"
+    return message
+
+
+def read_config(path: str | Path) -> RunConfig:
+    """A RunConfig from a JSON file: the settings themselves, or a result.json that has them in "config"."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config: {path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"--config: {path} is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"--config: {path} holds no settings: a JSON object with a 'domain' is needed")
+    return checked(RunConfig, values.get("config", values))
+
+
+def _differing_options(config: RunConfig) -> dict:
+    """The options in which a config differs from its preset."""
+    base = preset(config.preset, config.domain.name).model_dump()
+    mine = config.model_dump()
+    options: dict = {}
+    for option, fields in FIELDS.items():
+        if all(_get(mine, f) == _get(base, f) for f in fields):
+            continue
+        value = _get(mine, fields[0])
+        options[option] = value[0]["template"] if option == "prompt" else value
+    return options
+
+
+def reproduce_command(config: RunConfig, out: str = "DIR") -> str:
+    """The shortest `python -m s2l run ...` that gives this RunConfig.
+
+    Falls back to `--config result.json` when the config holds what no option can say.
+    """
+    options: dict = {}
+    if config.preset in PRESETS:
+        options = _differing_options(config)
+        try:
+            same = run_config(config.preset, config.domain.name, options) == config
+        except UserError:
+            same = False
+    else:
+        same = False
+    if not same:
+        return shlex.join(["python", "-m", "s2l", "run", "--config", "result.json", "--out", out])
+    words = ["python", "-m", "s2l", "run", "--domain", config.domain.name]
+    words += ["--method", "+".join(config.finetune.methods), "--preset", config.preset]
+    for option, value in options.items():
+        if option == "method":
+            continue
+        words += [f"--{option}", ",".join(value) if isinstance(value, tuple) else str(value)]
+    return shlex.join([*words, "--out", out])
