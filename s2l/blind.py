@@ -18,18 +18,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s2l.extraction import (
+from s2l.distances import (
     MEMORY_MB,
     Images,
     check_distance,
     check_images,
-    exact_interval,
     hit_pairs,
     nearest,
     short_floats,
     tiled_l2,
     within,
 )
+from s2l.intervals import binomial_interval
 
 
 @dataclass(frozen=True)
@@ -176,20 +176,20 @@ def score_blind(
         )
     m_flags, m_distinct, nearest_member, member_distances = _compare(generations, flags, members, delta, memory_mb)
     n_flags, n_distinct, _, nonmember_distances = _compare(generations, flags, nonmembers, delta, memory_mb)
-    precision_low, precision_high = exact_interval(m_flags, len(flags)) if flags else (None, None)
-    recall_low, recall_high = exact_interval(m_distinct, len(members))
+    precision = binomial_interval(m_flags, len(flags)) if flags else None
+    recall = binomial_interval(m_distinct, len(members))
     return BlindScore(
         delta=float(delta),
         n_flags=len(flags),
         true_flags=m_flags,
         precision=m_flags / len(flags) if flags else None,
-        precision_low=precision_low,
-        precision_high=precision_high,
+        precision_low=precision.low if precision else None,
+        precision_high=precision.high if precision else None,
         n_members=len(members),
         distinct=m_distinct,
         recall=m_distinct / len(members),
-        recall_low=recall_low,
-        recall_high=recall_high,
+        recall_low=recall.low,
+        recall_high=recall.high,
         n_nonmembers=len(nonmembers),
         nonmember_flags=n_flags,
         nonmember_distinct=n_distinct,

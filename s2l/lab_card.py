@@ -19,8 +19,9 @@ import torch
 from s2l import attacks, sp_set
 from s2l.config import AuditConfig, DomainConfig, ExtractionConfig, file_hash
 from s2l.control import blind_control
+from s2l.distances import paired_l2
 from s2l.domain import lab_domain, lab_folder, lab_record
-from s2l.extraction import extract, paired_l2
+from s2l.extraction import extract
 from s2l.intervals import auc, hierarchical_mean
 from s2l.model import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent

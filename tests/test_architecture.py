@@ -13,7 +13,8 @@ LAYERS = [
     {"domain"},
     {"model"},
     {"sp_set"},
-    {"finetune", "attacks", "extraction", "blind", "metrics", "intervals", "control"},
+    {"distances", "intervals"},
+    {"finetune", "attacks", "extraction", "blind", "metrics", "control"},
     {"audit"},
     {"experiment"},
     {"figures", "jobs", "report", "showcase", "lab_card"},
@@ -21,9 +22,6 @@ LAYERS = [
 ]
 SAME_LAYER = {  # inside one layer: who may import whom
     "store": {"config"},
-    "metrics": {"intervals"},
-    "blind": {"extraction"},
-    "control": {"intervals"},
     "report": {"figures"},
     "__main__": {"cli"},
 }

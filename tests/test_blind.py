@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from s2l import blind
-from s2l.extraction import tiled_l2
+from s2l.distances import tiled_l2
 
 
 def portraits(n, seed):

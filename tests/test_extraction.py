@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+from s2l import distances as ds
 from s2l import extraction as ex
 
 
@@ -54,10 +55,10 @@ def test_distances_equal_a_naive_loop(tiles, memory_mb):
     a = np.concatenate([near(b[:6], 0.1), near(b[6:9], 0.0005), b[9:12] / np.float32(255), near(photos(5, seed=2), 0)])
     expected = naive_l2(a, b, tiles)
     for delta in (None, 0.1):
-        l2 = ex.tiled_l2(a, b, tiles, delta=delta, memory_mb=memory_mb)
+        l2 = ds.tiled_l2(a, b, tiles, delta=delta, memory_mb=memory_mb)
         assert l2.dtype == np.float32 and l2.shape == (17, 23)
         np.testing.assert_allclose(l2, expected, atol=2e-6)
-    assert (ex.within(l2, 0.1) == (expected.astype("f4") <= np.float32(0.1))).all()
+    assert (ds.within(l2, 0.1) == (expected.astype("f4") <= np.float32(0.1))).all()
     # Duplicates are exactly zero and near-duplicates exactly what they are, not the noise of a cancellation.
     small = expected <= 0.01
     assert small.sum() >= 6
@@ -67,13 +68,13 @@ def test_distances_equal_a_naive_loop(tiles, memory_mb):
 
 def test_tiled_with_one_tile_is_plain_and_more_tiles_are_never_less():
     a, b = photos(5), photos(7, seed=1)
-    plain = ex.pairwise_l2(a, b)
-    np.testing.assert_array_equal(plain, ex.tiled_l2(a, b, tiles=1))
-    assert (ex.tiled_l2(a, b, tiles=4) >= plain).all()
+    plain = ds.pairwise_l2(a, b)
+    np.testing.assert_array_equal(plain, ds.tiled_l2(a, b, tiles=1))
+    assert (ds.tiled_l2(a, b, tiles=4) >= plain).all()
     # One corner differs by 1: plain l2 is 1/4 on a 4 x 4 grid, tiled l2 sees the whole of it.
     x, y = flat(0), flat(0)
     y[:, :, :2, :2] = 1
-    assert ex.pairwise_l2(x, y) == 0.25 and ex.tiled_l2(x, y) == 1
+    assert ds.pairwise_l2(x, y) == 0.25 and ds.tiled_l2(x, y) == 1
 
 
 @pytest.mark.parametrize("size", [8, 64, 256])
@@ -82,19 +83,19 @@ def test_the_matrix_product_errs_far_less_than_tolerance(size):
     a = np.concatenate([noise, noise > 0.5, photos(4, size=size) / 255, flat(0, 1, size), flat(1, 1, size)]).astype(
         "f4"
     )
-    (_, _, ms), *rest = ex._mean_squares(a, a[::-1], 1, 1000)
+    (_, _, ms), *rest = ds._mean_squares(a, a[::-1], 1, 1000)
     rows, cols = np.indices(ms.shape).reshape(2, -1)
-    expected = ex._exact(a, a[::-1], rows, cols).reshape(ms.shape).astype(np.float64) ** 2
-    assert not rest and np.abs(ms - expected).max() < ex.TOLERANCE / 20
+    expected = ds._exact(a, a[::-1], rows, cols).reshape(ms.shape).astype(np.float64) ** 2
+    assert not rest and np.abs(ms - expected).max() < ds.TOLERANCE / 20
 
 
 def test_boundary_is_inclusive():
     one, quarter = flat(0.5), flat(0.625)  # exact in binary: l2 is exactly .125
-    assert len(ex.hit_pairs(one, quarter, 0.125)[0]) == 1
-    assert len(ex.hit_pairs(one, quarter, np.nextafter(np.float32(0.125), 0))[0]) == 0
+    assert len(ds.hit_pairs(one, quarter, 0.125)[0]) == 1
+    assert len(ds.hit_pairs(one, quarter, np.nextafter(np.float32(0.125), 0))[0]) == 0
     # 51/255 is .2 only up to rounding, and so is 0.1f: both sit on the boundary and count.
-    assert len(ex.hit_pairs(np.zeros((1, 3, 8, 8), np.uint8), np.full((1, 3, 8, 8), 51, np.uint8), 0.2)[0]) == 1
-    assert len(ex.hit_pairs(flat(0), flat(0.1), 0.1)[0]) == 1
+    assert len(ds.hit_pairs(np.zeros((1, 3, 8, 8), np.uint8), np.full((1, 3, 8, 8), 51, np.uint8), 0.2)[0]) == 1
+    assert len(ds.hit_pairs(flat(0), flat(0.1), 0.1)[0]) == 1
     result = ex.extract(flat(0), flat(0.1), flat(0.9), [1], delta=0.1)
     assert result.distinct == 1 and result.members.distances == (0.1,)
     assert dict(zip(result.thresholds, result.members.curve, strict=True))[0.1] == 1
@@ -107,7 +108,7 @@ def test_near_delta_pairs_are_decided_in_float64():
     b = base[None].astype("f4")
     expected = naive_l2(a, b).astype("f4") <= np.float32(0.1)
     assert 0 < expected.sum() < 41
-    rows, _ = ex.hit_pairs(a, b, 0.1)
+    rows, _ = ds.hit_pairs(a, b, 0.1)
     assert rows.tolist() == np.flatnonzero(expected).tolist()
 
 
@@ -119,7 +120,7 @@ def test_nearest_equals_a_naive_loop_with_ties_to_the_lower_index(k, memory_mb):
     a = np.concatenate([near(b[:8], 0.05), near(photos(9, seed=2), 0), b[3:4] / np.float32(255)])
     expected = naive_l2(a, b).astype("f4")
     order = np.argsort(expected, axis=1, kind="stable")[:, :k]
-    indices, distances = ex.nearest(a, b, k, memory_mb=memory_mb)
+    indices, distances = ds.nearest(a, b, k, memory_mb=memory_mb)
     np.testing.assert_array_equal(indices, order)
     np.testing.assert_array_equal(distances, np.take_along_axis(expected, order, axis=1))
     assert distances.dtype == np.float32
@@ -131,23 +132,23 @@ def test_uint8_float_torch_and_memory_maps_agree(tmp_path):
     mapped = np.load(tmp_path / "b.npy", mmap_mode="r")
     for x in (a / np.float32(255), torch.from_numpy(a), torch.from_numpy(a).float() / 255):
         for y in (b, mapped, torch.from_numpy(b)):
-            np.testing.assert_array_equal(ex.pairwise_l2(x, y), ex.pairwise_l2(a, b))
-            np.testing.assert_array_equal(ex.nearest(x, y, 2), ex.nearest(a, b, 2))
-    assert ex.pairwise_l2(torch.rand(2, 3, 8, 8).bfloat16(), torch.rand(2, 3, 8, 8).half()).shape == (2, 2)
+            np.testing.assert_array_equal(ds.pairwise_l2(x, y), ds.pairwise_l2(a, b))
+            np.testing.assert_array_equal(ds.nearest(x, y, 2), ds.nearest(a, b, 2))
+    assert ds.pairwise_l2(torch.rand(2, 3, 8, 8).bfloat16(), torch.rand(2, 3, 8, 8).half()).shape == (2, 2)
 
 
 def test_input_is_never_changed():
     a, b = photos(4) / np.float32(255), photos(4, seed=1) / np.float32(255)
     a.flags.writeable = b.flags.writeable = False
-    ex.pairwise_l2(a, b)
-    ex.nearest(a, b)
+    ds.pairwise_l2(a, b)
+    ds.nearest(a, b)
 
 
 def test_paired_l2_and_ssim():
     a = photos(5)
     b = near(a, 0.05)
-    np.testing.assert_array_equal(ex.paired_l2(a, b), np.diag(naive_l2(a, b)).astype("f4"))
-    same, other = ex.ssim_pairs(a, a), ex.ssim_pairs(a, photos(5, seed=1))
+    np.testing.assert_array_equal(ds.paired_l2(a, b), np.diag(naive_l2(a, b)).astype("f4"))
+    same, other = ds.ssim_pairs(a, a), ds.ssim_pairs(a, photos(5, seed=1))
     np.testing.assert_allclose(same, 1, atol=1e-6)
     assert same.shape == (5,) and (other < 0.9).all()
 
@@ -177,7 +178,7 @@ def test_reconstruction_floor():
 )
 def test_unfit_images_are_refused_by_name(bad, message):
     good = np.zeros((2, 3, 8, 8), np.uint8)
-    for call in (lambda: ex.pairwise_l2(good, bad), lambda: ex.nearest(good, bad), lambda: ex.hit_pairs(good, bad)):
+    for call in (lambda: ds.pairwise_l2(good, bad), lambda: ds.nearest(good, bad), lambda: ds.hit_pairs(good, bad)):
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(ValueError, match=f"nonmembers.*{message}"):
@@ -187,15 +188,15 @@ def test_unfit_images_are_refused_by_name(bad, message):
 def test_unfit_arguments_are_refused():
     a = photos(3)
     for call, message in (
-        (lambda: ex.nearest(a, a, 4), "k must be from 1 to"),
-        (lambda: ex.tiled_l2(a, a, 3), "divide"),
-        (lambda: ex.hit_pairs(a, a, 25.5), "delta must be"),
+        (lambda: ds.nearest(a, a, 4), "k must be from 1 to"),
+        (lambda: ds.tiled_l2(a, a, 3), "divide"),
+        (lambda: ds.hit_pairs(a, a, 25.5), "delta must be"),
         (lambda: ex.extract(a, a, a, [1, 1]), "3 integers"),
         (lambda: ex.extract(a, a, a, [1, 0, 1]), "belongs in nonmembers"),
         (lambda: ex.extract(a, a, a, [1.0, 1.0, 1.0]), "integers"),
         (lambda: ex.extract(a, a, a, [1] * 3, k=0), "its own neighbour"),
         (lambda: ex.extract(a, a, a, [1] * 3, thresholds=(0.2, 0.1)), "increase"),
-        (lambda: ex.paired_l2(a, a[:2]), "image by image"),
+        (lambda: ds.paired_l2(a, a[:2]), "image by image"),
         (lambda: ex.adaptive_threshold(a, a, 50), "number of references"),
         (lambda: ex.extraction_curve([(0, 0)], 5, [6]), "counts must"),
         (lambda: ex.extraction_curve([(5, 0)], 5), "only 5"),
