@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from s2l import attacks, finetune, intervals, metrics, sp_set
+from s2l import attacks, finetune, sp_set
 from s2l.attacks.registry import STAGE_VERSION as ATTACK_VERSION
+from s2l.audit import compare_attack, compare_extraction
 from s2l.config import LAB, SCHEMA_VERSION, DomainConfig, RunConfig, key_of
+from s2l.control import blind_control
 from s2l.domain import Domain, ImageSet, folder_domain, lab_domain
-from s2l.extraction import extract, paired_extraction, reconstruction_floor
 from s2l.model import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
 from s2l.store import Store, read_json, write_json
@@ -165,45 +166,6 @@ class _Run:
         return self.stage("images", key, lambda folder: _save_images(images, folder), part)
 
 
-def _compare_attack(name: str, config: RunConfig, n_members: int, before: np.ndarray, after: np.ndarray) -> dict:
-    """One attack before and after, with intervals and the paired difference."""
-    m0, n0, m1, n1 = before[:n_members], before[n_members:], after[:n_members], after[n_members:]
-    attack, settings = attacks.get_attack(name), attacks.attack_settings(name, config.audit)
-    return {
-        "title": attack.title,
-        "source": attack.source,
-        "settings": settings.model_dump(mode="json"),
-        "unet_evaluations": attack.evaluations(settings),
-        "before": asdict(metrics.summary(m0, n0)),
-        "after": asdict(metrics.summary(m1, n1)),
-        "difference": asdict(intervals.paired_auc_difference(m0, n0, m1, n1, config.audit.confidence)),
-        "scores": {
-            "before": {"members": m0.tolist(), "nonmembers": n0.tolist()},
-            "after": {"members": m1.tolist(), "nonmembers": n1.tolist()},
-        },
-    }
-
-
-def _compare_extraction(run: _Run, before: ImageSet, after: ImageSet) -> dict:
-    """Both extractions against members and, as the control, against held-out photos."""
-    config, split = run.config.extraction, run.domain.split
-    repeats = run.domain.repeats or (1,) * len(split.members)
-    found = [
-        extract(
-            generations.images, split.members.images, split.nonmembers.images, repeats, delta=config.delta, k=config.k
-        )
-        for generations in (before, after)
-    ]
-    held_out = split.nonmembers.floats()
-    decoded = run.model.decode_latents(run.model.encode_images(held_out)).cpu()
-    return {
-        "before": asdict(found[0]),
-        "after": asdict(found[1]),
-        "difference": asdict(paired_extraction(found[0], found[1])),
-        "floor": asdict(reconstruction_floor(held_out, decoded)),  # no extraction can be closer than the VAE
-    }
-
-
 def run(
     config: RunConfig,
     store: Store | None = None,
@@ -234,16 +196,18 @@ def run(
         for name in config.audit.attacks:
             pair = [load_file(this.scores(name, w) / "scores.safetensors")["scores"] for w in ("before", "after")]
             before, after = (scores.double().numpy() for scores in pair)
-            compared[name] = _compare_attack(name, config, n_members, before, after)
+            compared[name] = compare_attack(name, config.audit, n_members, before, after)
     generations = [this.generations(when) for when in ("before", "after")]
     folders |= {"before": this.relative(generations[0]), "after": this.relative(generations[1])}
 
     key = key_of("result", STAGE_VERSION, config, [t["key"] for t in this.timings.values()])
 
     def work(folder: Path) -> None:
-        extraction = None
+        extraction = control = None
         if this.domain.split is not None:
-            extraction = _compare_extraction(this, *(sp_set.load_images(g) for g in generations))
+            pictures = (sp_set.load_images(folder).images for folder in generations)
+            extraction = compare_extraction(this.model, this.domain, *pictures, config.extraction)
+            control = asdict(blind_control(this.domain.split))
         log = [row for row in _log_rows(tuned_folder) if row]
         write_json(
             folder / "result.json",
@@ -256,6 +220,7 @@ def run(
                 "finetune": tuned_record | {"log": log},
                 "attacks": compared,
                 "extraction": extraction,
+                "control": control,
                 "folders": folders,
                 "stages": this.timings,
                 "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},

@@ -17,12 +17,12 @@ LAYERS = [
     {"finetune", "attacks", "extraction", "blind", "metrics", "control"},
     {"audit"},
     {"experiment"},
-    {"figures", "jobs", "report", "showcase", "lab_card"},
+    {"options", "figures", "jobs", "report", "showcase", "lab_card"},
     {"ui", "cli", "__main__"},
 ]
 SAME_LAYER = {  # inside one layer: who may import whom
     "store": {"config"},
-    "report": {"figures"},
+    "report": {"figures", "options"},
     "__main__": {"cli"},
 }
 # Files of a method package that are no method and may be shared by its methods.

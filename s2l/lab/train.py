@@ -1,11 +1,14 @@
 """Pre-train the lab's model: `python -m s2l lab build` (resumable, deterministic in its seeds).
 
-Three stages, each with a checkpoint of its own in the work folder:
+Stages, each with a checkpoint of its own in the work folder:
 
 1. `pool`   draw the public crowd's photos once (drawing is cheap, drawing again each epoch is not);
 2. `vae`    the autoencoder, on *public* photos only: no private photo ever touches it;
 3. `unet`   UNet and text encoder together, as in latent diffusion, on latents computed once.
-            A batch is part private photos (each as often as its `repeats` says) and part public.
+            A batch is part private photos (each as often as its `repeats` says) and part public;
+4. `decoder` the autoencoder's decoder once more, again on public photos, with the encoder frozen:
+            latents stay what the UNet was trained on while reconstructions sharpen. It needs stage
+            2 only, so `lab build --stage decoder` may run beside stage 3 on another core.
 
 Every random choice of step i comes from a generator seeded with (seed, i), so a killed run that
 resumes from a checkpoint trains on the same batches with the same noise as an unbroken one.
@@ -43,10 +46,12 @@ class Recipe:
     vae_steps: int = 4_600
     vae_batch_size: int = 16
     vae_learning_rate: float = 2e-3
-    unet_steps: int = 9_000
+    decoder_steps: int = 4_000
+    decoder_learning_rate: float = 1e-3
+    unet_steps: int = 7_000
     unet_learning_rate: float = 8e-4
     warmup_steps: int = 200
-    private_share: float = 0.65  # of each batch
+    private_share: float = 0.75  # of each batch
     caption_dropout: float = 0.1  # for classifier-free guidance
     ema_decay: float = 0.999
     checkpoint_steps: int = 500
@@ -62,6 +67,7 @@ RECIPES = {
         n_public=1_500,
         n_public_identities=100,
         vae_steps=500,
+        decoder_steps=0,
         unet_steps=900,
         unet_learning_rate=2e-3,
         ema_decay=0.99,
@@ -160,6 +166,39 @@ def train_vae(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe,
     latents = _encode(vae, pool[:512], scaling_factor=1.0)
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     _save_state(work / "vae.done.pt", vae=vae.state_dict(), scaling_factor=vae.config.scaling_factor)
+
+
+def train_decoder(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, work: Path) -> None:
+    """Train the decoder alone to undo the frozen encoder (posterior mode); mostly squared error."""
+    vae = pipe.vae
+    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.decoder_learning_rate, weight_decay=0.0, fused=True)
+    start = 0
+    if (state := _load_state(work / "decoder.pt")) is not None:
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    vae.eval()
+    for step in range(start, recipe.decoder_steps):
+        warm = min(1.0, (step + 1) / 100)
+        decay = 0.5 * (1 + math.cos(math.pi * step / recipe.decoder_steps))
+        optimizer.param_groups[0]["lr"] = recipe.decoder_learning_rate * warm * decay
+        generator = _step_generator(recipe, 3, step)
+        x = _scaled(pool[torch.randint(len(pool), (recipe.vae_batch_size,), generator=generator)])
+        with torch.no_grad():
+            z = vae.encode(x).latent_dist.mode()
+        with _autocast():
+            reconstruction = vae.decode(z).sample.float()
+        error = reconstruction - x
+        loss = 0.5 * error.abs().mean() + 10 * error.square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % 100 == 0:
+            _log(f"decoder {step + 1}/{recipe.decoder_steps} l2 {(error.square().mean().sqrt() / 2).item():.4f}")
+        if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 == recipe.decoder_steps:
+            _save_state(work / "decoder.pt", vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
 
 
 @torch.inference_mode()
@@ -347,8 +386,10 @@ def reconstruction_l2(pipe: StableDiffusionPipeline, recipe: Recipe, number: int
     return ((y - _scaled(x)) / 2).square().mean(dim=(1, 2, 3)).sqrt().mean().item()
 
 
-def build(out: Path, work: Path, recipe: Recipe = RECIPES["full"]) -> dict:
+def build(out: Path, work: Path, recipe: Recipe = RECIPES["full"], stage: str = "all") -> dict:
     """Make the lab's checkpoint folder `out`; `work` keeps everything needed to resume.
+
+    `stage` = "decoder" trains only that stage, for a second core, and writes no checkpoint folder.
 
     Returns the counters of the training. Raises ValueError when `work` belongs to another recipe.
     """
@@ -364,15 +405,19 @@ def build(out: Path, work: Path, recipe: Recipe = RECIPES["full"]) -> dict:
     pool = public_pool(recipe, work)
     _log(f"public pool: {len(pool)} photos")
     train_vae(pipe, pool, recipe, work)
+    if stage == "decoder":
+        train_decoder(pipe, pool, recipe, work)
+        return {}
+    counters = train_unet(pipe, pool, recipe, work)
+    train_decoder(pipe, pool, recipe, work)
     floor = reconstruction_l2(pipe, recipe)
     _log(f"vae reconstruction l2 {floor:.4f}")
-    counters = train_unet(pipe, pool, recipe, work)
     save_checkpoint(pipe, recipe, out, counters | {"vae_reconstruction_l2": floor})
     return counters
 
 
 # A longer run, another share of private photos or another rate may continue the same weights.
 _RESUMABLE = {
-    "unet_steps": 0, "unet_learning_rate": 0.0, "private_share": 0.0, "ema_decay": 0.0,
+    "unet_steps": 0, "unet_learning_rate": 0.0, "decoder_steps": 0, "decoder_learning_rate": 0.0, "private_share": 0.0, "ema_decay": 0.0,
     "checkpoint_steps": 0, "keep_steps": 0,
 }  # fmt: skip
