@@ -11,7 +11,7 @@ from scipy.stats import binomtest, kstest, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from s2l import metrics
-from s2l.intervals import _newcombe_interval
+from s2l.intervals import _bootstrap_p_value, _newcombe_interval
 
 
 def random_scores(seed: int = 0, N: int = 60, M: int = 45, shift: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -193,6 +193,20 @@ def test_paired_bootstrap_agrees_with_delong():
     )
 
 
+def test_paired_bootstrap_keeps_both_scores_of_an_image_together():
+    m, n = random_scores(4)
+    # every image falls as far as it stood high: before and after are as dependent as can be, and not by rank
+    delong = metrics.paired_auc_difference(m, n, -m, -n)
+    bootstrap = metrics.paired_bootstrap_difference(m, n, -m, -n, n_resamples=4000)
+    assert (bootstrap.low, bootstrap.high) == pytest.approx((delong.low, delong.high), abs=0.03)
+
+
+def test_bootstrap_p_value_is_two_sided_and_never_zero():
+    assert _bootstrap_p_value(np.array([-1.0] + [1.0] * 98)) == pytest.approx(2 * (1 + 1) / 100)
+    assert _bootstrap_p_value(np.ones(99)) == pytest.approx(2 / 100)
+    assert _bootstrap_p_value(np.array([-1.0, 1.0])) == 1
+
+
 @pytest.mark.parametrize("compare", [metrics.paired_auc_difference, metrics.paired_bootstrap_difference])
 def test_a_ceiling_is_not_certainty(compare):
     n, climbing = np.zeros(20), np.arange(1.0, 21.0)
@@ -297,6 +311,12 @@ def test_too_few_nonmembers_give_no_number():
         metrics.threshold_for_fpr(n, 0.01)
     enough = metrics.tpr_at_fpr(m, np.arange(100.0), 0.01)
     assert enough.realised_fpr == 0.01 and "rests on 1 of 100" in enough.note
+
+
+@pytest.mark.parametrize("target", [0.07, 0.29, 0.57])
+def test_rounding_of_the_target_costs_no_false_positive(target):
+    n = np.arange(100.0)  # in floating point 0.29 * 100 is 28.999999999999996
+    assert np.mean(n >= metrics.threshold_for_fpr(n, target)) == target
 
 
 def test_threshold_holds_in_the_precision_of_the_scores():

@@ -46,12 +46,14 @@ class Recipe:
     vae_steps: int = 4_600
     vae_batch_size: int = 16
     vae_learning_rate: float = 2e-3
-    decoder_steps: int = 4_000
+    decoder_steps: int = 2_000
     decoder_learning_rate: float = 1e-3
-    unet_steps: int = 7_000
+    unet_steps: int = 6_000
     unet_learning_rate: float = 8e-4
     warmup_steps: int = 200
-    private_share: float = 0.75  # of each batch
+    private_share: float = 0.75  # of each batch, for the first `late_from` steps
+    late_from: int = 4_000
+    late_private_share: float = 0.95  # the public has taught what it can; memorisation is what is left to build
     caption_dropout: float = 0.1  # for classifier-free guidance
     ema_decay: float = 0.999
     checkpoint_steps: int = 500
@@ -303,7 +305,8 @@ def train_unet(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe
         fall = min(1.0, (recipe.unet_steps - step) / (0.25 * recipe.unet_steps))
         optimizer.param_groups[0]["lr"] = recipe.unet_learning_rate * warm * max(fall, 0.02)
         generator = _step_generator(recipe, 2, step)
-        exact = recipe.private_share * recipe.batch_size
+        share = recipe.private_share if step < recipe.late_from else recipe.late_private_share
+        exact = share * recipe.batch_size
         n_private = int(exact) + int(torch.rand((), generator=generator) < exact % 1)
         z0, tokens = data.batch(step, counters["private_seen"], n_private, generator)
         noise = torch.randn(z0.shape, generator=generator)
@@ -418,6 +421,7 @@ def build(out: Path, work: Path, recipe: Recipe = RECIPES["full"], stage: str = 
 
 # A longer run, another share of private photos or another rate may continue the same weights.
 _RESUMABLE = {
-    "unet_steps": 0, "unet_learning_rate": 0.0, "decoder_steps": 0, "decoder_learning_rate": 0.0, "private_share": 0.0, "ema_decay": 0.0,
+    "unet_steps": 0, "unet_learning_rate": 0.0, "decoder_steps": 0, "decoder_learning_rate": 0.0,
+    "private_share": 0.0, "late_from": 0, "late_private_share": 0.0, "ema_decay": 0.0,
     "checkpoint_steps": 0, "keep_steps": 0,
 }  # fmt: skip

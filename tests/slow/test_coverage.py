@@ -1,6 +1,6 @@
 """Do the intervals cover the truth as often as they say? Simulated with scores whose true AUC is known.
 
-    python -m tests.slow.test_coverage      # writes results/coverage.json, a few minutes on one core
+    python -m tests.slow.test_coverage      # writes results/coverage.json, a few minutes on one idle core
     pytest -m slow tests/slow/test_coverage.py
 
 Model: non-members ~ N(0, 1), members ~ N(sqrt(2) x, 1), hence a true AUC of Phi(x). Only ranks enter an AUC, so
