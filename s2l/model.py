@@ -54,7 +54,10 @@ def resolve_checkpoint(model: str) -> Path:
     index = folder / "model_index.json"
     if not index.exists():
         raise UserError(f"{folder} is not a checkpoint: it has no model_index.json (diffusers layout)")
-    kind = json.loads(index.read_text()).get("_class_name")
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} is not a checkpoint: its model_index.json names no pipeline") from None
     if kind != "StableDiffusionPipeline":
         raise UserError(f"{folder} holds a {kind}; supported: StableDiffusionPipeline (SD 1.x and 2.x)")
     return folder
@@ -231,6 +234,10 @@ class DiffusionModel:
             scheduler = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
         scheduler.set_timesteps(sampler.num_inference_steps, device=self.device)
         return scheduler
+
+    def first_timestep(self, sampler: SamplerConfig) -> int:
+        """The noisiest timestep a sampler starts from."""
+        return int(self._scheduler(sampler).timesteps[0])
 
     @torch.inference_mode()
     def generate(

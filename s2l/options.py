@@ -85,10 +85,10 @@ def run_config(preset_name: str, domain: str, options: dict) -> RunConfig:
     try:
         return preset(preset_name, name, **over)
     except UserError as error:
-        raise UserError(_name_the_option(str(error))) from None
+        raise UserError(name_the_option(str(error))) from None
 
 
-def _name_the_option(message: str) -> str:
+def name_the_option(message: str) -> str:
     """ "sp_set.set_size: Input should be ..." -> "--set-size: should be ..."."""
     field, colon, reason = message.partition(": ")
     for option, fields in {"domain": ("domain.name",), **FIELDS}.items():

@@ -86,8 +86,10 @@ def generate_images(
     _check_disk(folder, len(todo), model.resolution)
     team = processes(model)
     team.wait_for_everyone()  # nobody draws before everybody has seen what is there
-    if team.is_main_process:
-        metadata.write_text(text, encoding="utf-8")
+    if team.is_main_process and not metadata.exists():
+        # Renamed when complete: a run killed here must find its own folder again.
+        metadata.with_suffix(".tmp").write_text(text, encoding="utf-8")
+        os.replace(metadata.with_suffix(".tmp"), metadata)
     mine, ready = todo[team.process_index :: team.num_processes], len(names) - len(todo)
     started, drawn = time.monotonic(), 0
 
@@ -121,16 +123,25 @@ def load_images(folder: str | Path) -> ImageSet:
     metadata = folder / "metadata.jsonl"
     if not metadata.exists():
         raise UserError(f"{folder} is not an image set: it has no metadata.jsonl")
-    rows = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines()]
-    missing = [row["file_name"] for row in rows if not (folder / row["file_name"]).is_file()]
+    try:
+        rows = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines()]
+        names, captions = (tuple(row[field] for row in rows) for field in ("file_name", "text"))
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f'{metadata}: each line needs {{"file_name": ..., "text": ...}}') from None
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} of {len(rows)} images: run the same command again to finish it")
     pixels = []
-    for row in rows:
-        with Image.open(folder / row["file_name"]) as image:
-            pixels.append(np.asarray(image.convert("RGB")))
+    for name in names:
+        try:
+            with Image.open(folder / name) as image:
+                pixels.append(np.asarray(image.convert("RGB")))
+        except OSError:
+            raise UserError(f"{folder / name} is not a readable image") from None
+    if len({picture.shape for picture in pixels}) != 1:
+        raise UserError(f"{folder} holds no images, or images of different sizes")
     tensor = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(tensor, tuple(row["text"] for row in rows), tuple(row["file_name"] for row in rows))
+    return ImageSet(tensor, captions, names)
 
 
 def generate_sp_set(

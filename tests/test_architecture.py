@@ -12,17 +12,18 @@ LAYERS = [
     {"lab"},
     {"domain"},
     {"model"},
-    {"sp_set"},
+    {"sp_set", "guidance"},
     {"distances", "intervals"},
     {"finetune", "attacks", "extraction", "blind", "metrics", "control"},
     {"audit"},
     {"experiment"},
-    {"options", "figures", "jobs", "report", "showcase", "lab_card"},
+    {"options", "figures", "jobs", "report", "showcase", "lab_card", "tables", "docs"},
     {"ui", "cli", "__main__"},
 ]
 SAME_LAYER = {  # inside one layer: who may import whom
     "store": {"config"},
     "report": {"figures", "options"},
+    "docs": {"tables", "lab_card"},
     "__main__": {"cli"},
 }
 # Files of a method package that are no method and may be shared by its methods.

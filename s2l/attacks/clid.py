@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from pydantic import Field
 
@@ -25,7 +27,7 @@ def reductions(caption: str, parts: int = 3) -> tuple[str, ...]:
     """
     words = caption.split()
     cuts = [round(len(words) * i / parts) for i in range(parts + 1)] if parts else []
-    return (*(" ".join(words[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)), "")
+    return (*(" ".join(words[a:b]) for a, b in pairwise(cuts)), "")
 
 
 @register_attack(

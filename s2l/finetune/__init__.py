@@ -1,23 +1,38 @@
-"""Fine-tuning methods, one file each, through one trainer. To add one, see CONTRIBUTING.md."""
+"""Fine-tuning methods, one file each, through one trainer. To add one, see CONTRIBUTING.md.
+
+Importing a method registers it, and the registry keeps the order of the import below.
+"""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
 
-from s2l.config import FineTuneConfig, checked
+from s2l.config import FineTuneConfig, UserError, checked
 from s2l.domain import ImageSet
-from s2l.finetune import lora  # noqa: F401  (importing registers it)
-from s2l.finetune.registry import ALIASES, FINETUNERS, Examples, Finetuner, legal_combinations, parse
+
+from s2l.finetune import end_to_end, lora, hypernetwork, textual_inversion, dreambooth, gaussian_noise  # noqa: F401 # isort: skip
+from s2l.finetune.registry import (
+    ALIASES,
+    FINETUNERS,
+    Examples,
+    Finetuner,
+    legal_combinations,
+    parse,
+    unchanged,
+    weight_methods,
+)
 from s2l.finetune.trainer import CHECKPOINT, STAGE_VERSION, train
 from s2l.model import DiffusionModel
 from s2l.progress import Progress, silent
+from s2l.sp_set import processes
 from s2l.store import read_json, write_json
 
 __all__ = [
-    "ALIASES", "FINETUNERS", "STAGE_VERSION", "Examples", "Finetuner", "finetune", "legal_combinations",
-    "load_finetuned", "map_caption", "parse",
+    "ALIASES", "FINETUNERS", "STAGE_VERSION", "Examples", "Finetuner", "finetune", "learning_rates",
+    "legal_combinations", "load_finetuned", "map_caption", "parse", "weight_methods",
 ]  # fmt: skip
 
 
@@ -28,43 +43,76 @@ def finetune(
     folder: Path,
     name: str = "",
     progress: Progress = silent,
+    sample_steps: int = 0,
+    class_folder: Path | None = None,
 ) -> dict:
     """Fine-tune a copy of `model` on the SP set (Shake-to-Leak, step 2); the result fills `folder`.
 
-    `name` is the domain's name, which some methods replace in captions. Returns the record written
-    to `config.json`: settings, parameter counts, base model. Resumes what an interrupted run left.
+    `name` is the domain's name, which some methods replace in captions. Every `sample_steps` steps
+    four pictures at fixed seeds go to `samples/` (0: none). `class_folder` keeps DreamBooth's class
+    images for later runs with the same base model; without it they are deleted at the end. Returns
+    the record written to `config.json`. Resumes what an interrupted run left in `folder`. Raises
+    UserError for an illegal combination, captions without the name, or a training that diverges.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    methods = [FINETUNERS[m] for m in parse("+".join(config.methods))]
+    methods = parse("+".join(config.methods))
     tuned = model.copy()
-    parameters = [p for m in methods if m.prepare is not None for p in m.prepare(tuned, config)]
-    captions = tuple(map_caption(caption, name, config) for caption in sp_set.captions)
-    examples = Examples(
-        latents=tuned.encode_images(sp_set.floats()),
-        captions=captions,
-        weights=torch.ones(len(sp_set)),
-        groups=torch.zeros(len(sp_set), dtype=torch.long),
-    )
-    for method in methods:
-        if method.objective is not None:
-            examples = method.objective(model, examples, name, config, folder)
-    if parameters and config.max_train_steps > 0:
-        train(tuned, parameters, examples, config, folder, progress)
-    for method in methods:
-        if method.save is not None:
-            method.save(tuned, folder, config)
+    rates = learning_rates(config)
+    groups = [{"params": FINETUNERS[m].prepare(tuned, config), "lr": rates.get(m)} for m in weight_methods(methods)]
+    n_trained = sum(p.numel() for group in groups for p in group["params"])
+    own_images = folder / "class_images"
+    if n_trained and config.max_train_steps > 0:
+        examples = Examples(
+            latents=tuned.encode_images(sp_set.floats()),
+            captions=_mapped_captions(sp_set, name, config, methods),
+            weights=torch.ones(len(sp_set)),
+            groups=torch.zeros(len(sp_set), dtype=torch.long),
+        )
+        for method in methods:
+            if FINETUNERS[method].objective is not None:
+                examples = FINETUNERS[method].objective(model, examples, config, class_folder or own_images, progress)
+        train(tuned, groups, examples, config, folder, progress, sample_steps)
     record = {
         "finetune": config.model_dump(mode="json"),
+        "methods": list(methods),
         "name": name,
         "base_model": model.key,
-        "trained_parameters": sum(p.numel() for p in parameters),
+        "learning_rates": rates,
+        "trained_parameters": n_trained,
         "model_parameters": model.num_parameters(),
         "sp_images": len(sp_set),
     }
-    write_json(folder / "config.json", record)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    team = processes(model)
+    if team.is_main_process:
+        for method in weight_methods(methods):
+            if FINETUNERS[method].save is not None:
+                FINETUNERS[method].save(tuned, folder, config)
+        write_json(folder / "config.json", record)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        shutil.rmtree(own_images, ignore_errors=True)
+    team.wait_for_everyone()
     return record
+
+
+def _mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig, methods: tuple[str, ...]) -> tuple[str, ...]:
+    """The captions to train with. A method that addresses the domain by a new word must find its name."""
+    captions = tuple(map_caption(caption, name, config) for caption in sp_set.captions)
+    maps = [m for m in methods if FINETUNERS[m].map_caption is not unchanged]
+    renames = map_caption("Name", "Name", config) != "Name"  # DreamBooth can be told to keep the name
+    if renames and captions == sp_set.captions:
+        raise UserError(
+            f"{' and '.join(maps)} puts a new word in the place of the name {name!r}, but no caption contains it: "
+            "use prompts with {name}, or a method that keeps captions as they are, such as lora"
+        )
+    return captions
+
+
+def learning_rates(config: FineTuneConfig) -> dict[str, float]:
+    """{method: learning rate} of what trains: `learning_rate` for all, or each method's own default."""
+    methods = weight_methods(parse("+".join(config.methods)))
+    own = {m: FINETUNERS[m].learning_rate for m in methods}
+    return {m: config.learning_rate or rate for m, rate in own.items() if rate is not None}
 
 
 def load_finetuned(model: DiffusionModel, folder: Path) -> DiffusionModel:
@@ -72,16 +120,19 @@ def load_finetuned(model: DiffusionModel, folder: Path) -> DiffusionModel:
     record = read_json(Path(folder) / "config.json")
     config = checked(FineTuneConfig, record["finetune"])
     tuned = model.copy()
-    for method in parse("+".join(config.methods)):
-        if FINETUNERS[method].load is not None:
-            FINETUNERS[method].load(tuned, Path(folder), config)
+    for method in weight_methods(parse("+".join(config.methods))):
+        FINETUNERS[method].load(tuned, Path(folder), config)
     tuned.unet.requires_grad_(False).eval()
     tuned.text_encoder.requires_grad_(False).eval()
     return tuned
 
 
 def map_caption(caption: str, name: str, config: FineTuneConfig) -> str:
-    """The caption that addresses the same content after fine-tuning with `config`."""
+    """The caption that addresses the same content after fine-tuning with `config`.
+
+    Methods map in the registry's order: Textual Inversion puts its tokens in the name's place, then
+    DreamBooth takes them, or its identifier, before the class noun.
+    """
     for method in parse("+".join(config.methods)):
         caption = FINETUNERS[method].map_caption(caption, name, config)
     return caption

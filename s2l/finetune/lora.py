@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
@@ -27,8 +28,6 @@ def _adapter(config: FineTuneConfig, targets: tuple[str, ...]) -> LoraConfig:
 
 def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
     """Attach adapters to the UNet's attention, and to the text encoder's where asked."""
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
@@ -75,6 +74,7 @@ register_finetuner(
         source="Hu et al. 2022, LoRA: Low-Rank Adaptation of Large Language Models",
         trains="small low-rank matrices beside the attention layers; the original weights stay frozen",
         kind="parameters",
+        learning_rate=1e-4,
         prepare=prepare,
         save=save,
         load=load,

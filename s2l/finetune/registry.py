@@ -7,8 +7,10 @@ parameters are united, and at most one method may change the objective.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +28,7 @@ class Examples:
     latents   z0, (N, C, h, w)
     captions  one a latent
     weights   (N,) loss weight of each example
-    groups    (N,) 0 for the instance images, 1 for prior (class) images; a batch has as many of each
+    groups    (N,) 0 for the instance images, 1 for prior (class) images; a step sees as many of each
     """
 
     latents: torch.Tensor
@@ -35,7 +37,8 @@ class Examples:
     groups: torch.Tensor
 
 
-def _unchanged(caption: str, name: str, config: FineTuneConfig) -> str:
+def unchanged(caption: str, name: str, config: FineTuneConfig) -> str:
+    """The `map_caption` of a method after which the domain is still called by its name."""
     return caption
 
 
@@ -43,12 +46,16 @@ def _unchanged(caption: str, name: str, config: FineTuneConfig) -> str:
 class Finetuner:
     """One fine-tuning method.
 
-    kind         "parameters", "objective" or "perturbation"
-    trains       one plain sentence for people: what changes in the model
-    prepare      (model, config) -> the parameters that train, attached so that step 0 is the base model
-    save, load   (model, folder, config): write and read exactly those parameters, safetensors only
-    objective    (model, examples, name, config, folder) -> examples; for kind "objective"
-    map_caption  (caption, name, config) -> the caption that addresses the domain after this method
+    kind           "parameters", "objective" or "perturbation"
+    trains         one plain sentence for people: what changes in the model
+    learning_rate  its own default: on the lab, 100 steps of any method lower the SP set's loss by
+                   about as much, 4 to 5 %; None where nothing of its own trains
+    prepare        (model, config) -> the parameters that train, attached so that step 0 is the base
+                   model; a perturbation changes the model here and returns none
+    save, load     (model, folder, config): write and read exactly those parameters, safetensors only
+    objective      (base model, examples, config, folder, progress) -> examples; `folder` is for the
+                   pictures it draws
+    map_caption    (caption, name, config) -> the caption that addresses the domain after this method
     """
 
     name: str
@@ -56,11 +63,12 @@ class Finetuner:
     source: str
     trains: str
     kind: Literal["parameters", "objective", "perturbation"]
+    learning_rate: float | None = None
     prepare: Callable[[DiffusionModel, FineTuneConfig], list[nn.Parameter]] | None = None
     save: Callable[[DiffusionModel, Path, FineTuneConfig], None] | None = None
     load: Callable[[DiffusionModel, Path, FineTuneConfig], None] | None = None
     objective: Callable[..., Examples] | None = None
-    map_caption: Callable[[str, str, FineTuneConfig], str] = _unchanged
+    map_caption: Callable[[str, str, FineTuneConfig], str] = unchanged
 
 
 FINETUNERS: dict[str, Finetuner] = {}
@@ -80,13 +88,26 @@ def register_finetuner(method: Finetuner) -> Finetuner:
     return method
 
 
+def replace_name(caption: str, name: str, by: str) -> str:
+    """`by` in place of `name` wherever the caption says it as whole words, in any case."""
+    if not name:
+        return caption
+    return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _: by, caption, flags=re.IGNORECASE)
+
+
 def legal_combinations() -> list[tuple[str, ...]]:
     """Every combination that `parse` accepts, single methods first."""
-    from itertools import combinations
-
     names = list(FINETUNERS)
-    sets = [c for size in (1, 2, 3) for c in combinations(names, size)]
+    sets = [c for size in range(1, len(names) + 1) for c in combinations(names, size)]
     return [c for c in sets if _problem(c) is None]
+
+
+def weight_methods(methods: tuple[str, ...]) -> tuple[str, ...]:
+    """The methods of a combination that change weights.
+
+    An objective alone has no parameters of its own: it trains the whole UNet, as end-to-end does.
+    """
+    return tuple(m for m in methods if FINETUNERS[m].kind != "objective") or ("end_to_end",)
 
 
 def _problem(methods: tuple[str, ...]) -> str | None:
@@ -99,14 +120,20 @@ def _problem(methods: tuple[str, ...]) -> str | None:
     if kinds.count("objective") > 1:
         return "at most one method may change the objective"
     if "end_to_end" in methods and len(methods) > 1:
-        return "end-to-end already trains the whole UNet"
+        rest = ", and dreambooth alone is its combination with it" if "dreambooth" in methods else ""
+        return f"end_to_end already trains the whole UNet{rest}"
     return None
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """Read "lora+dreambooth" (or "lora_db") into method names. Raises UserError for anything else."""
+    """Read "lora+dreambooth" (or "lora_db") into method names, in the order of the registry.
+
+    The order is always the same, so one combination has one name. Raises UserError for anything
+    that is no legal combination.
+    """
     text = text.strip().lower().replace("-", "_")
     names = [text] if text in FINETUNERS else [part.strip() for part in text.replace(" ", "+").split("+")]
+    names = [name for name in names if name]
     if len(names) == 1 and names[0] not in FINETUNERS:
         # The authors' spelling joins short names with an underscore: lora_db, db_hn.
         short = names[0].split("_")
@@ -116,7 +143,8 @@ def parse(text: str) -> tuple[str, ...]:
     for given, name in zip(names, methods, strict=True):
         if name not in FINETUNERS:
             raise unknown("fine-tuning method", given, FINETUNERS)
-    if (problem := _problem(methods)) is not None:
+    problem = _problem(methods) if methods else "it names no method"
+    if problem is not None:
         legal = ", ".join("+".join(c) for c in legal_combinations())
         raise UserError(f"{text!r} is no legal combination: {problem}. Legal: {legal}")
-    return methods
+    return tuple(name for name in FINETUNERS if name in methods)

@@ -1,0 +1,144 @@
+"""What turns raw attack scores into better ones with more knowledge: calibration data, or a second model.
+
+A calibration wraps the *scores* of any attack, so it knows no attack by name and imports none. Two of them:
+
+    Combination        alpha * S(first) + (1 - alpha) * S(second) of an attack with two components (CLiD), S and
+                       alpha fitted on calibration people, never on the images under test
+    shake_calibrated   the change of a score between the model before and after S2L
+
+Law: higher = more likely a member, before and after calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from sklearn.metrics import roc_auc_score
+
+from s2l.config import Settings, UserError
+
+ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))  # the grid of the published CLiD code
+
+
+def _matrix(scores) -> np.ndarray:
+    """Any array or tensor of scores as finite float64."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} scores are not finite: look for NaN in the attack")
+    return scores
+
+
+class RobustScale(Settings):
+    """S(a) = (a - median) / IQR, with both fitted on calibration scores. JSON by `model_dump_json`.
+
+    median   of the calibration scores
+    iqr      their third quartile minus their first; 1 where that is 0, as in sklearn's RobustScaler
+    """
+
+    median: float
+    iqr: float = Field(gt=0)
+
+    @classmethod
+    def fit(cls, scores) -> RobustScale:
+        """Fit on the scores (N,) of calibration images, members and non-members together."""
+        scores = _matrix(scores).ravel()
+        if not len(scores):
+            raise UserError("there are no calibration scores to fit a scale on: give at least one calibration person")
+        low, middle, high = np.percentile(scores, [25, 50, 75])
+        return cls(median=float(middle), iqr=float(high - low) or 1.0)
+
+    def __call__(self, scores) -> np.ndarray:
+        """Scaled scores, float64, of the same shape."""
+        return (_matrix(scores) - self.median) / self.iqr
+
+
+class Combination(Settings):
+    """alpha * S1(first component) + (1 - alpha) * S2(second component): CLiD's equation 16. JSON round trip.
+
+    Fit it once on the *base* model's scores of calibration people, freeze it, and use the same one before and after
+    S2L: then a difference between the two is the model's, not the scale's. `fitted_on` counts those people;
+    0 stands for `Combination.uncalibrated()`.
+    """
+
+    alpha: float = Field(ge=0, le=1)
+    scales: tuple[RobustScale, RobustScale]
+    fitted_on: int = Field(0, ge=0)
+    auc: float | None = None  # mean over the calibration people at this alpha: optimistic, it was chosen to be high
+
+    @classmethod
+    def uncalibrated(cls) -> Combination:
+        """The fallback without calibration data: the first component as it is.
+
+        At alpha = 1 the scale is a monotone map and cannot change a ROC, so nothing has to be guessed. Any other alpha
+        would need the spread of both components, which only the images under test could give.
+        """
+        return cls(alpha=1.0, scales=(RobustScale(median=0.0, iqr=1.0),) * 2)
+
+    @classmethod
+    def fit(cls, people: Sequence[tuple], alphas: Sequence[float] = ALPHAS) -> Combination:
+        """Fit on calibration people, each a pair (member components (M, 2), non-member components (N, 2)).
+
+        S is fitted on all their scores pooled. alpha has the highest AUC averaged over people, because that is what
+        the lab reports: pooling would also reward telling people apart. Among equals the one nearest 1 is kept.
+        """
+        people = [(_matrix(members), _matrix(nonmembers)) for members, nonmembers in people]
+        if not people:
+            raise UserError("there is no calibration person: fit on at least one, or use Combination.uncalibrated()")
+        for members, nonmembers in people:
+            if {members.ndim, nonmembers.ndim} != {2} or {members.shape[1], nonmembers.shape[1]} != {2}:
+                raise ValueError(f"components must be (N, 2), not {members.shape} and {nonmembers.shape}")
+            if not len(members) or not len(nonmembers):
+                raise UserError("each calibration person needs members and non-members")
+        pooled = np.concatenate([rows for pair in people for rows in pair])
+        scales = (RobustScale.fit(pooled[:, 0]), RobustScale.fit(pooled[:, 1]))
+        best = None
+        for alpha in sorted(alphas, reverse=True):
+            candidate = cls(alpha=alpha, scales=scales, fitted_on=len(people))
+            auc = float(np.mean([_auc(candidate(members), candidate(nonmembers)) for members, nonmembers in people]))
+            if best is None or auc > best.auc:
+                best = candidate.model_copy(update={"auc": auc})
+        return best
+
+    def __call__(self, components) -> np.ndarray:
+        """Components (N, 2), each higher = member -> scores (N,) float64, higher = member."""
+        components = _matrix(components)
+        if components.ndim != 2 or components.shape[1] != 2:
+            raise ValueError(f"components must be (N, 2), not {components.shape}: see run_components")
+        first, second = (scale(components[:, i]) for i, scale in enumerate(self.scales))
+        return self.alpha * first + (1 - self.alpha) * second
+
+
+def _auc(members: np.ndarray, nonmembers: np.ndarray) -> float:
+    return roc_auc_score(np.r_[np.ones(len(members)), np.zeros(len(nonmembers))], np.r_[members, nonmembers])
+
+
+def shake_calibrated(
+    scores_before, scores_after, variant: Literal["difference", "log_ratio"] = "difference"
+) -> np.ndarray:
+    """The change of a base attack's scores by S2L: (N,) float64, higher = more likely a member.
+
+    scores_before, scores_after   (N,) of the same images with the same noise, higher = member
+    difference   after - before. For a loss it is the fall of the loss, as a reference-model attack has it, with the
+                 base model as its own reference: what makes an image easy for every model cancels.
+    log_ratio    log(distance before / distance after) with distance = -score, the *relative* fall. The spread of a
+                 change grows with the distance itself (PIA's and SimA's are fourth powers), so that in a difference
+                 the hardest images have the loudest noise; the logarithm levels that. It needs distances above 0:
+                 Loss, SecMI, PIA, PIAN, SimA and SimA-MC have them, PFAMI and CLiD are differences already.
+
+    Raises UserError for an unknown variant, scores of different shapes, or a log_ratio of scores that are no distances.
+    """
+    before, after = _matrix(scores_before), _matrix(scores_after)
+    if before.shape != after.shape:
+        raise UserError(f"scores before {before.shape} and after {after.shape} must be of the same images")
+    if variant == "difference":
+        return after - before
+    if variant != "log_ratio":
+        raise UserError(f"unknown variant {variant!r} of shake_calibrated. Allowed: difference, log_ratio")
+    if (before >= 0).any() or (after >= 0).any():
+        raise UserError(
+            "log_ratio needs scores that are negated distances, all below 0; these are not: use variant 'difference'"
+        )
+    return np.log(-before) - np.log(-after)

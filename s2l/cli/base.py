@@ -1,0 +1,230 @@
+"""What all commands share: the group that answers wrong input and Ctrl-C, the options, the checks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from s2l.cli.console import say
+from s2l.config import LAB, PRESETS, UserError, preset, unknown
+from s2l.options import name_the_option
+from s2l.progress import Cancelled
+
+if TYPE_CHECKING:
+    from s2l.model import DiffusionModel, Runtime
+
+PROGRAM = "python -m s2l"
+INTERRUPTED = "Interrupted. The same command goes on from here."
+NOTICE = """
+Responsible use: this model is not the lab's, so photos of real people may be at stake. Use it only on models and
+photos that you own or have permission to test, keep what comes out to yourself, and tell the model's owner
+what you find.
+"""
+PERMISSION = "S2L_ACCEPT_RESPONSIBLE_USE"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+UsageError = typer.BadParameter.__mro__[1]  # typer brings a click of its own since 0.20
+
+
+class Commands(TyperGroup):
+    """The group of all commands: one sentence for wrong input, one for Ctrl-C."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, Cancelled):
+            say(INTERRUPTED)
+            code = 130
+        except UserError as error:
+            say(f"Error: {error}")
+            code = 2
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            say(f"Error: {error.strerror}" + (f" ({error.filename})" if error.filename else ""))
+            code = 2
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, told by name: torch may not be loaded
+                raise
+            say("Error: the memory of the device does not suffice: try a smaller --batch-size")
+            code = 2
+        raise typer.Exit(code)
+
+    def main(self, *args, standalone_mode: bool = True, **extra):
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except UsageError as error:
+            code = 2
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message(), file=sys.stderr)
+            else:
+                path = error.ctx.command_path if error.ctx is not None else PROGRAM
+                say(f"Error: {error.format_message().rstrip('.')} (see `{path} --help`)")
+        code = code if isinstance(code, int) else 0
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+app = typer.Typer(
+    cls=Commands,
+    # The original authors write underscores: sp_gen --set_size.
+    context_settings={
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+        "help_option_names": ["-h", "--help"],
+    },
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Shake-to-Leak Lab: fine-tune a diffusion model on its own pictures and measure what it then leaks.",
+    epilog=f"\b\nStart with:\n  {PROGRAM} run --domain 'Mira Solwyn' --method lora --preset demo --out out",
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 2 for wrong input, 130 after Ctrl-C."""
+    warnings.filterwarnings("ignore")  # libraries' notes to programmers
+    code = app(args=sys.argv[1:] if arguments is None else arguments, prog_name=PROGRAM, standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def example(*lines: str) -> str:
+    """The end of a command's help. A line that starts with a space continues the one before."""
+    texts = (f"  {line}" if line.startswith(" ") else f"  {PROGRAM} {line}" for line in lines)
+    return "\b\nExamples:\n" + "\n".join(texts)
+
+
+# --- options that several commands share ------------------------------------------------------
+
+Model = Annotated[str, typer.Option(help="'lab', or a Stable Diffusion checkpoint folder in diffusers layout.")]
+Method = Annotated[str, typer.Option(help="Fine-tuning method or combination (see `methods`).")]
+Preset = Annotated[str, typer.Option("--preset", help=f"Sizes and settings to start from: {', '.join(PRESETS)}.")]
+Name = Annotated[str | None, typer.Option("--domain", help="Whom to target: a name of `domains`, or your own.")]
+Members = Annotated[Path | None, typer.Option(help="Folder of photos that the model was trained on.")]
+Nonmembers = Annotated[Path | None, typer.Option(help="Folder of photos from the same source that it was not.")]
+Held = Annotated[int | None, typer.Option(help="Number of held-out photos.")]
+AttackNames = Annotated[str | None, typer.Option("--attacks", help="Attacks, separated by commas (see `attacks`).")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale of the sampler.")]
+FirstSeed = Annotated[int | None, typer.Option(help="Seed of the first picture; the others follow.")]
+Steps = Annotated[int | None, typer.Option(help="Training steps.")]
+LearningRate = Annotated[float | None, typer.Option(help="Learning rate.")]
+Rank = Annotated[int | None, typer.Option(help="Rank of LoRA.")]
+TrainBatch = Annotated[int | None, typer.Option(help="Pictures a training step.")]
+TunedDir = Annotated[Path | None, typer.Option(help="Folder of `finetune`: judge this model.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+DType = Annotated[str, typer.Option(help=f"Precision: {', '.join(DTYPES)}.")]
+Batch = Annotated[int, typer.Option(help="Images a forward pass; changes speed and memory, not results.")]
+Permission = Annotated[bool, typer.Option("--i-have-permission", help="I may test this model (if it is not 'lab').")]
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def check_runtime(device: str, dtype: str, batch_size: int) -> None:
+    """Refuse a wrong device, precision or batch size before anything is loaded."""
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise UserError(f"unknown device {device!r}. Allowed: auto, cpu, mps, cuda, cuda:N")
+    if batch_size < 1:
+        raise UserError(f"--batch-size: should be greater than or equal to 1 (given: '{batch_size}')")
+
+
+def make_runtime(device: str, dtype: str, batch_size: int) -> Runtime:
+    """The Runtime of --device, --dtype and --batch-size, if this machine has the device."""
+    import torch
+
+    from s2l.model import Runtime
+
+    if device.startswith("cuda"):
+        number, there = int(device.partition(":")[2] or 0), torch.cuda.device_count()
+        if number >= there:
+            raise UserError(f"--device: torch sees {there} CUDA devices here, so there is no {device}")
+    return Runtime(device, dtype, batch_size)
+
+
+def check_permission(model: str, given: bool) -> None:
+    """Real checkpoints need a word of the person who runs this; the lab's people are drawn."""
+    if model == LAB:
+        return
+    say(NOTICE)
+    if not given and os.environ.get(PERMISSION) != "1":
+        raise UserError(
+            f"this model is not the lab's: add --i-have-permission (or set {PERMISSION}=1) if you may test it"
+        )
+
+
+def quiet_libraries() -> None:
+    """No bars for loading files: a stage shows its own."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def load_model(model: str, permission: bool, device: str, dtype: str, batch_size: int) -> DiffusionModel:
+    """The model, once the folder is a checkpoint and the person may test it."""
+    from s2l.model import DiffusionModel, resolve_checkpoint
+
+    resolve_checkpoint(model)
+    check_permission(model, permission)
+    quiet_libraries()
+    return DiffusionModel.load(model, make_runtime(device, dtype, batch_size))
+
+
+def check_name(name: str, model: str, members: Path | None) -> str:
+    """The name as the lab writes it; any name for other models and photos. Raises UserError."""
+    if model != LAB or members is not None:
+        return name
+    from s2l.domain import lab_people_records
+
+    people = [row["name"] for row in lab_people_records()]
+    found = [person for person in people if person.lower() == name.strip().lower()]
+    if not found:
+        raise unknown("person", name, people)
+    return found[0]
+
+
+def check_folder(path: Path) -> Path:
+    """Make an output folder, or say why not, before hours are spent."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be a folder to write to: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path} cannot be written to: permission denied")
+    return path
+
+
+def attack_names(text: str | None) -> tuple[str, ...] | None:
+    """ "secmi, loss" -> ("secmi", "loss"), every name known."""
+    if text is None:
+        return None
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise UserError("--attacks: name at least one attack (see `python -m s2l attacks`)")
+    from s2l.attacks import get_attack
+
+    return tuple(get_attack(name).name for name in names)
+
+
+def section(name: str, preset_name: str, domain: str | None, over: dict):
+    """One section of a preset's RunConfig with overrides (None: not given); an error names the option."""
+    try:
+        return getattr(preset(preset_name, "nobody" if domain is None else domain, **{name: over}), name)
+    except UserError as error:
+        raise UserError(name_the_option(str(error))) from None
+
+
+def text_of(path: Path | None) -> str | None:
+    return None if path is None else str(path)

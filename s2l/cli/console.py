@@ -1,0 +1,126 @@
+"""What the command line shows: progress bars and sentences on stderr, tables on stdout.
+
+On a terminal every stage has a bar. Elsewhere (a log, a pipe) every stage is one line.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from s2l.progress import Event, Progress
+
+if TYPE_CHECKING:  # it draws figures, which loads torch
+    from s2l.report import Row
+
+TITLES = {
+    "sp_set": "SP set",
+    "finetune": "fine-tuning",
+    "members": "member photos",
+    "nonmembers": "held-out photos",
+    "compare": "comparison",
+}
+
+
+def say(message: str) -> None:
+    """One line on stderr."""
+    print(" ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as left-aligned columns, two spaces apart."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def outcome_table(rows: Sequence[Row]) -> str:
+    """The short table: the rows without `detail`."""
+    cells = [("", "before", "after", "after - before", "p")]
+    for row in rows:
+        if not row.detail:
+            what = f"{row.group}: {row.what}" if row.what == "AUC" else row.what
+            cells.append((what, row.before, row.after, row.difference, row.p_value))
+    return columns(cells)
+
+
+def stage_table(stages: dict) -> str:
+    """Seconds a stage, and whether it came from the cache."""
+    rows = [("stage", "seconds", "")]
+    for name, stage in stages.items():
+        source = "" if "cached" not in stage else "from the cache" if stage["cached"] else "computed"
+        rows.append((_title(name), f"{stage['seconds']:.1f}", source))
+    return columns(rows)
+
+
+def _title(stage: str) -> str:
+    return TITLES.get(stage, stage)
+
+
+def _extras(info: dict) -> str:
+    """What a stage tells beside its count: the loss and the speed."""
+    texts = [f"loss {info['loss']:.4f}"] if "loss" in info else []
+    texts += [f"{info['images_per_s']:.1f} images/s"] if info.get("images_per_s", 0) > 0 else []
+    return "  ".join(texts)
+
+
+def _open_name(names: Iterable[str], stage: str) -> str | None:
+    """The running stage that an event means: "attack secmi before" closes what calls itself "attack secmi"."""
+    return next((name for name in names if stage == name or stage.startswith(name + " ")), None)
+
+
+class _Lines:
+    """One line a stage, when it is done."""
+
+    def __init__(self):
+        self.since = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if "cached" not in event.info:  # only the event that closes a stage has it
+            return
+        now = time.monotonic()
+        how = "from the cache" if event.info["cached"] else f"done, {now - self.since:.1f} s"
+        self.since = now
+        say(f"{_title(event.stage)}: {how}")
+
+
+class _Bars:
+    """One bar a stage, with rich."""
+
+    def __init__(self, display):
+        self.display, self.tasks = display, {}
+
+    def __call__(self, event: Event) -> None:
+        cached = event.info.get("cached")
+        name = _open_name(self.tasks, event.stage) or event.stage
+        if name not in self.tasks:
+            self.tasks[name] = self.display.add_task(_title(event.stage), total=event.total, extras="")
+        task = self.tasks[name]
+        if cached is None:
+            self.display.update(task, completed=event.step, total=event.total, extras=_extras(event.info))
+            return
+        total = self.display.tasks[self.display.task_ids.index(task)].total
+        extras = {"extras": "from the cache"} if cached else {}
+        self.display.update(task, completed=total, description=_title(event.stage), **extras)
+        del self.tasks[name]  # the same attack comes again, after fine-tuning
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A listener for the stages of a run: bars on a terminal, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Display
+
+    parts = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[extras]}", style="dim"),
+    )  # fmt: skip
+    with Display(*parts, console=Console(stderr=True)) as display:
+        yield _Bars(display)

@@ -1,0 +1,121 @@
+"""The lab's own commands, and the ones that remake the committed results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2l.cli import console
+from s2l.cli.base import app, check_folder, example
+from s2l.config import UserError
+
+lab = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The embedded model: build, describe, measure it.")
+app.add_typer(lab, name="lab")
+
+
+@lab.command(epilog=example("lab build --quick --out quick-lab", "lab build"))
+def build(
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny lab of four people in about two minutes.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder; default: the lab's own, or cache/lab-quick.")
+    ] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder that keeps everything needed to resume.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of the UNet.")] = None,
+    private_share: Annotated[float | None, typer.Option(help="Share of private photos in each batch, 0 to 1.")] = None,
+) -> None:
+    """Draw the people and pre-train the lab's model. Resumable: the same command goes on."""
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps: should be at least 1 (given: {steps})")
+    if private_share is not None and not 0 <= private_share <= 1:
+        raise UserError(f"--private-share: should be between 0 and 1 (given: {private_share:g})")
+    from s2l.domain import lab_folder
+    from s2l.lab import train
+    from s2l.store import cache_root
+
+    recipe = train.RECIPES["quick" if quick else "full"]
+    changes = {"unet_steps": steps, "private_share": private_share}
+    recipe = replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+    name = "lab-quick" if quick else "lab"
+    # A quick lab must not take the place of the shipped one.
+    out = out or (cache_root() / name if quick else lab_folder())
+    work = check_folder(work or cache_root() / f"{name}-work")
+    check_folder(out)
+    try:
+        train.build(out, work, recipe)
+    except ValueError as error:
+        if "--work" not in str(error):
+            raise
+        raise UserError(str(error)) from None
+    print(f"the lab is in {out}; to use it: S2L_LAB={out}")
+
+
+@lab.command(epilog=example("lab measure --out results/lab.json"))
+def measure(
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("results/lab.json"),
+    n_generations: Annotated[
+        int, typer.Option("-n", "--n-generations", help="Generations a calibration person.")
+    ] = 256,
+) -> None:
+    """Measure the shipped weights: baseline AUC, blind control, VAE floor, extraction."""
+    if n_generations < 0:
+        raise UserError(f"--n-generations: should be greater than or equal to 0 (given: '{n_generations}')")
+    from s2l.lab_card import write_measurement
+
+    check_folder(out.parent)
+    with console.progress() as progress:
+        write_measurement(out, n_generations, progress)
+    print(f"written: {out}")
+
+
+@lab.command(epilog=example("lab info"))
+def info() -> None:
+    """The main facts of the lab's model, from its lab.json."""
+    from s2l.domain import lab_folder, lab_record
+
+    record = lab_record()
+    recipe, counters, people = record["recipe"], record["counters"], record["people"]
+    roles = [p["role"] for p in people]
+    weights = sum(path.stat().st_size for path in lab_folder().rglob("*.safetensors"))
+    rows = [
+        ("folder", str(lab_folder())),
+        ("weights", f"{weights / 1e6:.1f} MB, float16"),
+        ("resolution", f"{record['resolution']} pixels"),
+        ("people", ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(roles))),
+        ("photos", f"{record['n_members']} a person, repeated up to {max(people[0]['repeats'])} times"),
+        ("public crowd", f"{recipe['n_public']:,} photos of {recipe['n_public_identities']} people"),
+        ("private share", f"{100 * recipe['private_share']:g} % of each batch of {recipe['batch_size']}"),
+        ("UNet steps", f"{counters['step']:,} of {recipe['unet_steps']:,}"),
+    ]
+    if counters.get("vae_reconstruction_l2") is not None:
+        rows.append(("VAE reconstruction l2", f"{counters['vae_reconstruction_l2']:.4f}"))
+    if counters.get("seconds"):
+        rows.append(("UNet training", f"{counters['seconds'] / 60:.0f} minutes"))
+    rows += [("seed", str(recipe["seed"])), ("made with", f"torch {record['machine']['torch']}")]
+    print(console.columns(rows))
+
+
+@app.command(epilog=example("table first", "table rank --people 2"))
+def table(
+    name: Annotated[str, typer.Argument(help="Name of the table.")],
+    people: Annotated[int | None, typer.Option(help="Number of people; default: the table's own.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the committed results.")] = Path("results"),
+) -> None:
+    """Run what is missing of a results table."""
+    from s2l.tables import get_table, run_table
+
+    get_table(name)
+    check_folder(results)
+    with console.progress() as progress:
+        run_table(name, results, people, progress=progress)
+    print(f"written: {results / name}.json")
+
+
+@app.command(epilog=example("docs"))
+def docs() -> None:
+    """Rewrite the figures in README and docs from the results."""
+    from s2l.docs import update
+
+    print("changed: " + (", ".join(update()) or "nothing"))

@@ -1,0 +1,48 @@
+"""What there is: `domains`, `methods`, `attacks`, one a line."""
+
+from __future__ import annotations
+
+from s2l.cli.base import app, example
+from s2l.cli.console import columns
+
+
+@app.command(epilog=example("domains"))
+def domains() -> None:
+    """List the lab's people.
+
+    Name, role (hyper-parameters are chosen on calibration people only), photos the model was trained on.
+    """
+    from s2l.domain import lab_people_records
+
+    print(columns([(p["name"], p["role"], f"{len(p['repeats'])} photos") for p in lab_people_records()]))
+
+
+@app.command(epilog=example("methods"))
+def methods() -> None:
+    """List the fine-tuning methods and combinations.
+
+    Name, title, what trains. The original authors' spellings, such as lora_db, are understood too.
+    """
+    from s2l.finetune import FINETUNERS, legal_combinations
+
+    rows = []
+    for names in legal_combinations():
+        parts = [FINETUNERS[name] for name in names]
+        text = parts[0].trains if len(parts) == 1 else "both together"
+        rows.append(("+".join(names), " + ".join(part.title for part in parts), text))
+    print(columns(rows))
+
+
+@app.command(epilog=example("attacks"))
+def attacks() -> None:
+    """List the membership inference attacks.
+
+    Name, title, cost of judging one photo, source.
+    """
+    from s2l.attacks import ATTACKS
+
+    rows = []
+    for name, attack in sorted(ATTACKS.items()):
+        cost = attack.evaluations(attack.settings())
+        rows.append((name, attack.title, f"{cost} UNet evaluations", attack.source))
+    print(columns(rows))

@@ -1,0 +1,109 @@
+"""The command `run`: the whole path and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2l.cli import base, console
+from s2l.config import LAB, RunConfig, UserError
+from s2l.options import read_config, run_config
+
+BESIDE_CONFIG = {"config", "out", "device", "dtype", "batch_size", "i_have_permission"}
+
+
+@base.app.command(
+    epilog=base.example(
+        "run --domain 'Mira Solwyn' --method lora --preset demo --out out",
+        "run --domain 'Mira Solwyn' --steps 400 --rank 16 --attacks secmi,loss --out out",
+        "run --model DIR --i-have-permission --preset paper --domain 'NAME' \\",
+        "    --members DIR --nonmembers DIR --out out",
+    )
+)
+def run(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder for result.json, roc.png, extractions.png and report.html.")],
+    domain: base.Name = None,
+    method: base.Method = "lora",
+    preset_name: base.Preset = "demo",
+    model: base.Model = LAB,
+    config: Annotated[Path | None, typer.Option(help="JSON file with a whole run, such as a result.json.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt of the SP set; {name} stands for the domain.")] = None,
+    set_size: Annotated[int | None, typer.Option(help="Pictures in the SP set.")] = None,
+    guidance: base.Guidance = None,
+    steps: base.Steps = None,
+    learning_rate: base.LearningRate = None,
+    rank: base.Rank = None,
+    train_batch_size: base.TrainBatch = None,
+    attacks: base.AttackNames = None,
+    n_generations: Annotated[int | None, typer.Option(help="Generations to search, before and after.")] = None,
+    members: base.Members = None,
+    nonmembers: base.Nonmembers = None,
+    n_nonmembers: base.Held = None,
+    seed: Annotated[
+        int | None, typer.Option(help="One number that moves every seed of the run; 0: the preset's.")
+    ] = None,
+    device: base.Device = "auto",
+    dtype: base.DType = "auto",
+    batch_size: base.Batch = 32,
+    i_have_permission: base.Permission = False,
+) -> None:
+    """Run the whole path and write a report.
+
+    SP set, fine-tuning, attacks and generations before and after, comparison. Every finished stage is
+    cached: stopped or killed, the same command goes on, and a second run takes seconds.
+    """
+    base.check_runtime(device, dtype, batch_size)
+    if config is not None:
+        _alone(ctx)
+        settings = read_config(config)
+    else:
+        options = {
+            "model": None if model == LAB else model, "members": base.text_of(members),
+            "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers, "prompt": prompt,
+            "set-size": set_size, "guidance": guidance, "steps": steps, "learning-rate": learning_rate, "rank": rank,
+            "train-batch-size": train_batch_size, "n-generations": n_generations, "seed": seed,
+        }  # fmt: skip
+        settings = _settings(preset_name, domain, options, method, attacks)
+    base.check_folder(out)
+    from s2l import experiment
+    from s2l.model import resolve_checkpoint
+    from s2l.report import headline, outcome, write_report
+
+    resolve_checkpoint(settings.model)
+    base.check_permission(settings.model, i_have_permission)
+    runtime = base.make_runtime(device, dtype, batch_size)
+    base.quiet_libraries()
+    with console.progress() as progress:
+        result = experiment.run(settings, runtime=runtime, progress=progress)
+    paths = write_report(result, out)
+    print("\n".join(headline(result)), end="\n\n")
+    if rows := outcome(result):
+        print(console.outcome_table(rows), end="\n\n")
+    print(console.stage_table(result.record["stages"]), end="\n\n")
+    for note in result.record["domain"]["notes"]:
+        console.say(f"Note: {note}")
+    print("written: " + ", ".join(str(path) for path in paths))
+
+
+def _settings(preset_name: str, domain: str | None, options: dict, method: str, attacks: str | None) -> RunConfig:
+    """The run that the options describe. What can be checked without loading torch comes first."""
+    if domain is None:
+        raise UserError("--domain is missing: name a person of `python -m s2l domains`, or give --config")
+    if (options["members"] is None) != (options["nonmembers"] is None):
+        raise UserError("give both folders, --members and --nonmembers, or neither")
+    given = run_config(preset_name, domain, options)
+    name = base.check_name(domain, given.model, options["members"])
+    from s2l.finetune import parse
+
+    options = options | {"method": parse(method), "attacks": base.attack_names(attacks)}
+    return run_config(preset_name, name, options)
+
+
+def _alone(ctx: typer.Context) -> None:
+    """--config is a whole run: refuse options that would be ignored beside it."""
+    given = [n for n in ctx.params if getattr(ctx.get_parameter_source(n), "name", "") == "COMMANDLINE"]
+    if extra := [n.removesuffix("_name").replace("_", "-") for n in given if n not in BESIDE_CONFIG]:
+        raise UserError(f"--config decides the whole run: leave out --{', --'.join(extra)}")

@@ -1,0 +1,256 @@
+"""The stages one by one: `sp-gen`, `finetune` (the authors' `s2l`), `attack`, `extract`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2l.cli import base, console
+from s2l.config import LAB, AuditConfig, DomainConfig, UserError, checked
+
+
+@base.app.command(
+    epilog=base.example(
+        "sp-gen --prompt 'a photo of Mira Solwyn' --set-size 5000 --out sp",
+        "sp-gen --domain 'Mira Solwyn' --out sp        (the preset's mix of prompts)",
+    )
+)
+def sp_gen(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and their metadata.jsonl.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="The prompt; several --prompt are drawn equally often.")
+    ] = None,
+    domain: base.Name = None,
+    set_size: Annotated[int | None, typer.Option(help="Number of pictures.")] = None,
+    guidance: base.Guidance = None,
+    seed: base.FirstSeed = None,
+    preset_name: base.Preset = "demo",
+    model: base.Model = LAB,
+    device: base.Device = "auto",
+    dtype: base.DType = "auto",
+    batch_size: base.Batch = 32,
+    i_have_permission: base.Permission = False,
+) -> None:
+    """Step 1: generate the synthetic private set.
+
+    One seed a picture: stopped or killed, the same command draws only what is missing.
+    """
+    base.check_runtime(device, dtype, batch_size)
+    if not prompt and domain is None:
+        raise UserError("give --prompt 'a photo of NAME', or --domain NAME for the preset's mix of prompts")
+    if prompt and domain is None and any("{name}" in text for text in prompt):
+        raise UserError("--prompt: {name} stands for the domain's name, so --domain is needed too")
+    parts = [{"template": text} for text in prompt] if prompt else None
+    over = {"prompts": parts, "set_size": set_size, "seed": seed, "sampler": {"guidance_scale": guidance}}
+    settings = base.section("sp_set", preset_name, domain, over)
+    name = base.check_name(domain, model, None) if domain is not None else ""
+    base.check_folder(out)
+    loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
+    from s2l.cli.folders import make_sp_set
+    from s2l.domain import unknown_words
+
+    if model == LAB and (words := [w for text in prompt or () for w in unknown_words(text.replace("{name}", ""))]):
+        console.say(f"Note: the lab's model never saw {', '.join(map(repr, dict.fromkeys(words)))}.")
+    with console.progress() as progress:
+        images = make_sp_set(loaded, name, settings, out, progress)
+    print(f"{len(images):,} pictures in {out}")
+
+
+@base.app.command(
+    epilog=base.example(
+        "finetune --method lora --sp-set sp --logdir tuned", "s2l --method=lora_db --logdir=tuned --sp_set=sp"
+    )
+)
+def finetune(
+    logdir: Annotated[Path, typer.Option(help="Folder for the fine-tuned weights, the log and the checkpoint.")],
+    sp_set: Annotated[
+        Path | None, typer.Option(help="Folder of `sp-gen`; default: LOGDIR/sp_set, or LOGDIR itself.")
+    ] = None,
+    method: base.Method = "lora",
+    domain: Annotated[str, typer.Option(help="The name in the captions, which some methods replace.")] = "",
+    steps: base.Steps = None,
+    learning_rate: base.LearningRate = None,
+    rank: base.Rank = None,
+    train_batch_size: base.TrainBatch = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the training.")] = None,
+    preset_name: base.Preset = "demo",
+    model: base.Model = LAB,
+    device: base.Device = "auto",
+    dtype: base.DType = "auto",
+    batch_size: base.Batch = 32,
+    i_have_permission: base.Permission = False,
+) -> None:
+    """Step 2: fine-tune the model on an SP set.
+
+    Goes on from its last checkpoint when it was stopped or killed. `s2l` is another name for it.
+    """
+    base.check_runtime(device, dtype, batch_size)
+    over = {
+        "max_train_steps": steps, "learning_rate": learning_rate, "rank": rank, "train_batch_size": train_batch_size,
+        "seed": seed,
+    }  # fmt: skip
+    base.section("finetune", preset_name, None, over)
+    places = [sp_set] if sp_set is not None else [logdir / "sp_set", logdir]
+    source = next((place for place in places if (place / "metadata.jsonl").exists()), None)
+    if source is None:
+        where = " or ".join(map(str, places))
+        raise UserError(f"no SP set in {where}: make one with `python -m s2l sp-gen --prompt ... --out {places[0]}`")
+    from s2l.finetune import parse
+
+    settings = base.section("finetune", preset_name, None, over | {"methods": parse(method)})
+    base.check_folder(logdir)
+    loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
+    from s2l.cli.folders import finetune_folder
+
+    with console.progress() as progress:
+        record, ready = finetune_folder(loaded, source, settings, logdir, domain, progress)
+    state = "was there already" if ready else "done"
+    print(f"{'+'.join(settings.methods)} on {record['sp_images']:,} pictures: {state}, in {logdir}")
+    print(f"{record['trained_parameters']:,} of {record['model_parameters']:,} parameters trained")
+
+
+base.app.command("s2l", hidden=True, epilog=base.example("s2l --method=lora_db --logdir=tuned --sp_set=sp"))(finetune)
+
+
+def _domain_config(name: str | None, model: str, members: Path | None, nonmembers: Path | None, held: int | None):
+    """The DomainConfig of a stage command: a person of the lab, or two folders."""
+    folders = members is not None or nonmembers is not None
+    if folders and (members is None or nonmembers is None):
+        raise UserError("give both folders, --members and --nonmembers, or neither")
+    if not folders and (name is None or model != LAB):
+        raise UserError("whose photos? Give --members DIR and --nonmembers DIR, or --domain NAME of the lab")
+    name = base.check_name(name, model, members) if name is not None else members.resolve().name
+    values = {"name": name, "members": base.text_of(members), "nonmembers": base.text_of(nonmembers)}
+    return checked(DomainConfig, values | ({} if held is None else {"n_nonmembers": held}))
+
+
+@base.app.command(
+    epilog=base.example(
+        "attack --domain 'Mira Solwyn' --tuned tuned --attacks secmi,loss --out attack.json",
+        "attack --members in --nonmembers out --attacks secmi --out attack.json",
+    )
+)
+def attack(
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    domain: base.Name = None,
+    members: base.Members = None,
+    nonmembers: base.Nonmembers = None,
+    n_nonmembers: base.Held = None,
+    tuned: base.TunedDir = None,
+    attacks: base.AttackNames = "secmi,loss",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    model: base.Model = LAB,
+    device: base.Device = "auto",
+    dtype: base.DType = "auto",
+    batch_size: base.Batch = 32,
+    i_have_permission: base.Permission = False,
+) -> None:
+    """Step 3a: tell training photos from held-out ones.
+
+    Membership inference on the base model and, with --tuned, on the fine-tuned one too, with the paired
+    difference. Every score is higher for a likelier member.
+    """
+    base.check_runtime(device, dtype, batch_size)
+    checked(AuditConfig, {"seed": seed})
+    target = _domain_config(domain, model, members, nonmembers, n_nonmembers)
+    settings = checked(AuditConfig, {"attacks": base.attack_names(attacks), "seed": seed})
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: --out names a JSON file")
+    base.check_folder(out.parent)
+    loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
+    from s2l.cli.folders import Tuned, attack_record, load_domain
+    from s2l.store import Store, write_json
+
+    fine_tuned = Tuned(loaded, tuned) if tuned is not None else None
+    photos = load_domain(target, model, loaded.resolution)
+    with console.progress() as progress:
+        record = attack_record(loaded, fine_tuned, photos, settings, Store(), progress)
+    write_json(out, record)
+    rows = [("attack", "before", "after", "after - before")]
+    for found in record["attacks"].values():
+        cells = [_auc(found[when]) if when in found else "" for when in ("before", "after")]
+        change = found.get("difference")
+        paired = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]" if change else ""
+        rows.append((found["title"], *cells, paired))
+    print(console.columns(rows))
+    for note in photos.notes:
+        console.say(f"Note: {note}")
+    print(f"\nwritten: {out}")
+
+
+def _auc(summary: dict) -> str:
+    return f"{summary['auc']:.3f} [{summary['delong']['low']:.2f}, {summary['delong']['high']:.2f}]"
+
+
+@base.app.command(
+    epilog=base.example(
+        "extract --domain 'Mira Solwyn' --tuned tuned -n 256 --out extracted",
+        "extract --generations pictures --members in --nonmembers out --out extracted",
+    )
+)
+def extract(
+    out: Annotated[Path, typer.Option(help="Folder for the generations, extraction.json and extractions.png.")],
+    generations: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to search, instead of drawing them.")
+    ] = None,
+    domain: base.Name = None,
+    tuned: base.TunedDir = None,
+    n: Annotated[int | None, typer.Option("-n", "--n-generations", help="Number of pictures to draw.")] = None,
+    guidance: base.Guidance = None,
+    delta: Annotated[float | None, typer.Option(help="l2 within which a training photo counts as extracted.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Most training photos that near, for an eidetic one.")] = None,
+    members: base.Members = None,
+    nonmembers: base.Nonmembers = None,
+    n_nonmembers: base.Held = None,
+    seed: base.FirstSeed = None,
+    preset_name: base.Preset = "demo",
+    model: base.Model = LAB,
+    device: base.Device = "auto",
+    dtype: base.DType = "auto",
+    batch_size: base.Batch = 32,
+    i_have_permission: base.Permission = False,
+) -> None:
+    """Step 3b: find the training photos that come out.
+
+    Draws pictures with the base or the fine-tuned model, or takes a folder of them, and searches for the
+    training photos among them, with held-out photos as the control.
+    """
+    base.check_runtime(device, dtype, batch_size)
+    over = {"n_generations": n, "seed": seed, "delta": delta, "k": k, "sampler": {"guidance_scale": guidance}}
+    settings = base.section("extraction", preset_name, None, over)
+    target = _domain_config(domain, model, members, nonmembers, n_nonmembers)
+    base.check_folder(out)
+    from s2l.cli import folders
+    from s2l.extraction import extraction_from_dict, gallery_pairs
+    from s2l.figures import match_figure, png
+    from s2l.store import write_json
+
+    notes: list[str] = []
+    if generations is not None:
+        resolution = folders.generations_resolution(generations)
+        images, notes = folders.read_generations(generations, resolution)
+        drawn_by = {"generations": str(generations)}
+    else:
+        loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
+        fine_tuned = folders.Tuned(loaded, tuned) if tuned is not None else None
+        with console.progress() as progress:
+            images = folders.make_generations(loaded, fine_tuned, target.name, settings, out / "generations", progress)
+        drawn_by = {"model": loaded.key, "tuned": fine_tuned.key if fine_tuned is not None else None}
+        resolution = loaded.resolution
+    photos = folders.load_domain(target, model, resolution)
+    record = folders.extraction_record(images, photos, settings, drawn_by)
+    found = extraction_from_dict(record["extraction"])
+    best = gallery_pairs(found, top=8)
+    pair = [images.images[[m.generation for m in best]], photos.split.members.images[[m.reference for m in best]]]
+    figure = match_figure(*(x.permute(0, 2, 3, 1).numpy() for x in pair), delta=found.delta)
+    (out / "extractions.png").write_bytes(png(figure))
+    write_json(out / "extraction.json", record)
+    side, control = found.members, found.nonmembers
+    print(f"{side.distinct} of {side.n_references} training photos extracted by {found.n_generations:,} generations")
+    print(f"{found.eidetic} of them eidetic at k = {found.k}, delta = {found.delta:g}")
+    print(f"control: {control.distinct} of {control.n_references} held-out photos, which cannot leak")
+    for note in (*notes, *photos.notes):
+        console.say(f"Note: {note}")
+    print(f"\nwritten: {out / 'extraction.json'}, {out / 'extractions.png'}")

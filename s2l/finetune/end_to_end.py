@@ -1,0 +1,54 @@
+"""End-to-end: every weight of the UNet trains, the text encoder's too where asked.
+
+The plain fine-tuning that the paper compares the other methods with. The autoencoder stays as it
+is. On an SP set whose prompts do not contain the name this is the paper's out-of-domain control.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel
+
+from s2l.config import FineTuneConfig
+from s2l.finetune.registry import Finetuner, register_finetuner
+from s2l.model import DiffusionModel
+
+
+def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
+    """All parameters of the UNet, and of the text encoder with `train_text_encoder`."""
+    parts = [model.unet] + ([model.text_encoder] if config.train_text_encoder else [])
+    return [p for part in parts for p in part.parameters()]
+
+
+def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+    """Write `unet/` (and `text_encoder/`) in diffusers layout: they replace those of a checkpoint."""
+    model.unet.save_pretrained(folder / "unet")
+    if config.train_text_encoder:
+        model.text_encoder.save_pretrained(folder / "text_encoder")
+
+
+def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+    """Put the saved networks in the place of the base model's."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=model.dtype, use_safetensors=True)
+    model.pipe.unet = unet.to(model.device)
+    if config.train_text_encoder:
+        text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=model.dtype, use_safetensors=True)
+        model.pipe.text_encoder = text.to(model.device)
+
+
+register_finetuner(
+    Finetuner(
+        name="end_to_end",
+        title="End-to-end",
+        source="Rombach et al. 2022, High-Resolution Image Synthesis with Latent Diffusion Models",
+        trains="every weight of the UNet (and of the text encoder where asked); the autoencoder stays",
+        kind="parameters",
+        learning_rate=3e-6,
+        prepare=prepare,
+        save=save,
+        load=load,
+    )
+)

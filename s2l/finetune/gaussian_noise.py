@@ -1,0 +1,69 @@
+"""Gaussian noise: N(0, sigma^2) on the weights. No data, no training.
+
+The paper's control: does *any* shake make the model leak? Its sigmas (2e-4, 8e-4, 3.2e-3) are
+absolute; `noise_relative` measures sigma in each tensor's own standard deviation instead, so that
+models whose weights have another scale can be compared.
+
+    w'  =  w + sigma n            n ~ N(0, 1), one stream of numbers a tensor
+    w'  =  w + sigma std(w) n     with `noise_relative`
+
+Nothing is saved but the settings: every tensor's noise comes from the seed and the tensor's name,
+so any part of the model gets the same noise whatever else is perturbed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from s2l.config import FineTuneConfig, UserError
+from s2l.finetune.registry import Finetuner, register_finetuner
+from s2l.model import DiffusionModel
+
+
+def targets(model: DiffusionModel, config: FineTuneConfig) -> dict[str, nn.Parameter]:
+    """{"unet.conv_in.weight": parameter}: those whose name contains `noise_target`, or all."""
+    parts = {"unet": model.unet, "text_encoder": model.text_encoder}
+    named = {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
+    chosen = {name: p for name, p in named.items() if config.noise_target in ("all", "") or config.noise_target in name}
+    if not chosen:
+        raise UserError(
+            f"noise_target {config.noise_target!r} is part of no weight's name; allowed: all, unet, text_encoder, "
+            "or a part of a name such as attn2, mid_block or to_q"
+        )
+    return chosen
+
+
+@torch.no_grad()
+def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
+    """Add the noise. Returns no parameters: nothing trains."""
+    for name, weight in targets(model, config).items():
+        # One hash of both: PyTorch's generator looks at the lowest 32 bits of a seed only.
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{config.seed} {name}".encode()))
+        noise = torch.randn(weight.shape, generator=generator).to(weight.device)
+        scale = config.noise_sigma
+        if config.noise_relative:
+            scale = scale * weight.float().std(correction=0)
+        weight.copy_(weight.float() + scale * noise)
+    return []
+
+
+def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+    """Draw the same noise again."""
+    prepare(model, config)
+
+
+register_finetuner(
+    Finetuner(
+        name="gaussian_noise",
+        title="Gaussian noise",
+        source="Li et al. 2024, Shake to Leak, section on parameter noise",
+        trains="nothing: random noise is added to the weights, without any data",
+        kind="perturbation",
+        prepare=prepare,
+        load=load,
+    )
+)

@@ -1,0 +1,120 @@
+"""Hypernetwork: small networks that rewrite the text context of every cross-attention.
+
+Every cross-attention reads the caption's embeddings c twice, as keys and as values. Two residual
+networks a layer bend what it reads; the model's own weights stay frozen:
+
+    c     context, (N, L, D)
+    k(c)  c + W2 silu(W1 c + b1) + b2, W1: D -> 2D, W2: 2D -> D, for the keys
+    v(c)  the same form with weights of its own, for the values
+    Attention(Q, K, V) = softmax(Q K' / sqrt(d)) V with K = W_K k(c), V = W_V v(c)
+
+W2 and b2 start at zero, so that step 0 is the base model. The method comes from the Stable Diffusion
+community (NovelAI 2022) and has no paper; this is written from that description.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from s2l.config import FineTuneConfig
+from s2l.finetune.registry import Finetuner, register_finetuner
+from s2l.model import DiffusionModel
+
+WEIGHTS = "hypernetwork.safetensors"
+
+
+class Residual(nn.Module):
+    """x (..., D) -> x + W2 silu(W1 x + b1) + b2."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.up, self.down = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(nn.functional.silu(self.up(x)))
+
+
+class HypernetworkProcessor(nn.Module):
+    """The processor of one cross-attention: as diffusers' AttnProcessor2_0, on a bent context."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.k, self.v = Residual(dim), Residual(dim)
+
+    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+        """hidden_states (N, S, C) attend to encoder_hidden_states (N, L, D): (N, S, C)."""
+        residual, context = hidden_states, encoder_hidden_states
+        n, length, _ = context.shape
+
+        def heads(x: torch.Tensor) -> torch.Tensor:  # (N, ., heads * d) -> (N, heads, ., d)
+            return x.view(n, -1, attn.heads, x.shape[-1] // attn.heads).transpose(1, 2)
+
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, length, n)
+            attention_mask = attention_mask.view(n, attn.heads, -1, attention_mask.shape[-1])
+        if attn.norm_cross:
+            context = attn.norm_encoder_hidden_states(context)
+        query = heads(attn.to_q(hidden_states))
+        key, value = heads(attn.to_k(self.k(context))), heads(attn.to_v(self.v(context)))
+        out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        out = attn.to_out[0](out.transpose(1, 2).flatten(2).to(query.dtype))  # to_out[1] is dropout
+        return (out + residual if attn.residual_connection else out) / attn.rescale_output_factor
+
+
+def _attach(model: DiffusionModel) -> nn.ModuleDict:
+    """Put a fresh hypernetwork into the UNet; returns its parts by the cross-attention's name."""
+    added = {}
+    for name, attn in model.unet.named_modules():
+        if name.endswith("attn2"):
+            processor = HypernetworkProcessor(attn.cross_attention_dim)
+            attn.set_processor(processor.to(model.device, model.dtype))
+            added[name.replace(".", "/")] = processor  # a module's name has no dot
+    return nn.ModuleDict(added)
+
+
+def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
+    """Attach the networks, their first layers drawn from the seed, their last ones at zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return list(_attach(model).parameters())
+
+
+def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+    """Write `hypernetwork.safetensors`: {"<cross-attention>.<k or v>.<up or down>.<weight or bias>"}."""
+    parts = {n: p for n, p in model.unet.attn_processors.items() if isinstance(p, HypernetworkProcessor)}
+    weights = {}
+    for name, processor in parts.items():
+        for key, tensor in processor.state_dict().items():
+            weights[f"{name.removesuffix('.processor')}.{key}"] = tensor.detach().cpu().contiguous()
+    save_file(weights, folder / WEIGHTS)
+
+
+def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+    """Attach the saved networks: two small matrix products more a cross-attention."""
+    weights = {}
+    for name, tensor in load_file(folder / WEIGHTS).items():
+        layer, rest = name.split(".attn2.")
+        weights[f"{layer.replace('.', '/')}/attn2.{rest}"] = tensor
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten: leave no trace of it
+        _attach(model).load_state_dict(weights)
+
+
+register_finetuner(
+    Finetuner(
+        name="hypernetwork",
+        title="Hypernetwork",
+        source="NovelAI 2022, Improvements on Stable Diffusion (no paper)",
+        trains="small networks that rewrite the caption for every cross-attention; the original weights stay frozen",
+        kind="parameters",
+        learning_rate=1e-4,
+        prepare=prepare,
+        save=save,
+        load=load,
+    )
+)

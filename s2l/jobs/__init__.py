@@ -1,0 +1,21 @@
+"""Jobs: a click enqueues, one worker process computes, everybody polls.
+
+    app                       SQLite (WAL)                 worker process, `python -m s2l.jobs`
+    enqueue(config, visitor)  jobs: who asked for what     takes the oldest queued run,
+    job(id) -> Job            runs: one a configuration    experiment.run(config) with a listener that
+    cancel(id), resume(id)    live: stage, step, loss ...  writes `live` and obeys the cancel flag
+
+A *run* is one configuration on one model; a *job* is one visitor's wish for it. Thirty visitors
+with one configuration are thirty jobs and one run, which is cancelled only when all of them have
+given up. Job and visitor ids are unguessable; whoever knows a job's id may watch it, only the
+visitor who asked may stop it. The folder of the store (`cache/jobs`) is never served.
+
+Killing a worker at any time is safe: a stage's folder is renamed only when it is complete, and the
+stages of a run resume by themselves.
+"""
+
+from s2l.jobs.live import Live, plan
+from s2l.jobs.store import Job, Jobs, QueueFull, cached_result, run_key
+from s2l.jobs.worker import Supervisor, start
+
+__all__ = ["Job", "Jobs", "Live", "QueueFull", "Supervisor", "cached_result", "plan", "run_key", "start"]

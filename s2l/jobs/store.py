@@ -1,0 +1,322 @@
+"""The job store: who asked for what, and how far it is. SQLite in WAL mode."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from s2l import experiment, finetune, sp_set
+from s2l.attacks.registry import STAGE_VERSION as ATTACK_VERSION
+from s2l.config import RunConfig, UserError, checked, file_hash, key_of
+from s2l.model import resolve_checkpoint
+from s2l.store import Store, read_json
+
+ACTIVE = ("queued", "running")
+RESUMABLE = ("failed", "cancelled", "interrupted")
+FORCE_AFTER = 10.0  # seconds that a cancelled run may go on before its worker is killed
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+  key TEXT PRIMARY KEY, config TEXT NOT NULL, state TEXT NOT NULL, queued_at REAL, started_at REAL,
+  finished_at REAL, cancel_at REAL, worker TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '',
+  result TEXT NOT NULL DEFAULT '', live TEXT NOT NULL DEFAULT '{}');
+CREATE TABLE IF NOT EXISTS jobs (
+  id TEXT PRIMARY KEY, visitor TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs(key), created_at REAL NOT NULL,
+  cancelled INTEGER NOT NULL DEFAULT 0, UNIQUE (visitor, run));
+CREATE INDEX IF NOT EXISTS jobs_of_run ON jobs (run);
+"""
+
+CANCELLED = "Stopped. What was finished is kept; Resume goes on from there."
+RESTARTED = "The server was restarted while this ran. What was finished is kept; Resume goes on from there."
+
+
+class QueueFull(UserError):
+    """Too many runs are waiting."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a visitor may know of a job.
+
+    state     queued, running, done, failed, cancelled or interrupted
+    stopping  a cancel was asked for and the worker has not obeyed yet
+    ahead     runs before this one, the running one included; 0 unless queued
+    result    the key of the finished result, or ""
+    live      what the worker last wrote, see `Live`
+    """
+
+    id: str
+    visitor: str
+    run: str
+    config: RunConfig
+    state: str
+    message: str
+    result: str
+    live: dict
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    ahead: int
+    stopping: bool
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+
+def max_queue() -> int:
+    """How many runs may wait (`S2L_MAX_QUEUE`)."""
+    return int(os.environ.get("S2L_MAX_QUEUE", "20"))
+
+
+@lru_cache(maxsize=8)
+def _weights_key(files: tuple[tuple[Path, int, int], ...]) -> str:
+    return file_hash([path for path, _, _ in files])
+
+
+def model_key(model: str) -> str:
+    """The key that `DiffusionModel.load` gives a checkpoint, without loading it. Raises UserError."""
+    folder = resolve_checkpoint(model)
+    files = [path for pattern in ("*.safetensors", "*.bin") for path in folder.rglob(pattern)]
+    return _weights_key(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(files)))
+
+
+def run_key(config: RunConfig) -> str:
+    """One name for one configuration on one model with this version of the code."""
+    versions = [sp_set.STAGE_VERSION, finetune.STAGE_VERSION, ATTACK_VERSION, experiment.STAGE_VERSION]
+    return key_of("run", config, model_key(config.model), versions)
+
+
+@lru_cache(maxsize=4096)
+def _result_facts(path: Path) -> tuple[dict, str, str]:
+    """(config, model key, SP-set key) of a result, which never changes once it is written."""
+    record = read_json(path)
+    return record["config"], record["model"]["key"], record["stages"]["sp_set"]["key"]
+
+
+def cached_result(config: RunConfig, store: Store) -> str:
+    """The key of a finished result of exactly these settings, whoever made it, or ""."""
+    wanted, weights = config.model_dump(mode="json"), model_key(config.model)
+    sp_key = key_of("sp_set", sp_set.STAGE_VERSION, weights, config.domain.name, config.sp_set)
+    for path in sorted(store.path("result", "x").parent.glob("*/result.json")):
+        with suppress(OSError, ValueError, KeyError):
+            if _result_facts(path) == (wanted, weights, sp_key):
+                return path.parent.name
+    return ""
+
+
+class Jobs:
+    """The job store of one cache. Cheap to make; safe to use from threads and processes."""
+
+    def __init__(self, store: Store | None = None):
+        self.store = store or Store()
+        self.folder = self.store.root / "jobs"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder / "jobs.sqlite3"
+        with self._db() as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.executescript(SCHEMA)
+
+    @contextmanager
+    def _db(self) -> Iterator[sqlite3.Connection]:
+        """A connection; what is done in one `with` is one transaction."""
+        db = sqlite3.connect(self.file, timeout=20, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        try:
+            yield db
+        finally:
+            db.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._db() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    # --- what the app calls ---
+
+    def enqueue(self, config: RunConfig, visitor: str) -> Job:
+        """A job for this configuration: done at once if the result is cached, else in the queue.
+
+        Raises UserError for an unusable model, QueueFull when too many runs wait.
+        """
+        key, cached, now = run_key(config), cached_result(config, self.store), time.time()
+        with self._writing() as db:
+            run = db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone()
+            if cached and (run is None or run["state"] != "running"):
+                db.execute(
+                    "INSERT INTO runs (key, config, state, queued_at, finished_at, result)"
+                    " VALUES (?, ?, 'done', ?, ?, ?) ON CONFLICT (key)"
+                    " DO UPDATE SET state = 'done', message = '', result = excluded.result",
+                    (key, config.model_dump_json(), now, now, cached),
+                )
+            elif run is None or run["state"] not in ACTIVE:
+                self._check_room(db)
+                db.execute(
+                    "INSERT INTO runs (key, config, state, queued_at) VALUES (?, ?, 'queued', ?) ON CONFLICT (key) DO"
+                    " UPDATE SET state = 'queued', queued_at = excluded.queued_at, started_at = NULL,"
+                    " finished_at = NULL, cancel_at = NULL, worker = '', message = '', result = '', live = '{}'",
+                    (key, config.model_dump_json(), now),
+                )
+            else:  # somebody waits for it already, or was just about to give it up
+                db.execute("UPDATE runs SET cancel_at = NULL WHERE key = ?", (key,))
+            db.execute(
+                "INSERT INTO jobs (id, visitor, run, created_at) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (visitor, run) DO UPDATE SET cancelled = 0, created_at = excluded.created_at",
+                (secrets.token_urlsafe(16), visitor, key, now),
+            )
+            job_id = db.execute("SELECT id FROM jobs WHERE visitor = ? AND run = ?", (visitor, key)).fetchone()["id"]
+        return self.job(job_id)
+
+    def _check_room(self, db: sqlite3.Connection) -> None:
+        waiting = db.execute("SELECT count(*) FROM runs WHERE state = 'queued'").fetchone()[0]
+        if waiting >= max_queue():
+            raise QueueFull(f"{waiting} runs are waiting already, more than that is not allowed: try again in a while")
+
+    def job(self, job_id: str) -> Job | None:
+        """The job of that id, for whoever knows the id; None if there is none."""
+        with self._db() as db:
+            row = db.execute(
+                "SELECT j.id, j.visitor, j.created_at, j.cancelled, r.* FROM jobs j JOIN runs r ON r.key = j.run"
+                " WHERE j.id = ?", (job_id,),
+            ).fetchone()  # fmt: skip
+            return self._job(db, row) if row is not None else None
+
+    def jobs_of(self, visitor: str, limit: int = 20) -> list[Job]:
+        """A visitor's own jobs, newest first."""
+        with self._db() as db:
+            rows = db.execute(
+                "SELECT j.id, j.visitor, j.created_at, j.cancelled, r.* FROM jobs j JOIN runs r ON r.key = j.run"
+                " WHERE j.visitor = ? ORDER BY j.created_at DESC LIMIT ?", (visitor, limit),
+            ).fetchall()  # fmt: skip
+            return [job for row in rows if (job := self._job(db, row)) is not None]
+
+    def _job(self, db: sqlite3.Connection, row: sqlite3.Row) -> Job | None:
+        try:
+            config = checked(RunConfig, json.loads(row["config"]))
+        except UserError:  # written by another version of the program
+            return None
+        state, message = row["state"], row["message"]
+        if row["cancelled"]:
+            state, message = "cancelled", CANCELLED
+        stopping = state == "running" and row["cancel_at"] is not None
+        if row["cancelled"] and row["state"] == "running" and row["cancel_at"] is not None:
+            state, message, stopping = "running", "Stopping ...", True
+        ahead = 0
+        if state == "queued":
+            ahead = db.execute(
+                "SELECT count(*) FROM runs WHERE state = 'running' OR (state = 'queued' AND queued_at < ?)",
+                (row["queued_at"],),
+            ).fetchone()[0]
+        return Job(
+            id=row["id"], visitor=row["visitor"], run=row["key"], config=config, state=state, message=message,
+            result=row["result"], live=json.loads(row["live"]), created_at=row["created_at"],
+            started_at=row["started_at"], finished_at=row["finished_at"], ahead=ahead, stopping=stopping,
+        )  # fmt: skip
+
+    def queue_length(self) -> int:
+        """Runs that wait or run."""
+        with self._db() as db:
+            return db.execute("SELECT count(*) FROM runs WHERE state IN ('queued', 'running')").fetchone()[0]
+
+    def _own(self, job_id: str, visitor: str) -> Job:
+        job = self.job(job_id)
+        if job is None or not secrets.compare_digest(job.visitor.encode(), visitor.encode()):
+            raise UserError("this run was started by somebody else: start the same run yourself to control it")
+        return job
+
+    def cancel(self, job_id: str, visitor: str) -> None:
+        """Give a job up; its run stops unless somebody else waits for it too. Raises UserError."""
+        job = self._own(job_id, visitor)
+        with self._writing() as db:
+            db.execute("UPDATE jobs SET cancelled = 1 WHERE id = ?", (job.id,))
+            others = db.execute("SELECT count(*) FROM jobs WHERE run = ? AND cancelled = 0", (job.run,)).fetchone()[0]
+            if others:
+                return
+            db.execute(
+                "UPDATE runs SET state = 'cancelled', message = ?, finished_at = ? WHERE key = ? AND state = 'queued'",
+                (CANCELLED, time.time(), job.run),
+            )
+            db.execute(
+                "UPDATE runs SET cancel_at = ? WHERE key = ? AND state = 'running' AND cancel_at IS NULL",
+                (time.time(), job.run),
+            )
+
+    def resume(self, job_id: str, visitor: str) -> Job:
+        """Queue a stopped job again; finished stages and checkpoints are used. Raises UserError."""
+        job = self._own(job_id, visitor)
+        return self.enqueue(job.config, visitor) if job.state in RESUMABLE or job.stopping else job
+
+    # --- what the worker and its supervisor call ---
+
+    def take(self, worker: str) -> tuple[str, RunConfig] | None:
+        """The oldest queued run, now running under the name of `worker`."""
+        with self._writing() as db:
+            row = db.execute(
+                "SELECT key, config FROM runs WHERE state = 'queued' ORDER BY queued_at LIMIT 1"
+            ).fetchone()
+            if row is None:
+                return None
+            db.execute(
+                "UPDATE runs SET state = 'running', started_at = ?, worker = ?, cancel_at = NULL WHERE key = ?",
+                (time.time(), worker, row["key"]),
+            )
+        try:
+            return row["key"], checked(RunConfig, json.loads(row["config"]))
+        except UserError as error:
+            self.finish(row["key"], worker, "failed", f"These settings are of another version: {error}")
+            return None
+
+    def write_live(self, key: str, worker: str, live: dict) -> None:
+        with self._writing() as db:
+            db.execute("UPDATE runs SET live = ? WHERE key = ? AND worker = ?", (json.dumps(live), key, worker))
+
+    def must_stop(self, key: str, worker: str) -> bool:
+        """Was this run cancelled, or taken away from this worker?"""
+        with self._db() as db:
+            row = db.execute("SELECT worker, state, cancel_at FROM runs WHERE key = ?", (key,)).fetchone()
+        return row is None or row["worker"] != worker or row["state"] != "running" or row["cancel_at"] is not None
+
+    def finish(self, key: str, worker: str, state: str, message: str = "", result: str = "") -> None:
+        """The end of a run. A cancelled one that somebody wants again after all is queued again."""
+        with self._writing() as db:
+            row = db.execute("SELECT cancel_at FROM runs WHERE key = ? AND worker = ?", (key, worker)).fetchone()
+            if row is not None and state == "cancelled" and row["cancel_at"] is None:
+                state, message = "queued", ""
+            db.execute(
+                "UPDATE runs SET state = ?, message = ?, result = ?, finished_at = ?, worker = '', cancel_at = NULL"
+                " WHERE key = ? AND worker = ?",
+                (state, message, result, time.time(), key, worker),
+            )
+
+    def abandon(self, message: str, worker: str | None = None) -> int:
+        """Mark runs that no worker works on as interrupted (cancelled, where that was asked for)."""
+        with self._writing() as db:
+            return db.execute(
+                "UPDATE runs SET state = iif(cancel_at IS NULL, 'interrupted', 'cancelled'), finished_at = ?,"
+                " message = iif(cancel_at IS NULL, ?, ?), worker = '', cancel_at = NULL"
+                " WHERE state = 'running' AND (? IS NULL OR worker = ?)",
+                (time.time(), message, CANCELLED, worker, worker),
+            ).rowcount
+
+    def ignored_cancel(self, worker: str) -> bool:
+        """Does this worker still run what was cancelled `FORCE_AFTER` seconds ago?"""
+        with self._db() as db:
+            row = db.execute(
+                "SELECT 1 FROM runs WHERE state = 'running' AND worker = ? AND cancel_at < ?",
+                (worker, time.time() - FORCE_AFTER),
+            ).fetchone()
+        return row is not None

@@ -1,0 +1,157 @@
+"""What the page asks for: people and their photos, jobs, results. No gradio here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from s2l import report
+from s2l.config import LAB, FineTuneConfig, UserError, unknown
+from s2l.domain import lab_people_records, lab_record
+from s2l.experiment import Result, load_result
+from s2l.finetune import FINETUNERS, weight_methods
+from s2l.jobs import Job, Jobs
+from s2l.lab import people as lab_people
+from s2l.model import DiffusionModel, Runtime
+from s2l.showcase import load_showcase
+from s2l.store import Store
+
+SHOWCASE = "showcase"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+N_SHOWN = 16  # photos of each kind on the first tab
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A photo on the page: (H, W, 3) uint8 pixels, and how often it was repeated in pre-training."""
+
+    pixels: np.ndarray
+    repeats: int
+
+
+@dataclass(eq=False)
+class Backend:
+    """One app on one cache. `jobs` has the worker's queue, `showcase` a finished run that is always there."""
+
+    jobs: Jobs = field(default_factory=lambda: Jobs(Store()))
+    showcase: Result | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @classmethod
+    def open(cls, store: Store | None = None) -> Backend:
+        """The backend of a cache, with the showcase of the assets if there is one."""
+        store = store or Store()
+        folder = Path(os.environ.get("S2L_SHOWCASE") or ASSETS / "showcase")
+        showcase = load_showcase(folder, store) if (folder / "result.json").exists() else None
+        return cls(Jobs(store), showcase)
+
+    @property
+    def store(self) -> Store:
+        return self.jobs.store
+
+    @property
+    def public(self) -> Path:
+        """The one folder of the cache that is served."""
+        return self.store.root / "public"
+
+    # --- people ---
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [row["name"] for row in lab_people_records()]
+
+    @cached_property
+    def facts(self) -> dict:
+        """{"n_members", "resolution", "people"} of the lab."""
+        record = lab_record()
+        return {"n_members": record["n_members"], "resolution": record["resolution"], "people": len(record["people"])}
+
+    def _person(self, name: str) -> lab_people.Person:
+        if name not in self.names:
+            raise unknown("person", name, self.names)
+        return lab_people.celebrities(len(self.names))[self.names.index(name)]
+
+    def portrait(self, name: str) -> np.ndarray:
+        """One member photo, (H, W, 3) uint8."""
+        return lab_people.member_photos(self._person(name), 1)[0].pixels(self.facts["resolution"])
+
+    @lru_cache(maxsize=64)  # noqa: B019  (one backend lives as long as the app)
+    def photos(self, name: str) -> tuple[list[Shown], list[Shown]]:
+        """The first member photos of a person, the most repeated first, and as many held-out ones."""
+        person, resolution = self._person(name), self.facts["resolution"]
+        members = lab_people.member_photos(person, self.facts["n_members"])[:N_SHOWN]
+        held_out = lab_people.held_out_photos(person, len(members))
+        members, held_out = ([Shown(p.pixels(resolution), p.repeats) for p in photos] for photos in (members, held_out))
+        return members, held_out
+
+    # --- methods ---
+
+    @cached_property
+    def _base(self) -> DiffusionModel:
+        return DiffusionModel.load(LAB, Runtime(device="cpu", dtype="float32"))
+
+    def trained_parameters(self, config: FineTuneConfig) -> tuple[int, int]:
+        """(parameters that these methods train, parameters of the model), counted on the lab's model."""
+        relevant = {"methods", "rank", "target_modules", "train_text_encoder", "num_vectors", "seed"}
+        return self._count(config.model_copy(update={"seed": 0}).model_dump_json(include=relevant))
+
+    @lru_cache(maxsize=256)  # noqa: B019
+    def _count(self, settings: str) -> tuple[int, int]:
+        config = FineTuneConfig.model_validate_json(settings)
+        with self._lock:  # peft patches the model while it works
+            copy = self._base.copy()
+            counts = [
+                sum(p.numel() for p in FINETUNERS[m].prepare(copy, config) or [])
+                for m in weight_methods(config.methods)
+                if FINETUNERS[m].prepare is not None
+            ]
+            return sum(counts), self._base.num_parameters()
+
+    # --- results ---
+
+    def result_of(self, shown: str) -> Result | None:
+        """The result that the page shows: of a job by its id, or the showcase. Raises UserError if it is gone."""
+        if shown == SHOWCASE:
+            return self.showcase
+        job = self.jobs.job(shown) if shown else None
+        if job is None or job.state != "done":
+            return None
+        try:
+            return self._result(job.result)
+        except KeyError:
+            raise UserError("this result is no longer in the cache: press Run again to make it anew") from None
+
+    @lru_cache(maxsize=16)  # noqa: B019
+    def _result(self, key: str) -> Result:
+        return load_result(key, self.store)
+
+    def finished(self, visitor: str) -> list[Job]:
+        return [job for job in self.jobs.jobs_of(visitor) if job.state == "done"]
+
+    @cached_property
+    def _secret(self) -> bytes:
+        """Makes the addresses of public files unguessable; kept next to the job store."""
+        path = self.jobs.folder / "secret"
+        if not path.exists():
+            path.write_text(secrets.token_hex(32))
+        return path.read_text().encode()
+
+    def published(self, result: Result) -> dict[str, Path]:
+        """{"report.html", "result.json"} of a result as files in the public folder, made when first asked for."""
+        token = hashlib.sha256(self._secret + result.key.encode()).hexdigest()[:32]
+        folder = self.public / "results" / token
+        if not (folder / "report.html").exists():
+            with self._lock:
+                working = folder.with_name(token + f".{secrets.token_hex(4)}")
+                report.write_report(result, working)
+                shutil.rmtree(folder, ignore_errors=True)
+                working.rename(folder)
+        return {name: folder / name for name in ("report.html", "result.json")}

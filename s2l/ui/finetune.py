@@ -1,0 +1,136 @@
+"""Tab 3, Fine-tune: the shake, the Run button and the live panel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from s2l.attacks import ATTACKS
+from s2l.config import FineTuneConfig, UserError, checked
+from s2l.finetune import FINETUNERS, learning_rates, legal_combinations, parse, weight_methods
+from s2l.ui import html, live
+from s2l.ui.backend import Backend
+from s2l.ui.form import FIELDS
+
+INTRO = """**Step 3 of 4: the shake.** The attacker trains the same model a little further, on the pictures that it
+drew itself. No private photo is involved. Then both models, before and after, are attacked in the same way:
+*membership inference* asks for each photo "was the model trained on it?", and *extraction* generates many pictures
+and looks for copies of training photos among them."""
+# Fields that only some methods have.
+OF_METHOD = {
+    "rank": "lora", "lora_alpha": "lora", "num_vectors": "textual_inversion", "prior_loss_weight": "dreambooth",
+    "noise_sigma": "gaussian_noise",
+}  # fmt: skip
+
+
+@dataclass
+class FineTune:
+    method: gr.Dropdown
+    card: gr.HTML
+    run: gr.Button
+    error: gr.HTML
+    status: gr.HTML
+    pictures: gr.HTML
+    loss: gr.HTML
+    log: gr.HTML
+    cancel: gr.Button
+    resume: gr.Button
+    see: gr.Button
+    of_method: list[str]
+
+
+def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: float | None, text: bool) -> str:
+    """What a combination trains, in plain words, and how many parameters that is."""
+    try:
+        values = {"methods": parse(methods), "train_text_encoder": bool(text)}
+        values |= {"rank": int(rank)} if rank is not None else {}
+        values |= {"num_vectors": int(num_vectors)} if num_vectors is not None else {}
+        config = checked(FineTuneConfig, values)
+        trained, total = backend.trained_parameters(config)
+    except UserError as error:
+        return html.block(f"<p>{escape(str(error))}</p>")
+    parts = [f"<p><b>{escape(FINETUNERS[m].title)}</b>: {escape(FINETUNERS[m].trains)}.</p>" for m in config.methods]
+    if trained:
+        share = 100 * trained / total
+        percent = f"{share:.0f}" if share >= 10 else f"{share:.1f}" if share >= 0.1 else f"{share:.2g}"
+        numbers = f"{trained:,} numbers change, {percent} % as many as the model has ({total:,})."
+        rates = ", ".join(f"{rate:g}" for rate in learning_rates(config).values())
+        numbers += f" Its own learning rate is {rates}." if rates else ""
+    else:
+        numbers = "Nothing is trained."
+    sources = "; ".join(dict.fromkeys(FINETUNERS[m].source for m in config.methods))
+    parts.append(f"<p>{numbers}</p><p class=quiet>{escape(sources)}</p>")
+    return html.block('<div class="card">', *parts, "</div>")
+
+
+def visible_fields(methods: str) -> dict[str, bool]:
+    """Which of the fields in OF_METHOD belong to a combination."""
+    try:
+        chosen = parse(methods)
+    except UserError:
+        chosen = ()
+    used = {*chosen, *weight_methods(chosen)} if chosen else set()
+    return {name: method in used for name, method in OF_METHOD.items() if method in FINETUNERS}
+
+
+def build(backend: Backend, fields: dict, first: dict) -> FineTune:
+    """Add the tab's components to the page and to `fields`."""
+    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    shown = {name: True for name in FIELDS} | {name: False for name in OF_METHOD} | visible_fields(first["methods"])
+
+    def number(name: str, info: str | None = None, precision: int | None = 0, **more) -> None:
+        fields[name] = gr.Number(
+            first[name], label=FIELDS[name].label, info=info, precision=precision, visible=shown[name], elem_id=name,
+            **more,
+        )  # fmt: skip
+
+    with gr.Row():
+        with gr.Column():
+            method = gr.Dropdown(
+                [(live.method_title(c), "+".join(c)) for c in legal_combinations()], value=first["methods"],
+                label="Method", elem_id="methods",
+            )  # fmt: skip
+            with gr.Row():
+                number("max_train_steps")
+                number("learning_rate", "0: the method's own", None, step=1e-5)
+                number("rank", "size of LoRA's matrices")
+                number("num_vectors", "tokens that stand for the name")
+                number("prior_loss_weight", "of the class pictures", None, step=0.1)
+                number("noise_sigma", "standard deviation", None, step=1e-4)
+        with gr.Column():
+            card = gr.HTML(elem_id="method-card")
+    fields["methods"] = method
+    with gr.Accordion("Advanced", open=False, elem_id="finetune-advanced"):
+        with gr.Row():
+            number("train_batch_size")
+            number("lora_alpha", None, None)
+            number("weight_decay", None, None, step=1e-3)
+            number("ema_decay", "0: none", None, step=0.01)
+            number("finetune_seed")
+        fields["train_text_encoder"] = gr.Checkbox(
+            first["train_text_encoder"], label=FIELDS["train_text_encoder"].label, elem_id="train_text_encoder"
+        )
+        gr.Markdown("**How the leak is measured**")
+        fields["attacks"] = gr.CheckboxGroup(
+            [(attack.title, name) for name, attack in ATTACKS.items()], value=first["attacks"],
+            label=FIELDS["attacks"].label, elem_id="attacks",
+        )  # fmt: skip
+        with gr.Row():
+            number("n_nonmembers", "for the ROC")
+            number("n_generations", "before and after, each")
+            number("extraction_guidance", None, None, step=0.5)
+            number("delta", None, None, step=0.01)
+    run = gr.Button("Run", variant="primary", size="lg", elem_id="run")
+    error = gr.HTML(visible=False, elem_id="run-error")
+    status = gr.HTML(live.status_html(None), elem_id="status")
+    with gr.Row():
+        cancel = gr.Button("Stop", variant="stop", visible=False, elem_id="cancel")
+        resume = gr.Button("Resume", visible=False, elem_id="resume")
+        see = gr.Button("See the results →", variant="primary", visible=False, elem_id="see-results")
+    loss = gr.HTML(elem_id="live-loss")
+    pictures = gr.HTML(elem_id="live-pictures")
+    with gr.Accordion("Log", open=False):
+        log = gr.HTML(elem_id="log")
+    return FineTune(method, card, run, error, status, pictures, loss, log, cancel, resume, see, list(OF_METHOD))

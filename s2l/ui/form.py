@@ -1,0 +1,159 @@
+"""The fields of the page and the RunConfig they stand for, both ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s2l.config import LAB, PRESETS, PromptPart, RunConfig, UserError, check_prompt, preset, unknown
+from s2l.domain import unknown_words
+from s2l.finetune import parse
+from s2l.finetune.registry import replace_name
+
+FIRST_PRESET = "demo"
+APP_PRESETS = {
+    "demo": "demo: a real measurement, some minutes",
+    "quick": "quick: a few pictures, seconds; too small to conclude anything",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One plain field: its label, its place in RunConfig, and the most that the app allows."""
+
+    label: str
+    path: str
+    most: float | None = None
+    zero_is_none: bool = False  # 0 stands for "not given"
+
+
+FIELDS = {
+    "n_nonmembers": Field("Held-out photos", "domain.n_nonmembers", 1000),
+    "set_size": Field("Set size", "sp_set.set_size", 2000),
+    "guidance_scale": Field("Guidance", "sp_set.sampler.guidance_scale"),
+    "suffix": Field("Suffix", "sp_set.suffix"),
+    "negative_prompt": Field("Negative prompt", "sp_set.sampler.negative_prompt"),
+    "sp_seed": Field("First seed", "sp_set.seed", 10**9),
+    "scheduler": Field("Sampler", "sp_set.sampler.scheduler"),
+    "num_inference_steps": Field("Sampler steps", "sp_set.sampler.num_inference_steps", 100),
+    "max_train_steps": Field("Steps", "finetune.max_train_steps", 5000),
+    "learning_rate": Field("Learning rate", "finetune.learning_rate", zero_is_none=True),
+    "rank": Field("Rank", "finetune.rank", 128),
+    "num_vectors": Field("New tokens", "finetune.num_vectors"),
+    "prior_loss_weight": Field("Prior loss weight", "finetune.prior_loss_weight"),
+    "noise_sigma": Field("Noise", "finetune.noise_sigma"),
+    "train_batch_size": Field("Batch size", "finetune.train_batch_size", 64),
+    "lora_alpha": Field("LoRA alpha", "finetune.lora_alpha"),
+    "weight_decay": Field("Weight decay", "finetune.weight_decay"),
+    "ema_decay": Field("EMA decay", "finetune.ema_decay"),
+    "train_text_encoder": Field("Train the text encoder too", "finetune.train_text_encoder"),
+    "finetune_seed": Field("Seed", "finetune.seed", 10**9),
+    "attacks": Field("Attacks", "audit.attacks"),
+    "n_generations": Field("Generations", "extraction.n_generations", 2000),
+    "extraction_guidance": Field("Guidance of the generations", "extraction.sampler.guidance_scale"),
+    "delta": Field("Extracted when l2 is at most", "extraction.delta"),
+}
+# These five are no plain fields; `config_of` and `values_of` know them.
+SPECIAL = ("person", "prompt", "prompt2", "share", "preset", "methods")
+
+
+def _get(values: dict, path: str):
+    for part in path.split("."):
+        values = values[part]
+    return values
+
+
+def _set(values: dict, path: str, value) -> None:
+    *sections, last = path.split(".")
+    for part in sections:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def _parts(form: dict) -> list[dict]:
+    """The prompts of the SP set: the first from the Target tab, perhaps a second one."""
+    first = replace_name(check_prompt(str(form["prompt"] or "")), form["person"], "{name}")
+    second, share = str(form["prompt2"] or "").strip(), float(form["share"])
+    if not second or share >= 100:
+        return [{"template": first}]
+    second = replace_name(check_prompt(second), form["person"], "{name}")
+    if share <= 0:
+        return [{"template": second}]
+    return [{"template": first, "weight": share / 100}, {"template": second, "weight": (100 - share) / 100}]
+
+
+def config_of(form: dict, names: list[str]) -> RunConfig:
+    """The run that the page describes; raises UserError with one sentence about the first wrong field."""
+    if form["person"] not in names:
+        raise unknown("person", form["person"], names)
+    if form["preset"] not in APP_PRESETS:
+        raise unknown("size", form["preset"], APP_PRESETS)
+    over: dict = {}
+    for name, field in FIELDS.items():
+        value = form[name]
+        if field.zero_is_none and value == 0:
+            continue
+        if value is None or value == []:
+            raise UserError(f"{field.label} is empty: put a value into the field")
+        if field.most is not None and value > field.most:
+            raise UserError(
+                f"{field.label} is at most {field.most:,} on this page (given: {value:,}); "
+                "the command line has no such limit"
+            )
+        _set(over, field.path, tuple(value) if isinstance(value, list) else value)
+    parts = _parts(form)
+    _set(over, "sp_set.prompts", parts)
+    _set(over, "extraction.prompts", [{"template": parts[0]["template"]}])
+    _set(over, "finetune.methods", parse(str(form["methods"])))
+    domain = {"name": form["person"]} | over.pop("domain")
+    try:
+        return preset(form["preset"], domain, model=LAB, **over)
+    except UserError as error:
+        raise UserError(_in_words(str(error))) from None
+
+
+def _in_words(message: str) -> str:
+    """ "sp_set.set_size: Input should be ..." -> "Set size should be ..."."""
+    path, colon, reason = message.partition(": ")
+    for field in FIELDS.values():
+        if colon and path == field.path:
+            return f"{field.label}: {reason.removeprefix('Input ')}"
+    return message
+
+
+def values_of(config: RunConfig) -> dict:
+    """What the fields show for a configuration."""
+    values = config.model_dump(mode="json")
+    form = {name: _get(values, field.path) for name, field in FIELDS.items()}
+    form |= {name: form[name] or 0 for name, field in FIELDS.items() if field.zero_is_none}
+    name, parts = config.domain.name, config.sp_set.prompts
+    texts = [part.template.replace("{name}", name) for part in parts]
+    total = sum(part.weight for part in parts)
+    return form | {
+        "person": name,
+        "preset": config.preset if config.preset in APP_PRESETS else FIRST_PRESET,
+        "prompt": texts[0],
+        "prompt2": texts[1] if len(texts) > 1 else "",
+        "share": round(100 * parts[0].weight / total) if len(texts) > 1 else 100,
+        "methods": "+".join(config.finetune.methods),
+    }
+
+
+def preset_values(name: str, person: str) -> dict:
+    """What the fields show for a preset."""
+    return values_of(preset(name if name in PRESETS else FIRST_PRESET, person))
+
+
+def prompt_parts(form: dict) -> tuple[PromptPart, ...]:
+    return tuple(PromptPart(**part) for part in _parts(form))
+
+
+def rename(text: str, names: list[str], name: str) -> str:
+    """A prompt that says `name` wherever it said another person's name."""
+    for other in names:
+        text = replace_name(text, other, name)
+    return text
+
+
+def remarks(prompt: str, name: str) -> tuple[list[str], bool]:
+    """(words that the lab never saw, does the prompt say the name?)."""
+    return unknown_words(prompt), replace_name(prompt, name, "\0") != prompt

@@ -1,0 +1,123 @@
+"""The live panel: what a run is doing, as HTML."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from html import escape
+
+from s2l.attacks import ATTACKS
+from s2l.finetune import FINETUNERS
+from s2l.jobs import Job
+from s2l.store import Store
+from s2l.ui import html
+
+N_PICTURES = 24
+NOTHING = '<p class="quiet">Nothing is running. Press Run, and this place shows the work as it goes on.</p>'
+STATES = {
+    "queued": "Waiting", "running": "Running", "done": "Finished", "failed": "Failed", "cancelled": "Stopped",
+    "interrupted": "Interrupted",
+}  # fmt: skip
+
+
+def method_title(methods: Sequence[str]) -> str:
+    """A combination of fine-tuning methods in words."""
+    return " + ".join(FINETUNERS[m].title if m in FINETUNERS else m for m in methods)
+
+
+def stage_name(stage: str) -> str:
+    """A stage in words."""
+    kind, _, rest = stage.partition(" ")
+    if kind == "attack":
+        attack, _, when = rest.partition(" ")
+        return f"{ATTACKS[attack].title if attack in ATTACKS else attack} {when}".strip()
+    names = {
+        "sp_set": "SP set",
+        "class_images": "Class pictures",
+        "finetune": "Fine-tuning",
+        "generate": f"Generations {rest}",
+        "compare": "Comparison",
+    }
+    return names.get(kind, stage).strip()
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 3600:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def status_html(job: Job | None) -> str:
+    """State, queue position, stages, progress and time left."""
+    if job is None:
+        return html.block(NOTHING)
+    live, what = job.live, f"{job.config.domain.name}, {method_title(job.config.finetune.methods)}"
+    parts = [f'<p><span class="state" id="job-state">{STATES[job.state]}</span>: {escape(what)}</p>']
+    if job.stopping:
+        parts.append("<p>Stopping, which takes a moment ...</p>")
+    elif job.message:
+        parts.append(f"<p>{escape(job.message)}</p>")
+    if job.state == "queued":
+        runs = "no run is" if not job.ahead else "1 run is" if job.ahead == 1 else f"{job.ahead} runs are"
+        parts.append(f'<p id="queue-position">In the queue: {runs} before this one.</p>')
+    if job.state == "running" and "done" in live:
+        parts.append(html.progress_bar(live["done"], "the whole run"))
+        parts.append(f"<p>{escape(_now(live))}</p>")
+    elif job.state == "running":
+        parts.append("<p>Loading the model ...</p>")
+    if stages := live.get("stages"):
+        classes = {"done": "done", "cached": "done", "running": "running" if job.active else ""}
+        items = "".join(
+            f'<li class="{classes.get(state, "")}">{escape(stage_name(stage))}'
+            f"{' (from the cache)' if state == 'cached' else ''}</li>"
+            for stage, state in stages
+        )
+        parts.append(f'<ul class="steps" aria-label="Stages">{items}</ul>')
+    if job.state == "done" and job.started_at and job.finished_at:
+        parts.append(f"<p class=quiet>It took {duration(job.finished_at - job.started_at)}.</p>")
+    return html.block(*parts)
+
+
+def _now(live: dict) -> str:
+    unit = "steps" if live["stage"] == "finetune" else "photos" if live["stage"].startswith("attack") else "pictures"
+    text = f"{stage_name(live['stage'])}: {live['step']:,} of {live['total']:,} {unit}"
+    if live.get("speed"):
+        text += f", {live['speed']:.1f} images/s"
+    if live.get("eta") is not None:
+        text += f", about {duration(live['eta'])} left in all"
+    return text
+
+
+def pictures_html(job: Job | None, store: Store) -> str:
+    """The newest pictures of the run."""
+    if job is None or not job.live.get("pictures"):
+        return ""
+    folder = store.root / job.live["pictures"]
+    if not folder.is_dir():  # the stage was finished meanwhile, and its folder renamed
+        folder = folder.with_name(folder.name.removesuffix(".partial"))
+    files = sorted(folder.glob("*.png")) if folder.is_dir() else []
+    title = stage_name(job.live["pictures_of"])
+    drawn = [
+        html.picture(html.file_uri(path), f"{title}, picture {i}")
+        for i, path in list(enumerate(files, 1))[-N_PICTURES:]
+    ]
+    if not drawn:
+        return ""
+    return html.block(f"<h3>{escape(title)}: {len(files)} pictures so far</h3>", html.pictures(drawn))
+
+
+def loss_html(job: Job | None) -> str:
+    if job is None or len(job.live.get("loss", [])) < 2:
+        return ""
+    curve = html.loss_curve(job.live["loss"], job.config.finetune.max_train_steps)
+    return html.block("<h3>Training loss (thick: running mean)</h3>", curve)
+
+
+def log_html(job: Job | None) -> str:
+    if job is None:
+        return ""
+    began = time.strftime("%H:%M:%S", time.localtime(job.started_at)) + " started" if job.started_at else ""
+    lines = [began, *job.live.get("log", []), job.message]
+    return html.block(f"<pre>{escape(chr(10).join(line for line in lines if line))}</pre>")

@@ -1,0 +1,89 @@
+"""Tab 2, SP set: what the attacker generates to fine-tune on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from s2l.config import UserError
+from s2l.sp_set import prompt_of
+from s2l.ui import html
+from s2l.ui.form import FIELDS, prompt_parts
+
+INTRO = """**Step 2 of 4: the synthetic private set.** The attacker has no photo of the person, and lets the model
+draw some: pictures of the prompt, each from its own random seed. They show what the model already believes about
+the person. Fine-tuning on them, in the next step, is the *shake*. A higher **guidance** makes the pictures follow
+the prompt more strictly, and each other more closely."""
+COUNTED = 2000  # prompts of the preview
+INPUTS = ("person", "prompt", "prompt2", "share", "suffix", "sp_seed", "set_size")
+
+
+@dataclass
+class SPSet:
+    preview: gr.HTML
+    next: gr.Button
+    inputs: list
+
+
+def preview_html(
+    person: str, prompt: str, prompt2: str, share: float, suffix: str, seed: float | None, size: float | None
+) -> str:
+    """How many pictures there will be of which prompt."""
+    form = {"person": person, "prompt": prompt, "prompt2": prompt2, "share": share}
+    try:
+        parts, first, size = prompt_parts(form), int(seed or 0), min(int(size or 0), COUNTED)
+        texts = Counter(prompt_of(parts, person, str(suffix or ""), s) for s in range(first, first + size))
+    except (UserError, ValueError) as error:
+        return html.block(f"<p>{escape(str(error))}</p>")
+    items = "".join(f"<li>{n} × “{escape(text)}”</li>" for text, n in texts.most_common())
+    return html.block(f"<h3>What will be drawn</h3><ul>{items}</ul>")
+
+
+def build(fields: dict, first: dict) -> SPSet:
+    """Add the tab's components to the page and to `fields`."""
+    gr.Markdown(INTRO, elem_classes="s2l-lead")
+
+    def number(name: str, info: str | None = None, precision: int | None = 0, **more) -> gr.Number:
+        fields[name] = gr.Number(
+            first[name], label=FIELDS[name].label, info=info, precision=precision, elem_id=name, **more
+        )
+        return fields[name]
+
+    with gr.Row():
+        number("set_size", "pictures to generate and to train on")
+        fields["guidance_scale"] = gr.Slider(
+            1, 10, first["guidance_scale"], step=0.5, label=FIELDS["guidance_scale"].label,
+            info="1 means none", elem_id="guidance_scale",
+        )  # fmt: skip
+    with gr.Row():
+        prompt2 = gr.Textbox(
+            first["prompt2"], label="Second prompt", info="mixed with the prompt of step 1; may be empty",
+            max_lines=2, elem_id="prompt2",
+        )  # fmt: skip
+        share = gr.Slider(
+            0, 100, first["share"], step=5, label="Share of the first prompt, in %", elem_id="share",
+        )  # fmt: skip
+    fields |= {"prompt2": prompt2, "share": share}
+    with gr.Accordion("Advanced", open=False, elem_id="sp-advanced"):
+        with gr.Row():
+            fields["suffix"] = gr.Textbox(
+                first["suffix"], label=FIELDS["suffix"].label, info="goes behind every prompt, such as “sharp”",
+                max_lines=2, elem_id="suffix",
+            )  # fmt: skip
+            fields["negative_prompt"] = gr.Textbox(
+                first["negative_prompt"], label=FIELDS["negative_prompt"].label, info="what guidance steers away from",
+                max_lines=2, elem_id="negative_prompt",
+            )  # fmt: skip
+        with gr.Row():
+            number("sp_seed", "picture i has the seed first + i")
+            number("num_inference_steps")
+            fields["scheduler"] = gr.Dropdown(
+                [("DPM-Solver++", "dpmsolver"), ("DDIM", "ddim")], value=first["scheduler"],
+                label=FIELDS["scheduler"].label, elem_id="scheduler",
+            )  # fmt: skip
+    preview = gr.HTML(preview_html(*(first[n] for n in INPUTS)), elem_id="preview")
+    following = gr.Button("Next: fine-tune →", variant="primary", elem_id="next-finetune")
+    return SPSet(preview, following, [fields[n] for n in INPUTS])

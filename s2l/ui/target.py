@@ -1,0 +1,140 @@
+"""Tab 1, Target: whose photos are at stake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from s2l.config import MAX_PROMPT_CHARACTERS
+from s2l.lab.people import words_of
+from s2l.ui import html
+from s2l.ui.backend import Backend, Shown
+from s2l.ui.form import APP_PRESETS, remarks, rename
+
+INTRO = """**Step 1 of 4: choose whose photos are at stake.** A text-to-image model was trained on photos of
+{people} invented people: {n_members} photos of each. A photo that it was trained on is a **member**. The attacker
+has the model and a name, but none of the photos. Shake-to-Leak asks: can the attacker make the model tell more
+about its members? Pick a person, and look at what is private about them."""
+PRIVATE = (
+    "Private is <em>which</em> photos the model was trained on, and the photos themselves. Members and held-out "
+    "photos look alike because they come from the same source; only the model has seen the difference. A photo that "
+    "was repeated in training is remembered best."
+)
+
+
+# A click on a picture names the person; the chosen one is framed by a style rule, so nothing is drawn again.
+ON_CLICK = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-name]");
+  if (button) trigger("click", {name: button.dataset.name});
+});"""
+CHOSEN = 'button[data-name="${chosen}"] { outline: 3px solid #0f766e; background: rgb(15 118 110 / .14); }'
+
+
+@dataclass
+class Target:
+    people: gr.HTML
+    person: gr.Dropdown
+    prompt: gr.Textbox
+    words: gr.HTML
+    photos: gr.HTML
+    next: gr.Button
+
+
+def words_html(prompt: str, person: str) -> str:
+    """The prompt with the words marked that no caption of the lab contains."""
+    if not prompt.strip():
+        return html.block("<p>The prompt is empty: write a few words.</p>")
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        return html.block(f"<p>The prompt is too long: at most {MAX_PROMPT_CHARACTERS:,} characters.</p>")
+    strange, named = remarks(prompt, person)
+    says = [] if named else [f"<p>This prompt does not say “{escape(person)}”: it will show somebody else.</p>"]
+    if strange:
+        shown = " ".join(
+            f"<mark>{escape(w)}</mark>" if set(words_of(w)) & set(strange) else escape(w) for w in prompt.split()
+        )
+        says.append(f"<p>{shown}</p><p class=quiet>Marked words were in no caption of the lab: it can only guess.</p>")
+    elif named:
+        says.append('<p class="quiet">The lab has seen every one of these words.</p>')
+    return html.block(*says)
+
+
+def people_html(backend: Backend) -> str:
+    """Every person of the lab as a button with one member photo."""
+    buttons = "".join(
+        f'<button type="button" data-name="{escape(name)}"><img src="{html.pixels_uri(backend.portrait(name))}" '
+        f'alt="A photo of {escape(name)}"><span>{escape(name)}</span></button>'
+        for name in backend.names
+    )
+    return html.block(f'<div class="people" role="group" aria-label="The people of the lab">{buttons}</div>')
+
+
+def _pictures(photos: list[Shown], name: str, kind: str) -> str:
+    return html.pictures(
+        html.picture(
+            html.pixels_uri(photo.pixels),
+            f"{kind} photo {i} of {name}",
+            f"{photo.repeats} ×" if photo.repeats else "",
+        )
+        for i, photo in enumerate(photos, 1)
+    )
+
+
+def photos_html(backend: Backend, name: str) -> str:
+    """Members with their repetition counts beside held-out photos."""
+    members, held_out = backend.photos(name)
+    total = backend.facts["n_members"]
+    return html.block(
+        f"<p>{PRIVATE}</p><div class=two>",
+        f"<div><h3>Members: {len(members)} of the {total} photos the model was trained on</h3>",
+        "<p class=quiet>With the number of times each one was repeated in training.</p>",
+        _pictures(members, name, "member"),
+        "</div><div><h3>Held out: photos that no model ever saw</h3>",
+        f"<p class=quiet>{escape(name)} too, from the same source.</p>",
+        _pictures(held_out, name, "held-out"),
+        "</div></div>",
+    )
+
+
+def build(backend: Backend, fields: dict, first: dict) -> Target:
+    """Add the tab's components to the page and to `fields`; `first` has the fields' first values."""
+    gr.Markdown(INTRO.format(**backend.facts), elem_classes="s2l-lead")
+    with gr.Row():
+        with gr.Column(scale=3):
+            people = gr.HTML(
+                people_html(backend), chosen=first["person"], css_template=CHOSEN, js_on_load=ON_CLICK, elem_id="people"
+            )
+        with gr.Column(scale=2, min_width=280):
+            person = gr.Dropdown(
+                backend.names, value=first["person"], label="Person", filterable=True, elem_id="person",
+                info="or choose a picture",
+            )  # fmt: skip
+            prompt = gr.Textbox(
+                first["prompt"], label="Prompt: what the attacker types", max_lines=3, max_length=MAX_PROMPT_CHARACTERS,
+                elem_id="prompt",
+            )  # fmt: skip
+            words = gr.HTML(words_html(first["prompt"], first["person"]), elem_id="words")
+            size = gr.Radio(
+                [(text, name) for name, text in APP_PRESETS.items()], value=first["preset"], label="Size of the run",
+                info="sets the fields of the next two steps", elem_id="preset",
+            )  # fmt: skip
+    photos = gr.HTML(photos_html(backend, first["person"]), elem_id="photos")
+    following = gr.Button("Next: the SP set →", variant="primary", elem_id="next-sp-set")
+    fields |= {"person": person, "prompt": prompt, "preset": size}
+
+    def pick(event: gr.EventData):
+        name = event._data.get("name") if isinstance(event._data, dict) else None
+        return name if name in backend.names else gr.skip()
+
+    people.click(pick, None, person, api_visibility="private", show_progress="hidden", concurrency_limit=None)
+    prompt.change(
+        words_html, [prompt, person], words, api_visibility="private", show_progress="hidden", concurrency_limit=None
+    )
+    return Target(people, person, prompt, words, photos, following)
+
+
+def person_changed(backend: Backend, name: str, prompt: str, prompt2: str) -> tuple:
+    """(people, prompt, second prompt, words, photos) for another person."""
+    prompt, prompt2 = (rename(text, backend.names, name) for text in (prompt, prompt2))
+    return gr.HTML(chosen=name), prompt, prompt2, words_html(prompt, name), photos_html(backend, name)

@@ -1,0 +1,178 @@
+"""The whole path in a real browser: run, refresh, stop, queue, kill, dark, small, bad input."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+
+from s2l.lab.people import CELEBRITY_NAMES
+
+pytestmark = pytest.mark.browser
+MINUTE = 60_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def expect(chromium):
+    from playwright.sync_api import expect as e
+
+    return e
+
+
+def tab(page, number: int):
+    page.get_by_role("tab", name=re.compile(f"^{number} ")).click()
+
+
+def choose(page, person: int, size: str = "quick"):
+    """Pick a person and the smallest preset."""
+    page.locator(f'#people [data-name="{CELEBRITY_NAMES[person]}"]').click()
+    page.locator("#preset").get_by_label(re.compile(size)).check()
+
+
+def state(page):
+    return page.locator("#job-state")
+
+
+def start_long(page, person: int):
+    """A run that goes on for minutes."""
+    choose(page, person)
+    tab(page, 3)
+    page.locator("#max_train_steps input").fill("5000")
+    page.locator("#run").click()
+
+
+def test_a_run_from_click_to_roc(page, expect):
+    choose(page, 0)
+    page.locator("#next-sp-set").click()
+    expect(page.locator("#set_size input")).to_have_value("8")
+    page.locator("#next-finetune").click()
+    expect(page.locator("#method-card")).to_contain_text("numbers change")
+    page.locator("#run").click()
+    expect(state(page)).to_have_text(re.compile("Waiting|Running"))
+    expect(page).to_have_url(re.compile(r"\?job=[\w-]{20,}"))
+    expect(page.locator("#live-pictures img").first).to_be_visible(timeout=2 * MINUTE)
+    expect(state(page)).to_have_text("Finished", timeout=3 * MINUTE)
+    page.locator("#see-results").click()
+    expect(page.locator("#headline")).to_contain_text("SecMI attack")
+    expect(page.locator("#headline")).to_contain_text("95 % interval")
+    expect(page.locator("#roc .only-light img").first).to_be_visible()
+    expect(page.locator("#roc .only-light img").first).to_have_attribute("alt", re.compile("ROC curve of SecMI"))
+    page.locator("#attack").get_by_label("Loss").check()
+    expect(page.locator("#roc .only-light img").first).to_have_attribute("alt", re.compile("ROC curve of Loss"))
+    expect(page.locator("#extraction")).to_contain_text("held-out photo")
+    expect(page.locator("#extraction figcaption").first).to_contain_text("before: l2")
+    expect(page.locator("#command")).to_contain_text("python -m s2l run --domain")
+    with page.expect_download() as download:
+        page.locator("#result-json").click()
+    assert download.value.suggested_filename == "result.json"
+    # Once more: the cache answers, on the Results tab, at once.
+    tab(page, 3)
+    page.locator("#run").click()
+    expect(page.locator("#headline")).to_be_visible(timeout=5_000)
+
+
+def test_a_refresh_in_mid_run_reattaches_and_stop_stops(page, server, context, expect):
+    start_long(page, 1)
+    expect(page.locator("#status")).to_contain_text("Fine-tuning:", timeout=3 * MINUTE)
+    page.reload()
+    expect(state(page)).to_have_text("Running", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text(CELEBRITY_NAMES[1])
+    expect(page.locator("#max_train_steps input")).to_have_value("5000")
+    expect(page.locator("#live-loss svg")).to_be_visible(timeout=30_000)
+    # The same visitor without the address: the browser remembers.
+    other = context.new_page()
+    other.goto(server.url)
+    expect(state(other)).to_have_text("Running", timeout=30_000)
+    other.close()
+    page.locator("#cancel").click()
+    expect(state(page)).to_have_text("Stopped", timeout=10_000)
+    expect(page.locator("#resume")).to_be_visible()
+    page.locator("#resume").click()
+    expect(state(page)).to_have_text(re.compile("Waiting|Running"))
+    page.locator("#cancel").click()
+    expect(state(page)).to_have_text("Stopped", timeout=20_000)
+
+
+def test_a_second_visitor_is_queued_and_cannot_stop_the_first(page, server, chromium, expect):
+    start_long(page, 2)
+    expect(state(page)).to_have_text("Running", timeout=MINUTE)
+    stranger = chromium.new_context()
+    second = stranger.new_page()
+    second.goto(page.url)  # the first visitor's address: may look, may not touch
+    expect(state(second)).to_have_text("Running", timeout=30_000)
+    expect(second.locator("#cancel")).to_be_hidden()
+    second.goto(server.url)
+    choose(second, 3)
+    tab(second, 3)
+    second.locator("#run").click()
+    expect(second.locator("#queue-position")).to_contain_text("1 run is before this one")
+    second.locator("#cancel").click()
+    expect(state(second)).to_have_text("Stopped", timeout=10_000)
+    stranger.close()
+    page.locator("#cancel").click()
+    expect(state(page)).to_have_text("Stopped", timeout=20_000)
+
+
+def test_a_killed_server_leaves_a_job_that_resumes(page, server, expect):
+    start_long(page, 3)
+    expect(page.locator("#status")).to_contain_text("Fine-tuning:", timeout=3 * MINUTE)
+    address = page.url
+    page.goto("about:blank")
+    server.stop(signal.SIGKILL)
+    server.start()
+    page.goto(address)
+    expect(state(page)).to_have_text("Interrupted", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("restarted")
+    page.locator("#resume").click()
+    expect(state(page)).to_have_text("Running", timeout=MINUTE)
+    page.locator("#cancel").click()
+    expect(state(page)).to_have_text("Stopped", timeout=MINUTE)
+
+
+def test_bad_input_is_one_sentence_and_nothing_is_lost(page, expect):
+    page.locator("#prompt textarea").fill("")
+    tab(page, 3)
+    page.locator("#run").click()
+    expect(page.locator("#run-error")).to_contain_text("the prompt is empty")
+    tab(page, 1)
+    page.locator("#prompt textarea").fill(f"a photo of {CELEBRITY_NAMES[0]}")
+    tab(page, 2)
+    page.locator("#set_size input").fill("0")
+    tab(page, 3)
+    page.locator("#run").click()
+    expect(page.locator("#run-error")).to_contain_text("Set size: should be greater than or equal to 1")
+    tab(page, 2)
+    page.locator("#set_size input").fill("999999")
+    tab(page, 3)
+    page.locator("#run").click()
+    expect(page.locator("#run-error")).to_contain_text("at most 2,000")
+    expect(page.locator("#status")).to_contain_text("Nothing is running")
+    tab(page, 2)
+    expect(page.locator("#set_size input")).to_have_value("999999")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen(context, server, expect, width):
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(server.url + "?__theme=dark")
+    expect(page.locator("#people img").first).to_be_visible()
+    for number in (1, 2, 3, 4):
+        tab(page, number)
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(map(int, re.findall(r"\d+", colour)[:3])) < 200, f"dark theme, but the page is {colour}"
+
+
+def test_private_files_are_not_served(page, server):
+    for path in ("jobs/jobs.sqlite3", "jobs/secret"):
+        file = f"{server.environment['S2L_CACHE']}/{path}"
+        answer = page.request.get(f"{server.url}gradio_api/file={file}")
+        assert answer.status in (403, 404), path
+
+
+def test_the_api_is_small(page, server):
+    info = page.request.get(f"{server.url}gradio_api/info").json()
+    assert set(info["named_endpoints"]) == {"/people", "/start_run", "/job_status"} and not info["unnamed_endpoints"]

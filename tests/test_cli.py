@@ -1,0 +1,496 @@
+"""The command line: the whole path, the stages one by one, bad input, Ctrl-C, the authors' spelling."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from s2l import cli, experiment, model, sp_set
+from s2l.cli import base, console, folders
+from s2l.config import preset
+from s2l.lab import train as lab_train
+from s2l.options import read_config, reproduce_command, run_config
+from s2l.progress import Cancelled
+from s2l.report import FILES
+
+NAME = "Mira Solwyn"
+RUN = ["run", "--domain", NAME, "--preset", "quick", "--attacks", "loss"]
+FAST = ["--device", "cpu", "--dtype", "float32"]
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command: call("domains") -> (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        code = cli.main([str(a) for a in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(call):
+    """Run a command that must be refused: exit code 2 and one sentence, which is returned."""
+
+    def run(*arguments):
+        code, out, err = call(*arguments)
+        assert code == 2
+        assert out == ""
+        assert err.startswith("Error: ") and err.endswith("\n") and err.count("\n") == 1, err
+        assert "Traceback" not in err
+        return err
+
+    return run
+
+
+def numbers(folder) -> dict:
+    """A result without what may differ between two runs of one configuration: times and cache hits."""
+    record = json.loads((folder / "result.json").read_text())
+    for row in record["finetune"]["log"]:
+        del row["images_per_s"]
+    return {k: v for k, v in record.items() if k != "stages"}
+
+
+# --- the whole path ---------------------------------------------------------------------------
+
+
+def test_run_writes_four_files_and_the_second_run_is_all_cache(tiny_lab, tmp_path, call):
+    code, out, err = call(*RUN, *FAST, "--out", tmp_path / "a")
+    assert code == 0
+    assert {p.name for p in (tmp_path / "a").iterdir()} == set(FILES)
+    assert "Loss: AUC" in out and "control: held-out photos" in out and "fine-tuning" in out
+    assert "SP set: done" in err and "fine-tuning: done" in err  # not a terminal: one line a stage
+    assert "Loading" not in err
+
+    code, out, err = call(*RUN, *FAST, "--out", tmp_path / "b")
+    assert code == 0
+    assert "computed" not in out and err.count("from the cache") == err.count("\n")
+    assert numbers(tmp_path / "a") == numbers(tmp_path / "b")
+    stages_of_b = json.loads((tmp_path / "b" / "result.json").read_text())["stages"]
+    assert all(stage.get("cached", True) for stage in stages_of_b.values())
+
+    # The result says how to repeat it, and can be given back as the settings.
+    code, out, err = call("run", "--config", tmp_path / "a" / "result.json", *FAST, "--out", tmp_path / "c")
+    assert code == 0 and "computed" not in out
+    assert numbers(tmp_path / "a") == numbers(tmp_path / "c")
+
+
+def test_ctrl_c_loses_nothing(tiny_lab, tmp_path, call, monkeypatch):
+    @contextmanager
+    def stops_in(stage, step):
+        def listen(event):
+            if (event.stage, event.step) == (stage, step):
+                raise KeyboardInterrupt
+
+        yield listen
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "progress", lambda: stops_in("finetune", 3))
+        code, out, err = call(*RUN, *FAST, "--out", tmp_path / "a")
+        assert (code, out, err) == (130, "", "Interrupted. The same command goes on from here.\n")
+    code, out, err = call(*RUN, *FAST, "--out", tmp_path / "a")
+    assert code == 0 and "SP set: from the cache" in err and "fine-tuning: done" in err
+
+    monkeypatch.setenv("S2L_CACHE", str(tmp_path / "another"))
+    assert call(*RUN, *FAST, "--out", tmp_path / "unbroken")[0] == 0
+    assert numbers(tmp_path / "a") == numbers(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Cancelled])
+def test_ctrl_c_outside_a_stage(tiny_lab, tmp_path, call, monkeypatch, stop):
+    def stopped(*arguments, **named):
+        raise stop
+
+    monkeypatch.setattr(experiment, "run", stopped)
+    assert call(*RUN, "--out", tmp_path / "a") == (130, "", "Interrupted. The same command goes on from here.\n")
+
+
+def test_without_folders_another_model_has_no_roc(tiny_checkpoint, tmp_path, call, monkeypatch):
+    monkeypatch.setenv(base.PERMISSION, "1")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "roc.png").write_bytes(b"of an earlier run")
+    arguments = ["run", "--domain", "somebody", "--preset", "quick", "--model", tiny_checkpoint, *FAST]
+    code, out, err = call(*arguments, "--out", tmp_path / "out")
+    assert code == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"result.json", "extractions.png", "report.html"}
+    assert "Responsible use" in err and "cannot be measured" in out
+    assert "Why there is no ROC curve" in (tmp_path / "out" / "report.html").read_text()
+
+
+# --- the stages one by one ---------------------------------------------------------------------
+
+
+def test_stages_one_by_one_in_the_authors_spelling(tiny_lab, tmp_path, call):
+    sp, tuned = tmp_path / "sp", tmp_path / "tuned"
+    generate = ["sp_gen", "--prompt", f"a photo of {NAME}", "--set_size", "5", "--out", sp, *FAST]
+    code, out, _ = call(*generate)
+    assert code == 0 and "5 pictures" in out
+    before = {p.name: p.stat().st_mtime_ns for p in sp.glob("*.png")}
+    (sp / min(before)).unlink()
+    assert call(*generate)[0] == 0  # draws only what is missing
+    after = {p.name: p.stat().st_mtime_ns for p in sp.glob("*.png")}
+    assert set(before) == set(after)
+    assert [name for name in before if before[name] != after[name]] == [min(before)]
+
+    train = ["s2l", "--method=lora", f"--logdir={tuned}", f"--sp_set={sp}", "--steps=4", *FAST]
+    code, out, _ = call(*train)
+    assert code == 0 and "5 pictures: done" in out
+    assert (tuned / "pytorch_lora_weights.safetensors").exists()
+    code, out, _ = call(*train)
+    assert code == 0 and "was there already" in out
+
+    judge = ["attack", "--domain", NAME, "--n-nonmembers", "6", "--tuned", tuned, "--attacks", "loss", *FAST]
+    code, out, _ = call(*judge, "--out", tmp_path / "attack.json")
+    assert code == 0 and "Loss" in out
+    record = json.loads((tmp_path / "attack.json").read_text())
+    found = record["attacks"]["loss"]
+    assert record["kind"] == "attack" and len(found["scores"]["after"]["nonmembers"]) == 6
+    assert found["difference"]["low"] <= found["difference"]["difference"] <= found["difference"]["high"]
+
+    search = ["extract", "--domain", NAME, "--n-nonmembers", "6", "--preset", "quick", *FAST]
+    code, out, _ = call(*search, "--tuned", tuned, "-n", "4", "--out", tmp_path / "x")
+    assert code == 0 and "control:" in out
+    drawn = json.loads((tmp_path / "x" / "extraction.json").read_text())
+    assert drawn["extraction"]["n_generations"] == 4 and (tmp_path / "x" / "extractions.png").exists()
+    # The same pictures given as a folder give the same count.
+    again = ["--generations", tmp_path / "x" / "generations", "--out", tmp_path / "y"]
+    assert call(*search, *again)[0] == 0
+    assert json.loads((tmp_path / "y" / "extraction.json").read_text())["extraction"] == drawn["extraction"]
+
+
+def test_attack_and_extract_on_folders_of_photos(tiny_lab, tmp_path, call):
+    rng = np.random.default_rng(0)
+    for part, n in (("in", 3), ("out", 4)):
+        (tmp_path / part).mkdir()
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / part / f"{i}.png")
+    shutil.copy(tmp_path / "in" / "0.png", tmp_path / "in" / "copy.png")
+    given = ["--members", tmp_path / "in", "--nonmembers", tmp_path / "out"]
+    code, out, err = call("attack", *given, "--attacks", "secmi,loss", "--out", tmp_path / "a.json", *FAST)
+    assert code == 0 and "SecMI" in out and "the same picture as" in err
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["domain"]["n_members"] == 3 and "after" not in found["attacks"]["loss"]
+
+    code, out, _ = call("extract", *given, "--generations", tmp_path / "in", "--out", tmp_path / "x")
+    assert code == 0 and "3 of 3 training photos extracted by 3 generations" in out
+
+
+def test_logdir_of_another_training_is_kept(tiny_lab, tmp_path, call, refused):
+    sp = tmp_path / "sp"
+    assert call("sp-gen", "--prompt", "a photo", "--set-size", "2", "--out", sp, *FAST)[0] == 0
+    train = ["finetune", "--sp-set", sp, "--logdir", tmp_path / "tuned", *FAST]
+    assert call(*train, "--steps", "1")[0] == 0
+    assert "other settings" in refused(*train, "--steps", "2")
+    generate = ["sp-gen", "--prompt", "a photo", "--set-size", "2", "--out", sp, *FAST]
+    assert "other settings" in refused(*generate, "--guidance", "7")
+    generate[2] = "a face"
+    assert "other prompts or seeds" in refused(*generate)
+
+
+def test_sp_gen_marks_words_the_lab_never_saw(tiny_lab, tmp_path, call):
+    code, _, err = call(
+        "sp-gen", "--prompt", "a photo of xylophones", "--set-size", "1", "--out", tmp_path / "s", *FAST
+    )
+    assert code == 0 and "never saw 'xylophones'" in err
+
+
+# --- lists, help, the lab -----------------------------------------------------------------------
+
+
+def test_lists_have_one_line_each(tiny_lab, call):
+    code, out, _ = call("domains")
+    assert code == 0 and len(out.splitlines()) == lab_train.RECIPES["quick"].n_people
+    assert out.startswith(NAME + "  ")
+    for command, name in (("methods", "lora"), ("attacks", "secmi")):
+        code, out, _ = call(command)
+        lines = [line for line in out.splitlines() if line.split()[0] == name]
+        assert code == 0 and len(lines) == 1 and len(lines[0].split("  ")) > 1
+
+
+def test_lab_info(tiny_lab, call):
+    code, out, _ = call("lab", "info")
+    assert code == 0 and str(tiny_lab) in out and "people" in out
+
+
+def test_lab_build_hands_its_options_to_the_recipe(tmp_path, call, monkeypatch):
+    asked = []
+    monkeypatch.setattr(lab_train, "build", lambda *arguments: asked.append(arguments))
+    options = ["--quick", "--steps", "7", "--private_share", "0.25", "--out", tmp_path / "lab"]
+    assert call("lab", "build", *options)[0] == 0
+    ((out, work, recipe),) = asked
+    assert out == tmp_path / "lab" and work.is_relative_to(tmp_path / "cache")
+    assert (recipe.unet_steps, recipe.private_share, recipe.n_people) == (7, 0.25, 4)
+    # A quick lab never takes the shipped one's place by itself.
+    assert call("lab", "build", "--quick")[0] == 0
+    assert asked[1][0].is_relative_to(tmp_path / "cache")
+
+
+COMMANDS = ["run", "sp-gen", "finetune", "s2l", "attack", "extract", "domains", "methods", "attacks", "table", "docs"]
+
+
+@pytest.mark.parametrize("command", [[c] for c in COMMANDS] + [["lab", c] for c in ("build", "info", "measure")])
+def test_help_has_an_example(command, call):
+    code, out, _ = call(*command, "--help")
+    assert code == 0 and f"python -m s2l {' '.join(command)}" in out.partition("Examples:")[2]
+
+
+def test_help_needs_no_torch():
+    script = "import sys; from s2l import cli; cli.main(['run', '--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-m", "s2l", "run", "--out"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+def with_out(tmp_path, *arguments):
+    return [*arguments, "--out", tmp_path / "out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--domain", "Mira Solwin"], ["unknown person", "Did you mean 'Mira Solwyn'?", "Taro Quillan"]),
+        (["run", "--domain", NAME, "--method", "lara"], ["fine-tuning method", "Did you mean 'lora'?"]),
+        (["run", "--domain", NAME, "--preset", "dmo"], ["unknown preset", "Did you mean 'demo'?", "quick"]),
+        (["run", "--domain", NAME, "--attacks", "secmy"], ["unknown attack", "Did you mean 'secmi'?"]),
+        (["run", "--domain", NAME, "--attacks", ","], ["--attacks"]),
+        (["run", "--domain", NAME, "--set-size", "0"], ["--set-size", "greater than or equal to 1"]),
+        (["run", "--domain", NAME, "--set-size", "-3"], ["--set-size"]),
+        (["run", "--domain", NAME, "--set-size", "many"], ["--set-size", "valid integer"]),
+        (["run", "--domain", NAME, "--learning-rate", "nan"], ["--learning-rate"]),
+        (["run", "--domain", NAME, "--seed", "-1"], ["--seed"]),
+        (["run", "--domain", NAME, "--prompt", "x" * 10_000], ["--prompt", "10,000 characters"]),
+        (["run", "--domain", ""], ["--domain", "empty"]),
+        (["run", "--domain", NAME, "--members", "somewhere"], ["--members and --nonmembers"]),
+        (["run", "--domain", NAME, "--model", "nowhere"], ["not a folder"]),
+        (["run", "--domain", NAME, "--device", "tpu"], ["unknown device"]),
+        (["run", "--domain", NAME, "--device", "cuda:99"], ["--device"]),
+        (["run", "--domain", NAME, "--dtype", "float8"], ["unknown dtype", "float16"]),
+        (["run", "--domain", NAME, "--batch-size", "0"], ["--batch-size"]),
+        (["run", "--domain", NAME, "--nonsense", "1"], ["--nonsense"]),
+        (["run", "--config", "nowhere.json"], ["--config", "cannot be read"]),
+        (["run", "--config", "nowhere.json", "--steps", "3"], ["leave out --steps"]),
+        (["run"], ["--domain is missing"]),
+        (["sp-gen", "--prompt", ""], ["--prompt", "empty"]),
+        (["sp-gen", "--prompt", "x" * 10_000], ["--prompt", "10,000 characters"]),
+        (["sp-gen", "--prompt", "a photo of {name}"], ["--domain"]),
+        (["sp-gen"], ["--prompt"]),
+        (["sp-gen", "--prompt", "a photo", "--set-size", "0"], ["--set-size"]),
+        (["attack"], ["whose photos"]),
+        (["attack", "--domain", NAME, "--attacks", "secmy"], ["Did you mean 'secmi'?"]),
+        (["attack", "--members", "nowhere", "--nonmembers", "nowhere"], ["not a folder of images"]),
+        (["extract", "--domain", NAME, "-n", "0"], ["--n-generations", "greater than or equal to 1"]),
+        (["extract", "--domain", NAME, "--generations", "nowhere"], ["nowhere is not a folder"]),
+        (["lab", "build", "--private-share", "2"], ["--private-share"]),
+    ],
+)
+def test_bad_input_is_one_sentence(tiny_lab, tmp_path, refused, arguments, says):
+    sentence = refused(*with_out(tmp_path, *arguments))
+    for text in says:
+        assert text in sentence
+    assert not (tmp_path / "cache" / "stages").exists()  # nothing was computed
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["runn"], ["--nonsense"], ["run"], ["lab", "nonsense"]])
+def test_wrong_commands_are_one_sentence(refused, arguments):
+    refused(*arguments)
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path, refused, tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv(base.PERMISSION, "1")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    arguments = with_out(tmp_path, "run", "--domain", NAME, "--preset", "quick", "--model", broken)
+    assert "model_index.json" in refused(*arguments)
+    (broken / "model_index.json").write_text("not JSON")
+    assert "not a checkpoint" in refused(*arguments)
+    (broken / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    assert "FluxPipeline" in refused(*arguments)
+
+
+def test_no_lab_says_how_to_make_one(tmp_path, refused, monkeypatch):
+    monkeypatch.setenv("S2L_LAB", str(tmp_path / "nothing"))
+    assert "lab build" in refused("domains")
+    assert "lab build" in refused(*with_out(tmp_path, "sp-gen", "--prompt", "a photo"))
+
+
+def test_a_set_that_the_disk_cannot_hold(tiny_lab, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(sp_set.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100_000))
+    sentence = refused(*with_out(tmp_path, "sp-gen", "--prompt", "a photo", "--set-size", "1000"), *FAST)
+    assert "GB" in sentence and "set size" in sentence
+    assert "GB" in refused(*with_out(tmp_path, *RUN, "--set-size", "1000"), *FAST)
+
+
+def test_an_out_folder_that_is_a_file(tiny_lab, tmp_path, refused):
+    (tmp_path / "out").write_text("mine")
+    assert "cannot be a folder" in refused(*with_out(tmp_path, *RUN))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_full_disk_and_full_gpu_are_one_sentence(tiny_lab, tmp_path, refused, monkeypatch):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    for error, says in (
+        (OSError(28, "No space left on device"), "No space left"),
+        (OutOfMemoryError(), "--batch-size"),
+    ):
+
+        def fail(*arguments, error=error, **named):
+            raise error
+
+        monkeypatch.setattr(experiment, "run", fail)
+        assert says in refused(*with_out(tmp_path, *RUN))
+
+
+def test_a_programming_error_is_not_hidden(tiny_lab, tmp_path, call, monkeypatch):
+    def fail(*arguments, **named):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(experiment, "run", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        call(*with_out(tmp_path, *RUN))
+
+
+def test_other_models_need_permission(tiny_checkpoint, tmp_path, call, monkeypatch):
+    monkeypatch.delenv(base.PERMISSION, raising=False)
+    loaded = []
+    monkeypatch.setattr(model.DiffusionModel, "load", lambda *arguments: loaded.append(arguments))
+    arguments = ["sp-gen", "--prompt", "a photo", "--model", tiny_checkpoint, *FAST]
+    code, _, err = call(*with_out(tmp_path, *arguments))
+    assert code == 2 and not loaded
+    assert "Responsible use" in err and "--i-have-permission" in err
+
+
+def test_unknown_table(tmp_path, refused):
+    assert "Did you mean 'first'?" in refused("table", "frist", "--results", tmp_path / "results")
+
+
+def test_docs_says_what_changed(call, monkeypatch):
+    monkeypatch.setattr("s2l.docs.update", lambda: ["README.md"])
+    assert call("docs") == (0, "changed: README.md\n", "")
+
+
+def test_not_a_finetuned_model(tiny_lab, tmp_path, refused):
+    arguments = ["attack", "--domain", NAME, "--tuned", tmp_path / "nothing", "--attacks", "loss", *FAST]
+    assert "not a fine-tuned model" in refused(*with_out(tmp_path, *arguments))
+
+
+def test_finetune_without_an_sp_set(tiny_lab, tmp_path, refused):
+    assert "sp-gen" in refused("s2l", "--method=lora", f"--logdir={tmp_path / 'logs'}")
+
+
+@pytest.mark.parametrize("metadata", ["", "no JSON\n", '{"text": "a"}\n', '{"file_name": "a.png", "text": "a"}\n'])
+def test_finetune_on_a_folder_that_is_no_sp_set(tiny_lab, tmp_path, refused, metadata):
+    (tmp_path / "sp").mkdir()
+    (tmp_path / "sp" / "metadata.jsonl").write_text(metadata)
+    (tmp_path / "sp" / "a.png").write_text("no picture")
+    assert str(tmp_path / "sp") in refused("finetune", "--sp-set", tmp_path / "sp", "--logdir", tmp_path / "t", *FAST)
+
+
+def test_finetune_on_pictures_of_another_size(tiny_model, tiny_lab, tmp_path, refused):
+    (tmp_path / "sp").mkdir()
+    Image.fromarray(np.zeros((48, 48, 3), np.uint8)).save(tmp_path / "sp" / "a.png")
+    (tmp_path / "sp" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a photo", "seed": 0}\n')
+    sentence = refused("finetune", "--sp-set", tmp_path / "sp", "--logdir", tmp_path / "t", *FAST)
+    assert "48 x 48" in sentence and str(tiny_model.resolution) in sentence
+
+
+# --- the command that repeats a run --------------------------------------------------------------
+
+OPTIONS = [
+    {},
+    {"seed": 7},
+    {"rank": 16, "learning-rate": 3e-5, "steps": 12, "train-batch-size": 2},
+    {"prompt": "a photo of {name} smiling", "set-size": 3},
+    {"guidance": 1.0, "n-generations": 20, "n-nonmembers": 50},
+    {"attacks": ("loss",), "method": ("lora",)},
+    {"members": "my photos", "nonmembers": "other's", "model": "sd"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", ["quick", "demo", "paper"])
+def test_reproduce_command_round_trip(options, name, monkeypatch, tmp_path):
+    config = run_config(name, NAME, options)
+    words = shlex.split(reproduce_command(config, out=str(tmp_path / "out")))
+    assert words[:4] == ["python", "-m", "s2l", "run"] and "--config" not in words
+    ran = []
+
+    def record(settings, **named):
+        ran.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(base, "check_name", lambda name, *rest: name)
+    monkeypatch.setattr(model, "resolve_checkpoint", lambda name: None)
+    monkeypatch.setenv(base.PERMISSION, "1")
+    monkeypatch.setattr(experiment, "run", record)
+    assert cli.main(words[3:]) == 130
+    assert ran == [config]
+
+
+def test_reproduce_command_of_what_no_option_says(tmp_path):
+    config = preset("demo", NAME, sp_set={"suffix": "sharp"})
+    assert "--config result.json" in reproduce_command(config)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"schema_version": 1, "config": config.model_dump(mode="json")}))
+    assert read_config(path) == config
+    path.write_text(config.model_dump_json())
+    assert read_config(path) == config
+
+
+def test_seeds_of_two_runs_never_overlap():
+    first, second = (run_config("demo", NAME, {"seed": s, "set-size": 100_000}) for s in (0, 1))
+    assert first == preset("demo", NAME, sp_set={"set_size": 100_000})
+    assert first.extraction.seed + first.extraction.n_generations <= second.sp_set.seed
+
+
+def test_progress_lines_and_bars(capsys, monkeypatch):
+    from s2l.progress import Event
+
+    events = [
+        Event("sp_set", 1, 2, {"images_per_s": 3.0}), Event("sp_set", 2, 2), Event("sp_set", 1, 1, {"cached": False}),
+        Event("finetune", 1, 1, {"cached": True}),
+        Event("attack loss", 1, 1), Event("attack loss before", 1, 1, {"cached": False}),
+        Event("attack loss", 1, 1), Event("attack loss after", 1, 1, {"cached": False}),
+    ]  # fmt: skip
+    with console.progress() as listen:
+        for event in events:
+            listen(event)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "SP set",
+        "fine-tuning",
+        "attack loss before",
+        "attack loss after",
+    ]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with console.progress() as listen:
+        for event in events:
+            listen(event)
+    err = capsys.readouterr().err
+    assert "attack loss before" in err and "attack loss after" in err and "from the cache" in err
+
+
+def test_scores_of_an_attack_are_cached(tiny_model, tiny_lab, store):
+    from s2l.config import AuditConfig, DomainConfig
+
+    domain = folders.load_domain(DomainConfig(name=NAME, n_members=4, n_nonmembers=4), "lab", tiny_model.resolution)
+    seen = []
+    config = AuditConfig(attacks=("loss",))
+    first = folders.attack_record(tiny_model, None, domain, config, store)
+    second = folders.attack_record(tiny_model, None, domain, config, store, lambda e: seen.append(e.info))
+    assert first == second and seen == [{"cached": True}]

@@ -1,0 +1,265 @@
+"""The job store and its worker: progress, cancel, kill, resume, one run a configuration, isolation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from s2l import jobs as jobs_package
+from s2l.config import PRESETS, RunConfig, UserError, preset
+from s2l.jobs import Jobs, QueueFull, cached_result, plan, run_key, start, worker
+from s2l.jobs.store import CANCELLED, RESTARTED
+from s2l.lab.people import CELEBRITY_NAMES
+from s2l.progress import Event
+from s2l.store import Store
+
+MIRA, TARO = CELEBRITY_NAMES[:2]
+ENDLESS = 500_000  # training steps
+
+
+def quick(name: str = MIRA, **finetune) -> RunConfig:
+    return preset("quick", name, finetune=finetune)
+
+
+def wait(condition, seconds: float = 40.0, every: float = 0.05):
+    """What `condition()` returns, once it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(every)
+    raise AssertionError("waited in vain")
+
+
+@pytest.fixture
+def jobs(store, tiny_lab) -> Jobs:
+    return Jobs(store)
+
+
+# --- the store alone -------------------------------------------------------------------------------
+
+
+def test_one_configuration_is_one_run(jobs):
+    ours, theirs, other = jobs.enqueue(quick(), "a"), jobs.enqueue(quick(), "b"), jobs.enqueue(quick(TARO), "a")
+    assert ours.run == theirs.run != other.run and ours.id != theirs.id
+    assert jobs.enqueue(quick(), "a").id == ours.id  # asking twice is asking once
+    assert jobs.queue_length() == 2
+    assert (ours.ahead, jobs.job(other.id).ahead) == (0, 1)
+    assert jobs.take("w")[0] == ours.run
+    assert jobs.job(theirs.id).state == "running" and jobs.job(other.id).ahead == 1
+
+
+def test_a_run_stops_when_nobody_wants_it_any_more(jobs):
+    ours, theirs = jobs.enqueue(quick(), "a"), jobs.enqueue(quick(), "b")
+    key, _ = jobs.take("w")
+    jobs.cancel(ours.id, "a")
+    assert jobs.job(ours.id).state == "cancelled" and jobs.job(theirs.id).state == "running"
+    assert not jobs.must_stop(key, "w")
+    jobs.cancel(theirs.id, "b")
+    assert jobs.must_stop(key, "w") and jobs.job(theirs.id).stopping
+    assert jobs.resume(theirs.id, "b").state == "running" and not jobs.must_stop(key, "w")  # just in time
+    jobs.cancel(theirs.id, "b")
+    jobs.finish(key, "w", "cancelled", CANCELLED)
+    assert jobs.job(theirs.id).state == "cancelled"
+    assert jobs.resume(theirs.id, "b").state == "queued"
+
+
+def test_a_resume_that_crosses_the_cancel_is_queued_again(jobs):
+    job = jobs.enqueue(quick(), "a")
+    key, _ = jobs.take("w")
+    jobs.cancel(job.id, "a")
+    assert jobs.must_stop(key, "w")  # the worker has seen it ...
+    jobs.resume(job.id, "a")
+    jobs.finish(key, "w", "cancelled", CANCELLED)  # ... and stops, too late
+    assert jobs.job(job.id).state == "queued"
+
+
+def test_a_queued_job_is_cancelled_at_once(jobs):
+    job = jobs.enqueue(quick(), "a")
+    jobs.cancel(job.id, "a")
+    assert jobs.job(job.id).state == "cancelled" and jobs.take("w") is None
+
+
+def test_the_queue_is_bounded(jobs, monkeypatch):
+    monkeypatch.setenv("S2L_MAX_QUEUE", "2")
+    first = [jobs.enqueue(quick(seed=i), "a") for i in range(2)]
+    with pytest.raises(QueueFull, match="2 runs are waiting"):
+        jobs.enqueue(quick(seed=2), "a")
+    assert jobs.enqueue(quick(seed=1), "b").run == first[1].run  # joining one that waits costs nothing
+
+
+def test_visitors_see_their_own_jobs_only(jobs):
+    ours, theirs = jobs.enqueue(quick(), "a"), jobs.enqueue(quick(TARO), "b")
+    assert [j.id for j in jobs.jobs_of("a")] == [ours.id]
+    assert len(ours.id) >= 20 and jobs.job("1") is None and jobs.job("' OR 1=1 --") is None
+    with pytest.raises(UserError, match="somebody else"):
+        jobs.cancel(theirs.id, "a")
+    with pytest.raises(UserError, match="somebody else"):
+        jobs.resume(theirs.id, "a")
+    assert jobs.job(theirs.id).state == "queued"
+
+
+def test_a_restart_marks_what_ran_as_interrupted(jobs):
+    ran, waits = jobs.enqueue(quick(), "a"), jobs.enqueue(quick(TARO), "a")
+    jobs.take("dead")
+    assert jobs.abandon(RESTARTED) == 1
+    assert (jobs.job(ran.id).state, jobs.job(ran.id).message) == ("interrupted", RESTARTED)
+    assert jobs.job(waits.id).state == "queued"
+    # A worker that was thought dead cannot write any more.
+    jobs.finish(ran.run, "dead", "done", result="x")
+    assert jobs.job(ran.id).state == "interrupted" and jobs.must_stop(ran.run, "dead")
+
+
+def test_settings_of_another_version_are_passed_over(jobs):
+    job = jobs.enqueue(quick(), "a")
+    with sqlite3.connect(jobs.file) as db:
+        db.execute('UPDATE runs SET config = \'{"of": "old"}\'')
+    assert jobs.job(job.id) is None and jobs.jobs_of("a") == [] and jobs.take("w") is None
+    assert jobs.queue_length() == 0
+
+
+def test_the_key_of_a_run_has_the_model_in_it(jobs, tiny_lab, tmp_path, monkeypatch):
+    import shutil
+
+    key = run_key(quick())
+    other = shutil.copytree(tiny_lab, tmp_path / "other")
+    assert run_key(quick().model_copy(update={"model": str(other)})) != key
+    path = next(other.rglob("unet/*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    monkeypatch.setenv("S2L_LAB", str(other))
+    assert run_key(quick()) != key
+
+
+def test_the_plan_covers_the_stages_in_order():
+    for name in PRESETS:
+        work = plan(preset(name, MIRA))
+        assert list(work)[:2] == ["sp_set", "finetune"] and list(work)[-1] == "compare"
+        assert all(units >= 0 for units in work.values())
+
+
+def test_live_state(jobs):
+    job = jobs.enqueue(quick(), "a")
+    key, config = jobs.take("w")
+    live = jobs_package.Live(jobs, key, "w", plan(config))
+    folder = jobs.store.root / "stages" / "sp_set" / "k.partial"
+    live(Event("sp_set", 4, 8, {"images_per_s": 2.0, "folder": str(folder)}))
+    state = jobs.job(job.id).live
+    assert state["stages"][0] == ["sp_set", "running"] and (state["step"], state["total"]) == (4, 8)
+    assert state["pictures"] == "stages/sp_set/k.partial" and 0 < state["done"] < 0.5
+    live(Event("sp_set", 1, 1, {"cached": False, "folder": str(folder)}))
+    for step in range(1, 1001):
+        live(Event("finetune", step, 1000, {"loss": 1 / step, "images_per_s": 9.0}))
+    live(Event("finetune", 1, 1, {"cached": False, "folder": "x"}))
+    live(Event("attack secmi", 12, 24, {}))
+    state = jobs.job(job.id).live
+    assert live.status["attack secmi before"] == "running"
+    assert len(state["loss"]) <= 401 and state["loss"][0][0] == 1 and state["loss"][-1][0] > 990
+    live(Event("attack secmi before", 1, 1, {"cached": True, "folder": "x"}))
+    live(Event("attack secmi", 12, 24, {}))
+    assert live.status["attack secmi after"] == "running" and live.status["attack secmi before"] == "cached"
+    jobs.cancel(job.id, "a")
+    time.sleep(0.25)
+    with pytest.raises(jobs_package.live.Cancelled):
+        live(Event("attack secmi", 13, 24, {}))
+
+
+# --- with a worker, in this process ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [UserError("try a lower rate"), RuntimeError("first line\nsecond line")])
+def test_failures_are_told_in_one_sentence(jobs, monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    job = jobs.enqueue(quick(), "a")
+    monkeypatch.setattr(worker.experiment, "run", broken)
+    worker.execute(jobs, *jobs.take("w"), "w")
+    failed, log = jobs.job(job.id), jobs.folder / f"{job.run}.log"
+    assert failed.state == "failed"
+    if isinstance(error, UserError):
+        assert failed.message == "try a lower rate" and not log.exists()
+    else:
+        assert "RuntimeError: first line (" in failed.message
+        assert "second line" not in failed.message and "second line" in log.read_text()
+
+
+# --- with a worker process ---------------------------------------------------------------------------
+
+
+def test_the_life_of_runs(jobs, monkeypatch):
+    """One worker process: a run to its end, an endless one cancelled, one killed and resumed, one stopped by force."""
+    supervisor = start(jobs)
+    try:
+        first, second = jobs.enqueue(quick(), "a"), jobs.enqueue(quick(), "b")
+        done = wait(lambda: (j := jobs.job(first.id)).state != "queued" and not j.active and j, 60)
+        assert (done.state, done.message) == ("done", "")
+        assert done.result and jobs.job(second.id).result == done.result
+        assert {state for _, state in done.live["stages"]} == {"done"} and done.live["done"] == 1
+        assert [step for step, _ in done.live["loss"]] == list(range(1, 7)) and len(done.live["log"]) == 9
+        # The cache answers whoever asks later, also one that has no record of the run.
+        assert cached_result(quick(), jobs.store) == done.result
+        with sqlite3.connect(jobs.file) as db:
+            db.execute("DELETE FROM jobs")
+            db.execute("DELETE FROM runs")
+        assert jobs.enqueue(quick(), "c").state == "done"
+
+        # Cancel obeys within two seconds.
+        long = jobs.enqueue(quick(max_train_steps=ENDLESS), "a")
+        wait(lambda: jobs.job(long.id).live.get("loss"))
+        asked = time.monotonic()
+        jobs.cancel(long.id, "a")
+        wait(lambda: jobs.job(long.id).state == "cancelled")
+        assert time.monotonic() - asked < 2
+
+        # Resume goes on from the step after the last one.
+        stopped_at = jobs.job(long.id).live["step"]
+        assert jobs.resume(long.id, "a").id == long.id
+        loss = wait(lambda: jobs.job(long.id).live.get("loss"))
+        assert loss[0][0] == stopped_at + 1
+
+        # Killed: the job says so, a new worker comes, and Resume starts from the checkpoint.
+        os.kill(supervisor.process.pid, signal.SIGKILL)
+        killed = wait(lambda: (j := jobs.job(long.id)).state == "interrupted" and j)
+        assert "SIGKILL" in killed.message and "Resume" in killed.message
+        monkeypatch.setattr("s2l.jobs.store.FORCE_AFTER", 0.5)
+        jobs.resume(long.id, "a")
+        assert wait(lambda: jobs.job(long.id).live.get("loss"), 60)[0][0] == loss[0][0]
+
+        # A worker that does not obey is killed.
+        stuck = supervisor.process
+        os.kill(stuck.pid, signal.SIGSTOP)
+        jobs.cancel(long.id, "a")
+        assert jobs.job(long.id).stopping
+        wait(lambda: jobs.job(long.id).state == "cancelled")
+        assert stuck.poll() is not None
+    finally:
+        supervisor.stop()
+    assert supervisor.process is None or supervisor.process.poll() is not None
+
+
+def test_the_worker_dies_with_its_parent(store, tiny_lab):
+    process = subprocess.Popen([sys.executable, "-m", "s2l.jobs", str(store.root), "w"], stdin=subprocess.PIPE)
+    jobs = Jobs(store)
+    job = jobs.enqueue(quick(max_train_steps=ENDLESS), "a")
+    wait(lambda: jobs.job(job.id).state == "running", 60)
+    process.stdin.close()  # what the system does when the parent is killed
+    assert process.wait(timeout=10) == 0
+
+
+def test_two_apps_on_one_cache_share_a_worker(store, tiny_lab, monkeypatch):
+    started = []
+    monkeypatch.setattr(jobs_package.Supervisor, "_start", lambda self: started.append(self))
+    first = start(Jobs(store))
+    wait(lambda: started)
+    second = start(Jobs(Store(store.root)))
+    time.sleep(0.6)
+    assert set(started) == {first}
+    first.stop()
+    wait(lambda: second in started)
+    second.stop()

@@ -1,0 +1,230 @@
+"""The report and its figures: complete, self-contained, honest about what they lack."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from s2l import experiment, figures, report
+from s2l.config import preset
+from s2l.model import Runtime
+from s2l.store import Store
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+@pytest.fixture(scope="module")
+def result(tiny_checkpoint, tmp_path_factory):
+    """A finished quick run on the random-weight lab."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S2L_LAB", str(tiny_checkpoint))
+        store = Store(tmp_path_factory.mktemp("report") / "cache")
+        return experiment.run(preset("quick", "Mira Solwyn"), store, Runtime(device="cpu", dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def without_split(result):
+    """The same run as if nobody knew the members."""
+    record = copy.deepcopy(result.record)
+    record |= {"attacks": {}, "extraction": None, "control": None}
+    record["domain"] |= {"n_members": 0, "n_nonmembers": 0, "repeats": []}
+    del record["folders"]["members"], record["folders"]["nonmembers"]
+    return replace(result, record=record)
+
+
+class Page(HTMLParser):
+    """Collects tags, checks that they nest, and keeps what a page would load."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.loads, self.images, self.text = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loads += [value for name, value in attrs.items() if name in ("src", "href", "srcset", "data", "action")]
+        if tag == "img":
+            self.images.append(attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def size(png: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(png)) as image:
+        image.verify()
+        return image.size
+
+
+# --- report ------------------------------------------------------------------------------------
+
+
+def test_report_is_complete_and_loads_nothing(result, tmp_path):
+    paths = report.write_report(result, tmp_path / "new" / "folder")
+    assert [p.name for p in paths] == list(report.FILES) and all(p.stat().st_size for p in paths)
+    text = paths[-1].read_text()
+    page = Page(text)
+    assert text.startswith("<!DOCTYPE html>") and text.count("<h1>") == 1
+    assert page.loads and all(value.startswith("data:image/png;base64,") for value in page.loads)
+    assert "url(" not in text and "@import" not in text and "<script" not in text
+    assert all(image["alt"] for image in page.images)
+    assert text.count("<figure") == text.count("<figcaption") == len(page.images)
+
+    said = " ".join(" ".join(page.text).split())
+    config = preset("quick", "Mira Solwyn")
+    for needed in (
+        "Mira Solwyn", "12 training photos (members) and 12 held-out photos", "a random split of one distribution",
+        result.key, result.record["model"]["key"], result.record["domain"]["key"], result.record["versions"]["torch"],
+        str(config.extraction.seed), "too few held-out photos", "Limits", "Responsible use", "blind control",
+    ):  # fmt: skip
+        assert needed in said, needed
+    assert said.endswith(report.reproduce_command(config))
+
+
+def test_every_caption_is_one_sentence(result):
+    html = report.render_html(result, b"", b"")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", html)
+    assert captions
+    for caption in captions:
+        assert caption.endswith(".") and ". " not in caption, caption
+
+
+def test_result_json_is_the_record_and_more(result, tmp_path):
+    path = report.write_report(result, tmp_path)[0]
+    written = json.loads(path.read_text())
+    assert written["schema_version"] == 1 and written["command"].startswith("python -m s2l run --domain")
+    assert json.loads(json.dumps(result.record)) == {k: written[k] for k in result.record}
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_schema_page_names_every_field(result):
+    page = (report.Path(__file__).parents[1] / "docs" / "result-schema.md").read_text()
+    written = report.result_json(result)
+    for field in written:
+        assert f"`{field}`" in page, field
+    for section in ("extraction", "domain", "model", "finetune", "control"):
+        for field in written[section]:
+            assert f"`{field}`" in page, f"{section}.{field}"
+    for field in [*written["attacks"]["secmi"], *written["attacks"]["secmi"]["before"]]:
+        assert f"`{field}`" in page, field
+    for field in [*written["extraction"]["before"], *written["extraction"]["before"]["members"]]:
+        assert f"`{field}`" in page, field
+
+
+def test_without_a_split_there_is_no_roc_and_the_report_says_why(without_split, tmp_path):
+    paths = report.write_report(without_split, tmp_path)
+    assert [p.name for p in paths] == ["result.json", "extractions.png", "report.html"]
+    page = Page(paths[-1].read_text())
+    said = " ".join(" ".join(page.text).split())
+    assert "Why there is no ROC curve" in said and "--members" in said
+    assert report.outcome(without_split) == []
+    (sentence,) = report.headline(without_split)
+    assert "cannot be measured" in sentence
+
+
+def test_names_are_escaped(result, tmp_path):
+    record = copy.deepcopy(result.record)
+    record["domain"]["name"] = "<script>alert('x')</script>"
+    record["domain"]["notes"] = ["<img src='http://example.org/x.png'>.png: unreadable"]
+    text = report.render_html(replace(result, record=record), b"", b"")
+    assert "<script" not in text and "<img src='http" not in text
+    Page(text)
+
+
+def test_a_change_needs_its_interval_and_its_p_value(result):
+    record = copy.deepcopy(result.record)
+    change = record["attacks"]["secmi"]["difference"]
+
+    def verdict(**values) -> str:
+        change.update(values)
+        return report.headline(replace(result, record=record))[0].partition(":")[0]
+
+    assert "no clear change" in verdict(difference=0.1, low=-0.1, high=0.3, p_value=0.3)
+    assert "no clear change" in verdict(difference=0.1, low=0.01, high=0.2, p_value=0.06)
+    assert "stronger" in verdict(difference=0.1, low=0.01, high=0.2, p_value=0.01)
+    assert "weaker" in verdict(difference=-0.1, low=-0.2, high=-0.01, p_value=0.01)
+
+
+def test_confounded_photos_are_named_as_such(result):
+    record = copy.deepcopy(result.record)
+    record["control"] |= {"auc": 0.9, "low": 0.8, "high": 0.95, "confounded": True}
+    assert "differ by themselves, so part of every AUC" in report.render_html(replace(result, record=record), b"", b"")
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_figures_draw_in_both_styles(result, dark):
+    log = result.record["finetune"]["log"]
+    drawn = {
+        "roc": figures.roc_figure(result, "secmi", dark=dark),
+        "log": figures.roc_figure(result, "loss", log=True, dark=dark),
+        "both": figures.roc_both(result, "loss", dark=dark),
+        "all": figures.roc_all(result, dark=dark),
+        "scores": figures.score_histogram_figure(result, "loss", dark=dark),
+        "loss": figures.loss_figure(log, dark=dark),
+        "one step": figures.loss_figure(log[:1], dark=dark),
+        "no step": figures.loss_figure([], dark=dark),
+        "distances": figures.distance_histogram_figure(result, dark=dark),
+        "extraction": figures.extraction_figure(result, top=3, dark=dark),
+        "control": figures.extraction_figure(result, top=3, of="nonmembers", dark=dark),
+        "sp set": figures.sp_set_figure(result, dark=dark),
+    }
+    paper = (figures.DARK if dark else figures.LIGHT).paper
+    for name, figure in drawn.items():
+        png = figures.png(figure, dpi=30)
+        width, height = size(png)
+        assert min(width, height) > 50, name
+        with Image.open(io.BytesIO(png)) as image:
+            corner = image.convert("RGB").getpixel((0, 0))
+        assert corner == tuple(int(paper[i : i + 2], 16) for i in (1, 3, 5)), name
+
+
+def test_figures_without_a_split(without_split):
+    size(figures.png(figures.extraction_figure(without_split, top=3), dpi=30))
+    size(figures.png(figures.distance_histogram_figure(without_split), dpi=30))
+    size(figures.png(figures.sp_set_figure(without_split), dpi=30))
+
+
+def test_before_and_after_differ_without_colour(result):
+    figure = figures.roc_figure(result, "secmi")
+    lines = {line.get_label().split()[0]: line for line in figure.axes[0].lines}
+    assert set(lines) == {"before", "after", "chance"}
+    assert len({line.get_linestyle() for line in lines.values()}) == 3
+    label = lines["before"].get_label()
+    assert f"{result.record['attacks']['secmi']['before']['auc']:.3f}" in label and "[" in label
+
+
+def test_the_gallery_favours_neither_side():
+    before = {"distances": [0.1, 0.4, 0.3], "nearest_generation": [5, 6, 7]}
+    after = {"distances": [0.2, 0.05, 0.35], "nearest_generation": [8, 9, 10]}
+    assert figures._closest(before, after, 2) == [(1, 9), (0, 5)]
+
+
+def test_extracted_photos_are_marked_by_frame_and_word():
+    photo = np.zeros((1, 8, 8, 3), np.uint8)
+    near, far = figures._l2_cells(np.concatenate([photo, photo + 255]), np.concatenate([photo, photo]), delta=0.1)
+    assert near.marked and "extracted" in near.text and not far.marked and "extracted" not in far.text
+    figure = figures.match_figure(photo, photo, delta=0.1)
+    assert figure.axes[0].spines["left"].get_linewidth() > figure.axes[1].spines["left"].get_linewidth()
+
+
+def test_pictures_read_only_what_is_asked(result):
+    folder = result.store.root / result.record["folders"]["before"]
+    all_of_them = result.images("before").images.permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(figures.pictures(folder, [3, 0]), all_of_them[[3, 0]])
