@@ -21,16 +21,17 @@ from safetensors.torch import load_file, save_file
 from s2l import attacks, finetune, sp_set
 from s2l.attacks.registry import STAGE_VERSION as ATTACK_VERSION
 from s2l.audit import compare_attack, compare_extraction
-from s2l.config import LAB, SCHEMA_VERSION, DomainConfig, RunConfig, key_of
+from s2l.config import LAB, SCHEMA_VERSION, DomainConfig, FineTuneConfig, RunConfig, UserError, key_of
 from s2l.control import blind_control
 from s2l.domain import Domain, ImageSet, folder_domain, lab_domain
+from s2l.finetune import dreambooth
 from s2l.model import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
 from s2l.store import Store, read_json, write_json
 
 STAGE_VERSION = 1
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "scikit-learn", "scipy")
-STAGES = ("sp_set", "finetune", "attack", "generate", "compare")  # in the order they run
+SAMPLE_ROUNDS = 5  # how often a training draws its four sample pictures
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class _Run:
         self.config, self.store, self.progress = config, store, progress
         self.timings: dict[str, dict] = {}
         self.model = DiffusionModel.load(config.model, runtime)
+        if sp_set.processes(self.model).num_processes > 1:
+            # One process would hold a stage's lock while the others wait for it at a barrier.
+            raise UserError("a whole run uses one process; `sp-gen` and `finetune` can use several")
         self.domain = load_domain(config.domain, config.model, self.model.resolution)
         self._tuned: DiffusionModel | None = None
 
@@ -108,12 +112,26 @@ class _Run:
         config = self.config.finetune
         self.tuned_key = key_of("finetune", finetune.STAGE_VERSION, self.sp_key, config, self.domain.name)
 
+        class_folder = self.class_images(config)
+
         def work(folder: Path) -> None:
             images = sp_set.load_images(sp_folder)
-            finetune.finetune(self.model, images, config, folder, self.domain.name, self.progress)
+            every = max(1, config.max_train_steps // SAMPLE_ROUNDS)
+            finetune.finetune(self.model, images, config, folder, self.domain.name, self.progress, every, class_folder)
 
         self.tuned_folder = self.stage("finetune", self.tuned_key, work)
         return self.tuned_folder
+
+    def class_images(self, config: FineTuneConfig) -> Path | None:
+        """DreamBooth's class images: of the base model alone, so all people and combinations share them."""
+        n = dreambooth.number_of_class_images(config, self.config.sp_set.set_size)
+        if "dreambooth" not in finetune.parse("+".join(config.methods)) or n == 0 or config.max_train_steps == 0:
+            return None
+        settings = [config.class_noun, n, config.class_sampler]
+        key = key_of("class_images", sp_set.STAGE_VERSION, self.model.key, *settings)
+        return self.stage(
+            "class_images", key, lambda folder: dreambooth.class_images(self.model, config, n, folder, self.progress)
+        )
 
     @property
     def tuned(self) -> DiffusionModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from s2l.domain import ImageSet
@@ -93,7 +94,8 @@ class Query:
 
     def noise(self, model: DiffusionModel, draw: int = 0) -> torch.Tensor:
         """n, standard normal (N, C, h, w), for the `draw`-th use of noise on these images."""
-        seeds = [((self.seed * 10_007 + draw) << 24) + i for i in self.indices]
+        # Hashed: torch's generator on the CPU looks at 32 bits of a seed, so packing three numbers would collide.
+        seeds = [int(np.random.SeedSequence([self.seed, draw, i]).generate_state(1)[0]) for i in self.indices]
         return self._once(model, ("noise", draw), lambda: model.noise(seeds))
 
     def clean_eps(self, model: DiffusionModel, t: int) -> torch.Tensor:

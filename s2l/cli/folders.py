@@ -124,7 +124,7 @@ class Tuned:
             raise UserError(f"{folder} was fine-tuned from another model than the one given with --model")
         self.config = checked(FineTuneConfig, self.record["finetune"])
         self.model = finetune.load_finetuned(base, folder)
-        self.key = key_of("tuned", base.key, file_hash(list(folder.glob("*.safetensors"))))
+        self.key = key_of("tuned", base.key, self.record["finetune"], file_hash(list(folder.rglob("*.safetensors"))))
 
     def caption(self, text: str) -> str:
         return finetune.map_caption(text, self.record["name"], self.config)
