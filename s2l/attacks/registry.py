@@ -87,8 +87,8 @@ def run_components(
     """Run attacks together, batch by batch: {name: (N, K) float32 on the CPU}, each column higher = member.
 
     K is 1 except for attacks with components. Within a batch the attacks share the predictions that their formulas
-    have in common: eps(z0, 0, c) of PIA, PIAN and SimA; the denoising errors of PFAMI, SimA-MC and their like at
-    equal timesteps. The numbers are those of each attack alone.
+    have in common: eps(z0, t, c) of PIA, PIAN and SimA, eps(z_t, t, c) of PFAMI, SimA-MC and their like at equal
+    timesteps. The numbers are those of each attack alone.
     """
     if not len(query):
         raise ValueError("the query holds no image: nothing to score")

@@ -16,9 +16,9 @@ SOURCE = "Rao, Qu & Moyer 2025, Score-based Membership Inference on Diffusion Mo
 
 
 class SimASettings(Settings):
-    """`t`: the timestep that the UNet is told. The authors search 0, 10, ..., 190."""
+    """`t`: the timestep that the UNet is told. The authors search 0, 10, ..., 190; at 0 PIA's first pass is shared."""
 
-    t: Timestep = 0
+    t: Timestep = 100
 
 
 class SimAMCSettings(Settings):

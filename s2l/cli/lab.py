@@ -36,7 +36,7 @@ def build(
     from s2l.store import cache_root
 
     recipe = train.RECIPES["quick" if quick else "full"]
-    changes = {"unet_steps": steps, "private_share": private_share}
+    changes = {"unet_legs": steps and (steps,), "private_share": private_share}
     recipe = replace(recipe, **{name: value for name, value in changes.items() if value is not None})
     name = "lab-quick" if quick else "lab"
     # A quick lab must not take the place of the shipped one.
@@ -87,7 +87,7 @@ def info() -> None:
         ("photos", f"{record['n_members']} a person, repeated up to {max(people[0]['repeats'])} times"),
         ("public crowd", f"{recipe['n_public']:,} photos of {recipe['n_public_identities']} people"),
         ("private share", f"{100 * recipe['private_share']:g} % of each batch of {recipe['batch_size']}"),
-        ("UNet steps", f"{counters['step']:,} of {recipe['unet_steps']:,}"),
+        ("UNet steps", f"{counters['step']:,} of {recipe['unet_legs'][-1]:,}"),
     ]
     if counters.get("vae_reconstruction_l2") is not None:
         rows.append(("VAE reconstruction l2", f"{counters['vae_reconstruction_l2']:.4f}"))

@@ -48,7 +48,7 @@ class Recipe:
     vae_learning_rate: float = 2e-3
     decoder_steps: int = 2_000
     decoder_learning_rate: float = 1e-3
-    unet_steps: int = 6_000
+    unet_legs: tuple[int, ...] = (6_000, 6_800)  # the rate falls towards the end of each leg
     unet_learning_rate: float = 8e-4
     warmup_steps: int = 200
     private_share: float = 0.75  # of each batch, for the first `late_from` steps
@@ -58,6 +58,10 @@ class Recipe:
     ema_decay: float = 0.999
     checkpoint_steps: int = 500
     keep_steps: int = 1_500  # a pipeline folder is kept every so often, to choose among
+
+    @property
+    def unet_steps(self) -> int:
+        return self.unet_legs[-1]
 
 
 RECIPES = {
@@ -70,7 +74,7 @@ RECIPES = {
         n_public_identities=100,
         vae_steps=500,
         decoder_steps=0,
-        unet_steps=900,
+        unet_legs=(900,),
         unet_learning_rate=2e-3,
         ema_decay=0.99,
         checkpoint_steps=300,
@@ -301,8 +305,10 @@ def train_unet(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe
     while counters["step"] < recipe.unet_steps:
         step = counters["step"]
         warm = min(1.0, (step + 1) / recipe.warmup_steps)
-        # Constant, then a linear fall over the last quarter of the run.
-        fall = min(1.0, (recipe.unet_steps - step) / (0.25 * recipe.unet_steps))
+        # Constant, then a linear fall over the last quarter. A later leg was added when calibration
+        # people showed that the first one had ended too early: it starts from a part of the rate.
+        end = next(leg for leg in recipe.unet_legs if step < leg)
+        fall = min(1.0, (end - step) / (0.25 * end))
         optimizer.param_groups[0]["lr"] = recipe.unet_learning_rate * warm * max(fall, 0.02)
         generator = _step_generator(recipe, 2, step)
         share = recipe.private_share if step < recipe.late_from else recipe.late_private_share
@@ -421,7 +427,7 @@ def build(out: Path, work: Path, recipe: Recipe = RECIPES["full"], stage: str = 
 
 # A longer run, another share of private photos or another rate may continue the same weights.
 _RESUMABLE = {
-    "unet_steps": 0, "unet_learning_rate": 0.0, "decoder_steps": 0, "decoder_learning_rate": 0.0,
+    "unet_legs": (), "unet_learning_rate": 0.0, "decoder_steps": 0, "decoder_learning_rate": 0.0,
     "private_share": 0.0, "late_from": 0, "late_private_share": 0.0, "ema_decay": 0.0,
     "checkpoint_steps": 0, "keep_steps": 0,
 }  # fmt: skip

@@ -222,6 +222,8 @@ def build(backend: Backend) -> gr.Blocks:
             state["visitor"] = state["visitor"] or secrets.token_urlsafe(16)
             asked = request.query_params.get("job", "")
             job = backend.jobs.job(asked or state["job"])
+            if not asked and job is not None and job.visitor != state["visitor"]:
+                job = None  # once watched at somebody's address
             state["job"] = job.id if job is not None else ""
             if asked and job is None:
                 gr.Warning("There is no run at this address any more.")

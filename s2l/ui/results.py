@@ -134,12 +134,12 @@ def _cards(result: Result, of: str, top: int) -> str:
         trio = []
         for when in ("before", "after"):
             image, l2, hit = sides[when][i]
-            caption = f"{when}: l2 {l2:.3f}" + (f" ✓ {word}" if hit else "")
+            caption = f"{when}: l2 {l2:.3f}" + (f"\n✓ {word}" if hit else "")
             alt = f"generated {when} fine-tuning, seed {generations[i]}, l2 {l2:.3f} to the {kind}"
             trio.append(html.picture(html.pixels_uri(image), alt, caption, bool(hit)))
         below = kind
         if of == "members" and repeats:
-            below += f", {repeats[reference]} ×"
+            below += f"\nrepeated {repeats[reference]} ×"
         trio.append(html.picture(html.pixels_uri(photos[i]), f"{kind} {reference + 1}", below))
         cards.append(f'<div class="card three">{"".join(trio)}</div>')
     return f'<div class="cards">{"".join(cards)}</div>'

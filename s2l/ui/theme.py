@@ -79,6 +79,7 @@ CSS = """
 .s2l .verdict b { display: block; }
 .s2l .verdict.up { border-color: #c8501e; } .s2l .verdict.down { border-color: #2a7f76; }
 .s2l .scroll { overflow-x: auto; }
+.s2l table, .s2l table tr { border: 0; }
 .s2l table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 .s2l table th, .s2l table td { text-align: left; padding: .3rem .8rem .3rem 0; border: 0;
   border-bottom: 1px solid var(--border-color-primary); vertical-align: top; }

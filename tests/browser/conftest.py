@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,9 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from s2l.jobs import Jobs
+from s2l.store import Store
+
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
+WAIT = 30_000  # milliseconds for what should take one second: other work may share the machine
 START = 180  # seconds to wait for the server: importing torch takes a while on a busy machine
 
 
@@ -69,6 +74,7 @@ def chromium():
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.exists():
         pytest.skip("needs /usr/bin/chromium (apt-get install chromium)")
+    playwright.expect.set_options(timeout=WAIT)
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
         yield browser
@@ -88,6 +94,18 @@ def server(tmp_path_factory, tiny_checkpoint, chromium):
     server = Server(environment | {"GRADIO_SERVER_PORT": str(port)}, port, log=folder / "server.log").start()
     yield server
     server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(autouse=True)
+def _no_run_is_left(request):
+    """What a test leaves running must not keep the next one waiting."""
+    yield
+    if "server" in request.fixturenames:
+        jobs = Jobs(Store(Path(request.getfixturevalue("server").environment["S2L_CACHE"])))
+        with sqlite3.connect(jobs.file) as db:
+            rows = db.execute("SELECT id, visitor FROM jobs").fetchall()
+        for job, visitor in rows:
+            jobs.cancel(job, visitor)
 
 
 @dataclass
@@ -115,7 +133,7 @@ def watch(page) -> Watched:
 def context(chromium):
     """One visitor: a browser profile of their own."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(2 * WAIT)
     yield context
     context.close()
 
