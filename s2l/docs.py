@@ -64,20 +64,6 @@ def lab_repeats(results: Path) -> str:
     return "\n".join(lines)
 
 
-def lab_extraction(results: Path) -> str:
-    """What the base model reproduces before any shaking, on the calibration people."""
-    people = [row for row in read_json(results / "lab.json")["people"] if "extraction" in row]
-    deltas = list(people[0]["extraction"]["members"])
-    lines = ["| person | " + " | ".join(f"members / held-out within {d}" for d in deltas) + " |"]
-    lines.append("|---" * (len(deltas) + 1) + "|")
-    for row in people:
-        found = row["extraction"]
-        cells = [f"{found['members'][d]} / {found['nonmembers'][d]}" for d in deltas]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    n = people[0]["extraction"]["n_generations"]
-    return "\n".join([*lines, "", f"Of 40 members and as many held-out photos, in {n} generations a person."])
-
-
 def first(results: Path) -> str:
     """LoRA before and after on calibration people."""
     table = read_json(results / "first.json")
@@ -107,7 +93,6 @@ def first(results: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "lab-card": lab_card,
     "lab-repeats": lab_repeats,
-    "lab-extraction": lab_extraction,
     "first": first,
 }
 

@@ -64,7 +64,7 @@ def _person(model: DiffusionModel, name: str, config: AuditConfig, n_nonmembers:
 def measure(
     model: DiffusionModel,
     roles: tuple[str, ...] = ("calibration", "reporting"),
-    n_nonmembers: int = 60,
+    n_nonmembers: int = 40,
     n_generations: int = 0,
     generation_roles: tuple[str, ...] = ("calibration",),
     attack_names: tuple[str, ...] = ("secmi", "loss"),
@@ -116,7 +116,7 @@ def measure(
     }  # fmt: skip
 
 
-def write_measurement(path: Path, n_generations: int = 256, progress: Progress = silent) -> dict:
+def write_measurement(path: Path, n_generations: int = 0, progress: Progress = silent) -> dict:
     """Measure the shipped weights and write `path` (results/lab.json)."""
     found = measure(DiffusionModel.load("lab", Runtime()), n_generations=n_generations, progress=progress)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ def export_showcase(result: Result, folder: str | Path) -> int:
     for name in (s for s in SETS if s in result.record["folders"]):
         images = result.images(name)
         pixels = images.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3) uint8
-        _sheet(pixels).save(folder / f"{name}.webp", lossless=True, quality=100, method=6)
+        _sheet(pixels).save(folder / f"{name}.webp", lossless=True, quality=60, method=3)
         sets[name] = {"n": len(pixels), "columns": COLUMNS, "captions": images.captions, "ids": images.ids}
     write_json(folder / "sets.json", sets)
     (folder / "result.json").write_text(json.dumps(result.record, allow_nan=False), encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from s2l.cli import console
-from s2l.cli.base import app, check_folder, example
+from s2l.cli.base import app, check_folder, example, quiet_libraries
 from s2l.config import UserError
 
 lab = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The embedded model: build, describe, measure it.")
@@ -57,12 +57,14 @@ def measure(
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("results/lab.json"),
     n_generations: Annotated[
         int, typer.Option("-n", "--n-generations", help="Generations a calibration person.")
-    ] = 256,
+    ] = 0,
 ) -> None:
     """Measure the shipped weights: baseline AUC, blind control, VAE floor, extraction."""
     if n_generations < 0:
         raise UserError(f"--n-generations: should be greater than or equal to 0 (given: '{n_generations}')")
     from s2l.lab_card import write_measurement
+
+    quiet_libraries()
 
     check_folder(out.parent)
     with console.progress() as progress:
@@ -108,6 +110,7 @@ def table(
 
     get_table(name)
     check_folder(results)
+    quiet_libraries()
     with console.progress() as progress:
         run_table(name, results, people, progress=progress)
     print(f"written: {results / name}.json")
