@@ -9,9 +9,10 @@ from s2l import jobs, ui
 def main() -> None:
     backend = ui.Backend.open()
     page = ui.build(backend)
+    ui.launch(page, backend)
     worker = jobs.start(backend.jobs)  # one process computes; the page only asks
     try:
-        ui.launch(page, backend)
+        page.block_thread()
     finally:
         worker.stop()
 

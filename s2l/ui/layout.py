@@ -283,13 +283,13 @@ def config_of_result(result: Result) -> RunConfig:
     return checked(RunConfig, result.record["config"])
 
 
-def launch(page: gr.Blocks, backend: Backend, **options):
-    """Serve the page; address and port come from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
+def launch(page: gr.Blocks, backend: Backend) -> None:
+    """Serve the page, and return; GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where. `page.block_thread()` waits."""
     backend.public.mkdir(parents=True, exist_ok=True)
-    if backend.showcase is not None:
-        threading.Thread(target=results.warm, args=(backend.showcase,), daemon=True).start()
-    return page.queue(api_open=False).launch(
+    page.queue(api_open=False).launch(
         theme=theme(), css=CSS, allowed_paths=[str(ASSETS), str(backend.public)],
         blocked_paths=[str(backend.jobs.folder)], ssr_mode=False, run_history=False, show_error=True,
-        max_file_size="5mb", footer_links=["api", "settings"], **options,
+        max_file_size="5mb", footer_links=["api", "settings"], prevent_thread_lock=True,
     )  # fmt: skip
+    if backend.showcase is not None:
+        threading.Thread(target=results.warm, args=(backend.showcase,), daemon=True).start()

@@ -22,7 +22,7 @@ from s2l.store import Store
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
-WAIT = 30_000  # milliseconds for what should take one second: other work may share the machine
+WAIT = 90_000  # milliseconds for what should take one second: other work may share the machine
 START = 180  # seconds to wait for the server: importing torch takes a while on a busy machine
 
 
