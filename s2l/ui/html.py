@@ -38,7 +38,8 @@ def file_uri(path: Path) -> str:
 
 def picture(uri: str, alt: str, caption: str = "", hit: bool = False) -> str:
     """One picture with what stands below it; `hit` gives it the thick frame."""
-    lines = "<br>".join(escape(line) for line in caption.splitlines())
+    first, *more = map(escape, caption.splitlines() or [""])
+    lines = "<br>".join([first, *(f"<b>{line}</b>" if hit else line for line in more)])
     below = f"<figcaption>{lines}</figcaption>" if caption else ""
     return f'<figure{" class=hit" if hit else ""}><img src="{uri}" alt="{escape(alt)}">{below}</figure>'
 

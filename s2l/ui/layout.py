@@ -62,7 +62,7 @@ def build(backend: Backend) -> gr.Blocks:
         panel = [three.status, three.pictures, three.loss, three.log, three.cancel, three.resume, three.see]
 
         # --- moving about ---
-        for button, tab in ((one.next, TABS[1]), (two.next, TABS[2]), (three.see, TABS[3])):
+        for button, tab in ((one.next, TABS[1]), (two.next, TABS[2]), (one.example, TABS[3]), (three.see, TABS[3])):
             button.click(lambda tab=tab: gr.Tabs(selected=tab), None, tabs, **QUIET)
 
         # --- fields that follow others ---
@@ -90,6 +90,8 @@ def build(backend: Backend) -> gr.Blocks:
             return {fields[name]: value for name, value in values.items() if name not in (*keep, "preset")}
 
         fields["preset"].input(choose_size, {fields["preset"], fields["person"]}, list(fields.values()), **QUIET)
+
+        one.example.click(lambda: SHOWCASE, None, shown, **QUIET)
 
         # --- jobs ---
         def show_job(job: Job | None, visitor: str) -> list:
@@ -175,7 +177,7 @@ def build(backend: Backend) -> gr.Blocks:
             attack = next(iter(names), None)
             command = reproduce_command(config_of_result(result)) if result else ""
             return [
-                results.headline_html(result),
+                results.headline_html(result, example=shown == SHOWCASE),
                 gr.update(choices=[(t, n) for n, t in names.items()], value=attack, visible=len(names) > 0),
                 gr.update(value=command, visible=result is not None),
             ]

@@ -58,7 +58,7 @@ def drawn(result: Result, name: str, draw: Callable[[bool], Figure], alt: str) -
     return _CACHE[result.key, name]
 
 
-def headline_html(result: Result | None) -> str:
+def headline_html(result: Result | None, example: bool = False) -> str:
     """The verdicts in words with their intervals, and the table behind them."""
     if result is None:
         return html.block(EMPTY)
@@ -82,7 +82,8 @@ def headline_html(result: Result | None) -> str:
     note = "" if result.record["config"]["preset"] != "quick" else (
         '<p class="quiet">A <em>quick</em> run: so few pictures and photos show how it works, not what leaks.</p>'
     )  # fmt: skip
-    return html.block(f"<h3>{escape(what(result))}</h3>", note, *verdicts, table)
+    name = ("An example, run by us: " if example else "") + what(result)
+    return html.block(f"<h3>{escape(name)}</h3>", note, *verdicts, table)
 
 
 def roc_html(result: Result | None, attack: str | None) -> str:

@@ -39,6 +39,7 @@ class Target:
     prompt: gr.Textbox
     words: gr.HTML
     photos: gr.HTML
+    example: gr.Button
     next: gr.Button
 
 
@@ -119,6 +120,9 @@ def build(backend: Backend, fields: dict, first: dict) -> Target:
                 [(text, name) for name, text in APP_PRESETS.items()], value=first["preset"], label="Size of the run",
                 info="sets the fields of the next two steps", elem_id="preset",
             )  # fmt: skip
+            example = gr.Button(
+                "See a finished example first →", visible=backend.showcase is not None, elem_id="see-example"
+            )
     photos = gr.HTML(photos_html(backend, first["person"]), elem_id="photos")
     following = gr.Button("Next: the SP set →", variant="primary", elem_id="next-sp-set")
     fields |= {"person": person, "prompt": prompt, "preset": size}
@@ -131,7 +135,7 @@ def build(backend: Backend, fields: dict, first: dict) -> Target:
     prompt.change(
         words_html, [prompt, person], words, api_visibility="private", show_progress="hidden", concurrency_limit=None
     )
-    return Target(people, person, prompt, words, photos, following)
+    return Target(people, person, prompt, words, photos, example, following)
 
 
 def person_changed(backend: Backend, name: str, prompt: str, prompt2: str) -> tuple:

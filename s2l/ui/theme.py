@@ -69,7 +69,7 @@ CSS = """
 .s2l figcaption { font-size: .8rem; line-height: 1.3; margin-top: .2rem; color: var(--body-text-color-subdued);
   overflow-wrap: anywhere; }
 .s2l figure.hit img { outline: 4px solid #c8501e; outline-offset: -1px; }
-.s2l figure.hit figcaption { color: var(--body-text-color); font-weight: 650; }
+.s2l figure.hit figcaption { color: var(--body-text-color); }
 .s2l .narrow { max-width: 640px; }
 .s2l .drawing img { width: 100%; height: auto; border-radius: 8px; display: block; margin: 0; }
 .dark .only-light, .only-dark { display: none !important; }
