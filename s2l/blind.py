@@ -31,6 +31,9 @@ from s2l.distances import (
 )
 from s2l.intervals import binomial_interval
 
+EDGE = 0.15  # tiled l2 below which two generations are near-duplicates
+MIN_SIZE = 10  # generations of a clique, as in the source
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -70,7 +73,7 @@ class BlindScore:
 
 
 def blind_clusters(
-    generations: Images, edge: float = 0.15, min_size: int = 10, tiles: int = 4, memory_mb: float = MEMORY_MB
+    generations: Images, edge: float = EDGE, min_size: int = MIN_SIZE, tiles: int = 4, memory_mb: float = MEMORY_MB
 ) -> tuple[Cluster, ...]:
     """Disjoint cliques of at least `min_size` generations with tiled l2 <= `edge`, largest first. Deterministic.
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARACTERS = 1000
@@ -43,6 +44,13 @@ def check_prompt(prompt: str) -> str:
     if len(prompt) > MAX_PROMPT_CHARACTERS:
         raise UserError(f"the prompt has {len(prompt):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are allowed")
     return prompt
+
+
+def replace_name(caption: str, name: str, by: str) -> str:
+    """`by` in place of `name` wherever the caption says it as whole words, in any case."""
+    if not name:
+        return caption
+    return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _: by, caption, flags=re.IGNORECASE)
 
 
 class Settings(BaseModel):
@@ -75,6 +83,7 @@ class DomainConfig(Settings):
     nonmembers: str | None = None
     n_members: int | None = Field(None, ge=1, le=MAX_IMAGES)  # None: all there are
     n_nonmembers: int = Field(100, ge=1, le=MAX_IMAGES)  # the lab's supply of held-out photos is unlimited
+    calibration_share: float = Field(0.0, ge=0, lt=1)  # of both, set aside at random to choose thresholds and weights
     seed: int = 0
 
     @field_validator("name")
@@ -172,6 +181,7 @@ class AuditConfig(Settings):
     settings: dict[str, dict] = {}
     confidence: float = Field(0.95, gt=0.5, lt=1)
     seed: int = Field(0, ge=0)  # of the noise, drawn per image index
+    shake_weight: float = Field(0.8, ge=0, le=1)  # of the shaken model as a reference; frozen on calibration people
 
 
 class ExtractionConfig(Settings):
@@ -183,6 +193,21 @@ class ExtractionConfig(Settings):
     delta: float = Field(0.1, gt=0, le=1)
     k: int = Field(10, ge=1)
     seed: int = Field(500_000, ge=0)  # far from the SP set's seeds: an SP image must not be "extracted" again
+    seed_pool: int | None = Field(None, ge=2, le=MAX_IMAGES)  # look at so many seeds, denoise the promising ones
+    guidance_w: float | None = Field(None, ge=0, le=50)  # after: follow eps_base + w (eps_tuned - eps_base)
+
+    @field_validator("seed_pool")
+    @classmethod
+    def _more_than_are_drawn(cls, value: int | None, info: ValidationInfo) -> int | None:
+        drawn = info.data.get("n_generations")  # absent when it was wrong itself
+        if value is not None and drawn is not None and value <= drawn:
+            raise ValueError(f"the pool must hold more seeds than the {drawn:,} generations that are chosen from it")
+        return value
+
+    @property
+    def pool_size(self) -> int:
+        """How many seeds are looked at: from `seed` on, one after the other."""
+        return self.seed_pool or self.n_generations
 
 
 class RunConfig(Settings):
@@ -199,10 +224,21 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _disjoint_seeds(self):
         sp = range(self.sp_set.seed, self.sp_set.seed + self.sp_set.set_size)
-        ex = range(self.extraction.seed, self.extraction.seed + self.extraction.n_generations)
+        ex = range(self.extraction.seed, self.extraction.seed + self.extraction.pool_size)
         if sp.start < ex.stop and ex.start < sp.stop:
             raise ValueError("the seeds of the SP set and of the extraction overlap: move one of the two `seed` fields")
         return self
+
+
+class AuditRunConfig(Settings):
+    """Judging a model that was fine-tuned elsewhere. `tuned` is a folder of `finetune`, or a whole checkpoint."""
+
+    model: str = LAB
+    tuned: str
+    preset: str = "demo"
+    domain: DomainConfig
+    audit: AuditConfig = AuditConfig()
+    extraction: ExtractionConfig = ExtractionConfig()
 
 
 # The sizes of `demo` are frozen in docs/lab.md; speed targets refer to exactly that work.
@@ -217,8 +253,10 @@ PRESETS: dict[str, dict] = {
     # A live run in class: minutes on two cores.
     "demo": {
         "domain": {"n_nonmembers": 120},
-        "sp_set": {"set_size": 128},
-        "finetune": {"max_train_steps": 200, "train_batch_size": 8},
+        # Unguided pictures are what the model has *learnt*; see docs/lab.md, the search on calibration people.
+        "sp_set": {"set_size": 128, "sampler": {"guidance_scale": 1.0}},
+        "finetune": {"max_train_steps": 300, "train_batch_size": 8},
+        "audit": {"settings": {"secmi": {"t": 100}}},
         "extraction": {"n_generations": 256},
     },
     # The paper's sizes, for Stable Diffusion on a GPU.
@@ -229,13 +267,15 @@ PRESETS: dict[str, dict] = {
                 {"template": "photo of {name}", "weight": 0.7},
                 {"template": "face of {name}", "weight": 0.3},
             ],
-            "suffix": ", high quality, detailed",
+            # The published script's words; it draws the template once a person, here every image draws its own.
+            "suffix": ", dslr, ultra quality, sharp focus, tack sharp, dof, film grain, Fujifilm XT3, crystal clear, "
+            "8K UHD",
             "set_size": 5000,
             "sampler": {
                 "scheduler": "ddim",
                 "num_inference_steps": 50,
                 "guidance_scale": 7.5,
-                "negative_prompt": "blurry, deformed",
+                "negative_prompt": "disfigured, ugly, bad, immature, cartoon, anime, 3d, painting, b&w",
             },
         },
         "finetune": {"learning_rate": 1e-6, "max_train_steps": 125_000, "train_batch_size": 4},

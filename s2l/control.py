@@ -37,17 +37,19 @@ class BlindControl:
 
 def _features(split: MembershipSplit) -> tuple[np.ndarray, np.ndarray]:
     """Pixels at 16 x 16 with per-channel moments, and caption words: (N, P), (N, W)."""
-    images = split.all().floats()
+    images, parts = split.all().images, []
     side = min(16, images.shape[-1])
     import torch
 
-    small = torch.nn.functional.adaptive_avg_pool2d(images, side).flatten(1).numpy()
-    moments = np.concatenate([images.mean(dim=(2, 3)).numpy(), images.std(dim=(2, 3)).numpy()], axis=1)
+    for some in images.split(256):  # thousands of photos must not become floats together
+        x = some.float() / 255
+        small = torch.nn.functional.adaptive_avg_pool2d(x, side).flatten(1)
+        parts.append(torch.cat([small, x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1))
     try:
         words = TfidfVectorizer().fit_transform(split.all().captions).toarray()
     except ValueError:  # no caption has a word
         words = np.zeros((len(images), 0))
-    return np.concatenate([small, moments], axis=1), words
+    return torch.cat(parts).numpy(), words
 
 
 def blind_control(split: MembershipSplit, seed: int = 0, folds: int = 5) -> BlindControl:

@@ -27,6 +27,8 @@ MEMORY_MB = 256
 # (a test holds it); what lies closer than this to a decision is computed again, in float64 and from differences.
 TOLERANCE = 1e-5
 
+BOUND_SIDE = 32  # blocks a side by which large images are compared first
+
 
 def check_images(images: Images, name: str, like: np.ndarray | None = None) -> np.ndarray:
     """`images` as a numpy array of its own dtype, not copied. ValueError unless (N,3,H,W), N > 0, uint8 or in [0,1].
@@ -169,8 +171,7 @@ def tiled_l2(
     """
     a = check_images(a, "a")
     b = check_images(b, "b", like=a)
-    if tiles < 1 or a.shape[2] % tiles or a.shape[3] % tiles:
-        raise ValueError(f"tiles must be positive and divide height and width {a.shape[2:]}, not {tiles}")
+    _check_tiles(a, tiles)
     for value, name in ((delta, "delta"), (exact_below, "exact_below")):
         if value is not None:
             check_distance(value, name)
@@ -185,6 +186,19 @@ def paired_l2(a: Images, b: Images) -> np.ndarray:
     a, b = _check_pairs(a, b)
     index = np.arange(len(a))
     return _exact(a, b, index, index)
+
+
+def paired_tiled_l2(a: Images, b: Images, tiles: int = 4) -> np.ndarray:
+    """(N,) float32: tiled l2 of a[i] to b[i], computed in float64. ValueError as in `tiled_l2` and `paired_l2`."""
+    a, b = _check_pairs(a, b)
+    _check_tiles(a, tiles)
+    index = np.arange(len(a))
+    return _exact(a, b, index, index, tiles)
+
+
+def _check_tiles(images: np.ndarray, tiles: int) -> None:
+    if tiles < 1 or images.shape[2] % tiles or images.shape[3] % tiles:
+        raise ValueError(f"tiles must be positive and divide height and width {images.shape[2:]}, not {tiles}")
 
 
 def ssim_pairs(a: Images, b: Images) -> np.ndarray:
@@ -216,7 +230,7 @@ def nearest(
     """The `k` nearest references of each generation: indices (N,k) int64 and l2 (N,k) float32, nearest first.
 
     Distances are exact, equal ones go to the lower index. Streams over chunks: neither the N x M matrix nor more
-    than a chunk of a memory-mapped array is ever in memory.
+    than a chunk of a memory-mapped array is ever in memory (of large images, their block means are).
 
     Raises:
         ValueError: for unfit images, or `k` not in 1..M.
@@ -225,6 +239,12 @@ def nearest(
     b = check_images(references, "references", like=a)
     if not 1 <= k <= len(b):
         raise ValueError(f"k must be from 1 to the number of references, {len(b)}, not {k}")
+    means = _block_means(a, b)
+    return _nearest_plain(a, b, k, memory_mb) if means is None else _nearest_bounded(a, b, *means, k, memory_mb)
+
+
+def _nearest_plain(a: np.ndarray, b: np.ndarray, k: int, memory_mb: float) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest` by the distances of all pairs."""
     indices = np.empty((len(a), k), np.int64)
     distances = np.empty((len(a), k), np.float32)
     best, found = None, []
@@ -250,6 +270,61 @@ def nearest(
     return indices, distances
 
 
+# --- large images -------------------------------------------------------------------------------------
+# The mean square of a block's mean difference is at most the block's mean square difference (Jensen), so images
+# averaged over blocks are never farther apart than the images themselves. Few pairs are near by that bound, and only
+# those are compared pixel by pixel: all 512-pixel pairs of 5,000 and 10,000 images would take days.
+
+
+def _block_means(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both sets averaged to BOUND_SIDE x BOUND_SIDE blocks, float32; None where images are too small to gain by it."""
+    height, width = a.shape[2:]
+    if min(height, width) < 4 * BOUND_SIDE or height % BOUND_SIDE or width % BOUND_SIDE:
+        return None
+
+    def means(images: np.ndarray) -> np.ndarray:
+        out = np.empty((len(images), 3, BOUND_SIDE, BOUND_SIDE), np.float32)
+        for i, image in enumerate(images):
+            blocks = _unit(image).reshape(3, BOUND_SIDE, height // BOUND_SIDE, BOUND_SIDE, width // BOUND_SIDE)
+            out[i] = blocks.mean(axis=(2, 4))
+        return out
+
+    return means(a), means(b)
+
+
+def _nearest_bounded(
+    a: np.ndarray, b: np.ndarray, a_means: np.ndarray, b_means: np.ndarray, k: int, memory_mb: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest` that looks at pixels only where the bound leaves a choice; at all of them where it often does."""
+    indices = np.empty((len(a), k), np.int64)
+    distances = np.empty((len(a), k), np.float32)
+    rows = max(1, int(memory_mb * 2**20 / 4 / (4 * len(b))))  # a quarter of the memory for the bounds of these rows
+    for start in range(0, len(a), rows):
+        part = slice(start, min(start + rows, len(a)))
+        bounds = np.empty((part.stop - start, len(b)), np.float32)
+        for row, col, ms in _mean_squares(a_means[part], b_means, 1, memory_mb / 2):
+            bounds[row : row + ms.shape[0], col : col + ms.shape[1]] = ms
+        looked_at = 0
+        for i, bound in enumerate(bounds, start):
+            order = np.argsort(bound, kind="stable")
+            seen, exact = order[:k], _exact(a, b, np.full(k, i), order[:k])
+            while len(seen) < len(b):
+                # Groups that grow: the nearest so far rules out most of what is left.
+                group = order[len(seen) : 2 * len(seen) + 4]
+                worst = np.partition(exact, k - 1)[k - 1]
+                group = group[bound[group] <= worst**2 + TOLERANCE]
+                if not len(group):
+                    break
+                seen, exact = np.append(seen, group), np.append(exact, _exact(a, b, np.full(len(group), i), group))
+            best = np.lexsort((seen, exact))[:k]
+            indices[i], distances[i] = seen[best], exact[best]
+            looked_at += len(seen)
+            if looked_at > 200 + len(b) * (i + 1 - start) / 50:  # noise, say: blocks tell nothing
+                indices[part], distances[part] = _nearest_plain(a[part], b, k, memory_mb)
+                break
+    return indices, distances
+
+
 def hit_pairs(
     generations: Images, references: Images, delta: float = 0.1, memory_mb: float = MEMORY_MB
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -257,10 +332,16 @@ def hit_pairs(
     check_distance(delta, "delta")
     a = check_images(generations, "generations")
     b = check_images(references, "references", like=a)
-    found = []
-    for row, col, l2 in _blocks(a, b, delta, None, 1, memory_mb):
-        r, c = np.nonzero(within(l2, delta))
-        found.append((row + r, col + c))
+    found, means = [], _block_means(a, b)
+    if means is None:
+        for row, col, l2 in _blocks(a, b, delta, None, 1, memory_mb):
+            r, c = np.nonzero(within(l2, delta))
+            found.append((row + r, col + c))
+    else:
+        for row, col, bound in _mean_squares(*means, 1, memory_mb):
+            r, c = np.nonzero(bound <= delta**2 + TOLERANCE)
+            near = within(_exact(a, b, row + r, col + c), delta)
+            found.append((row + r[near], col + c[near]))
     rows, cols = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.lexsort((cols, rows))
     return rows[order], cols[order]

@@ -10,10 +10,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from s2l.config import unknown
+from s2l.attacks import ATTACKS, evaluations_together
+from s2l.bench.table import markdown
+from s2l.config import AuditConfig, unknown
 from s2l.store import read_json
 
-DOCUMENTS = ("README.md", "docs/lab.md", "assets/lab/README.md")
+DOCUMENTS = ("README.md", "docs/lab.md", "docs/methods.md", "assets/lab/README.md", "docs/performance.md")
+BENCH_COMMAND = "python -m s2l bench --dtype mixed --demo --quality 3 --growth"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -52,6 +55,18 @@ def lab_card(results: Path) -> str:
     return "\n".join(lines)
 
 
+def secmi_timesteps(results: Path) -> str:
+    """Which t SecMI works best at, on the calibration people: how the tables' t was frozen."""
+    found = read_json(results / "lab.json")["secmi_timesteps"]
+    return "\n".join(
+        [
+            "| t (k=10) | " + " | ".join(found) + " |",
+            "|---" * (len(found) + 1) + "|",
+            "| SecMI AUC, mean over calibration people | " + " | ".join(f"{x:.3f}" for x in found.values()) + " |",
+        ]
+    )
+
+
 def lab_repeats(results: Path) -> str:
     """How often a photo was repeated decides how exposed it is."""
     lab = read_json(results / "lab.json")
@@ -69,14 +84,15 @@ def first(results: Path) -> str:
     table = read_json(results / "first.json")
     row = table["rows"]["LoRA"]
     lines = [
-        "| attack | AUC before | AUC after | paired difference [95 %] | AUC of the change alone |",
+        "| attack | AUC before | AUC after | paired difference [95 %] | both models together: gain over before |",
         "|---|---|---|---|---|",
     ]
     for name, found in row["attacks"].items():
         before, after = found["before"], found["after"]
         means = [sum(x["per_domain"]) / len(x["per_domain"]) for x in (before, after)]
         lines.append(
-            f"| {name} | {means[0]:.3f} | {means[1]:.3f} | {_signed(found['difference'])} | {found['shake_auc']:.3f} |"
+            f"| {name} | {means[0]:.3f} | {means[1]:.3f} | {_signed(found['difference'])} "
+            f"| {_signed(found['reference']['difference'])} |"
         )
     extraction = row["extraction"]
     lines += [
@@ -90,10 +106,138 @@ def first(results: Path) -> str:
     return "\n".join(lines)
 
 
+def search(results: Path) -> str:
+    """What the search on calibration people saw: AUC differences of every setting that was tried."""
+    found = read_json(results / "search.json")
+    columns = {
+        "secmi": "SecMI", "loss": "Loss", "pia": "PIA", "sima": "SimA",
+        "loss_reference": "Loss, shaken model as reference", "secmi_reference": "SecMI, likewise",
+    }  # fmt: skip
+    lines = [f"| SP set; fine-tuning | people | {' | '.join(columns.values())} |", "|---" * (len(columns) + 2) + "|"]
+    for row in found["rows"]:
+        means = [row["differences"][name] for name in columns]
+        figures = [f"{sum(values) / len(values):+.3f}" for values in means]
+        lines.append(f"| {row['shake']} | {len(row['people'])} | {' | '.join(figures)} |")
+    lines += [
+        "",
+        f"AUC minus the AUC of the same attack on the base model, mean over the people that it was tried on; "
+        f"{found['sp_images']} SP images unless said, {found['n_members']} members against {found['n_nonmembers']} "
+        f"held-out photos, SecMI at t = {found['secmi']['t']}, weight of the reference {found['reference_weight']}.",
+    ]
+    return "\n".join(lines)
+
+
+def extraction(results: Path) -> str:
+    """What each way of spending the same UNet evaluations extracts, per 1,000 of them."""
+    if not (results / "extraction.json").exists():
+        return "Not measured yet: `python -m s2l table extraction`."
+    table = read_json(results / "extraction.json")
+    lines = [
+        "| after fine-tuning | evaluations | distinct, mean | held-out, scaled | per 1,000: before | per 1,000: after "
+        "| after minus plain, paired | blind flags: right / all |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for label, row in table["rows"].items():
+        before, after, gain = row["extraction"]["before"], row["extraction"]["after"], row["per_1000_gain"]
+        cells = [
+            label,
+            f"{after['unet_evaluations']:,}",
+            f"{after['mean_distinct']:.2f}",
+            f"{after['mean_nonmembers_scaled']:.2f}",
+            *(f"{x['mean']:.3f} {_interval(x)}" for x in (before["per_1000"], after["per_1000"])),
+            f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+            f"{after['flags'][1]} / {after['flags'][0]}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Distinct training photos at delta = .1, per 1,000 UNet evaluations where so named, with 95 % intervals over "
+        f"{table['n_people']} {table['role']} people (Student t); the choice of seeds is counted, before and after. "
+        f"Command: `{table['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def methods(results: Path) -> str:
+    """What each method trains, how long it took, and what one demo run of it did."""
+    if not (results / "methods.json").exists():
+        return "Not measured yet: `python -m s2l table methods`."
+    table = read_json(results / "methods.json")
+    lines = [
+        "| method | trained parameters | seconds of fine-tuning | loss, first to last tenth | SecMI AUC, difference "
+        "| Loss AUC, difference | Loss, shaken model as reference | distinct members, before to after |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for label, row in table["rows"].items():
+        losses = row["loss_first_last"][0]
+        found, drawn = row["attacks"], row["extraction"]
+        cells = [
+            f"`{label}`",
+            f"{row['trained_parameters']:,}",
+            "cached" if row["finetune_seconds"][0] is None else f"{row['finetune_seconds'][0]:.0f}",
+            "{:.4f} to {:.4f}".format(*losses) if losses else "",
+            _signed(found["secmi"]["difference"]),
+            _signed(found["loss"]["difference"]),
+            _signed(found["loss"]["reference"]["difference"]),
+            f"{drawn['before']['distinct'][0]} to {drawn['after']['distinct'][0]}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"{', '.join(table['rows'][label]['people'])}; intervals over the photos of one person only. Losses of methods "
+        "with class images count both groups. Seconds on two shared CPU cores, in bfloat16 (`mixed`), class images not "
+        f"counted. Command: `{table['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def attacks(results: Path) -> str:
+    """Every attack with its paper, formula and cost, and what it measures on the lab's calibration people."""
+    path = results / "attacks.json"
+    table = read_json(path) if path.exists() else None
+    measured = table["rows"]["LoRA"]["attacks"] if table else {}
+    lines = [
+        "| attack | score, higher = member | UNet evaluations a photo | AUC before | AUC after "
+        "| paired difference | AUC of the change alone | source |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, attack in sorted(ATTACKS.items()):
+        figures = ["", "", "", ""]
+        if name in measured:
+            found = measured[name]
+            aucs = [f"{found[when]['mean']:.3f} {_interval(found[when])}" for when in ("before", "after")]
+            figures = [*aucs, _signed(found["difference"]), f"{found['shake_auc']:.3f}"]
+        cells = [f"`{name}`", attack.formula, str(attack.evaluations(attack.settings())), *figures, attack.source]
+        lines.append("| " + " | ".join(cells) + " |")
+    together = evaluations_together(sorted(ATTACKS), AuditConfig())
+    how = (
+        f"AUC: mean over {table['n_people']} {table['role']} people, all members against the held-out photos of the "
+        f"`{table['preset']}` preset, with hierarchical-bootstrap 95 % intervals, before and after LoRA; CLiD's weight "
+        f"is fitted on the other calibration people. Command: `{table['command']}`."
+        if table
+        else "AUC: not measured yet (`python -m s2l table attacks`)."
+    )
+    return "\n".join([*lines, "", f"All of them together cost {together} evaluations a photo. {how}"])
+
+
+def bench(results: Path) -> str:
+    """What `python -m s2l bench` measured, or how to measure it."""
+    path = results / "bench.json"
+    if not path.exists():
+        return f"Not measured yet: `{BENCH_COMMAND}`."
+    return f"{markdown(read_json(path))}\n\nCommand: `{BENCH_COMMAND}`."
+
+
 BLOCKS: dict[str, Callable[[Path], str]] = {
+    "bench": bench,
     "lab-card": lab_card,
     "lab-repeats": lab_repeats,
+    "secmi-timesteps": secmi_timesteps,
+    "search": search,
     "first": first,
+    "methods": methods,
+    "extraction": extraction,
+    "attacks": attacks,
 }
 
 

@@ -7,21 +7,26 @@ the model was pre-trained on (members) and images from the same distribution tha
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from s2l.config import DomainConfig, UserError, key_of, unknown
 from s2l.lab import people as lab_people
-from s2l.store import read_json
+from s2l.lab.record import lab_folder, lab_people_records, lab_record, unknown_words  # noqa: F401  (all of the lab)
+from s2l.photos import gather, join, read_photos
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MIN_SIDE = 32  # pixels; smaller files are thumbnails, not photos
+# Whom the Shake-to-Leak paper targets: its published list, which has 40 entries and one name twice.
+PAPER_DOMAINS = (
+    "Barack Obama", "Justin Bieber", "Rihanna", "Lady Gaga", "Katy Perry", "Taylor Swift", "Beyoncé", "Lionel Messi",
+    "Cristiano Ronaldo", "Kim Kardashian", "Kanye West", "Jennifer Lopez", "Brad Pitt", "Angelina Jolie",
+    "LeBron James", "Selena Gomez", "Miley Cyrus", "Jay-Z", "Adele", "Ellen DeGeneres", "Oprah Winfrey", "Tom Cruise",
+    "Johnny Depp", "Leonardo DiCaprio", "Shakira", "Mark Zuckerberg", "Steve Jobs", "Bill Gates", "Stephen Hawking",
+    "Elon Musk", "Jeff Bezos", "Britney Spears", "David Beckham", "Cristiano Ronaldo", "Joe Biden", "Roger Federer",
+    "Serena Williams", "Tiger Woods", "Usain Bolt", "Vladimir Putin",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,21 +54,45 @@ class ImageSet:
     def subset(self, indices) -> ImageSet:
         indices = [int(i) for i in indices]
         return ImageSet(
-            self.images[indices], tuple(self.captions[i] for i in indices), tuple(self.ids[i] for i in indices)
+            gather(self.images, indices), tuple(self.captions[i] for i in indices), tuple(self.ids[i] for i in indices)
         )
 
 
 @dataclass(frozen=True)
 class MembershipSplit:
-    """Members and non-members of one domain, meant to be a random split of one distribution."""
+    """Members and non-members of one domain, meant to be a random split of one distribution.
+
+    `calibration` is the part of both that was set aside to choose thresholds and weights on. It is disjoint from
+    `members` and `nonmembers`, which are the part to report on.
+    """
 
     members: ImageSet
     nonmembers: ImageSet
+    calibration: MembershipSplit | None = None
+
+    def set_aside(self, share: float, seed: int) -> tuple[MembershipSplit, list[int]]:
+        """A seeded random split of both into a calibration part of `share` and a test part.
+
+        Returns the test part, which holds the calibration part, and the positions of its members in the old ones.
+        Raises UserError when a part would hold fewer than 2 members or non-members.
+        """
+        rng = np.random.default_rng(seed)
+        parts = []
+        for images, what in ((self.members, "members"), (self.nonmembers, "non-members")):
+            order, n = rng.permutation(len(images)), round(share * len(images))
+            if min(n, len(images) - n) < 2:
+                raise UserError(
+                    f"a calibration share of {share:g} leaves {n} of {len(images)} {what} for calibration and "
+                    f"{len(images) - n} for the test: at least 2 are needed for each"
+                )
+            parts.append((images, np.sort(order[:n]), np.sort(order[n:])))
+        aside, test = (MembershipSplit(*(part[0].subset(part[i]) for part in parts)) for i in (1, 2))
+        return replace(test, calibration=aside), parts[0][2].tolist()
 
     def all(self) -> ImageSet:
         """Members first, then non-members: the order of every score array in a result."""
         m, n = self.members, self.nonmembers
-        return ImageSet(torch.cat([m.images, n.images]), m.captions + n.captions, m.ids + n.ids)
+        return ImageSet(join(m.images, n.images), m.captions + n.captions, m.ids + n.ids)
 
 
 @dataclass(frozen=True)
@@ -77,32 +106,21 @@ class Domain:
     key: str = ""  # names this domain's data in cache keys
     notes: tuple[str, ...] = field(default=())  # what was skipped or looks wrong, for the report
 
+    def with_calibration(self, share: float, seed: int) -> Domain:
+        """The domain with `share` of its photos set aside for calibration (`MembershipSplit.set_aside`)."""
+        split, kept = self.split.set_aside(share, seed)
+        repeats = tuple(self.repeats[i] for i in kept) if self.repeats else ()
+        return replace(self, split=split, repeats=repeats, key=key_of("test part", self.key, share, seed))
+
+    def calibration(self) -> Domain | None:
+        """The part set aside as a domain of its own, or None."""
+        if self.split is None or self.split.calibration is None:
+            return None
+        name = f"{self.name}, calibration part"
+        return Domain(name, self.split.calibration, key=key_of("calibration part", self.key))
+
 
 # --- the lab ---------------------------------------------------------------------------------
-
-
-def lab_folder() -> Path:
-    """Where the embedded model lies: `$S2L_LAB`, else assets/lab of this repository."""
-    return Path(os.environ.get("S2L_LAB") or Path(__file__).resolve().parents[1] / "assets" / "lab")
-
-
-def lab_record() -> dict:
-    """The lab's `lab.json`: its recipe, people, photo seeds, repeats and hashes."""
-    path = lab_folder() / "lab.json"
-    if not path.exists():
-        raise UserError(f"no lab model in {lab_folder()}: make one with `python -m s2l lab build`")
-    return read_json(path)
-
-
-def lab_people_records() -> list[dict]:
-    """The lab's celebrities, one dict each: index, name, role, photo_seeds, repeats, hashes."""
-    return lab_record()["people"]
-
-
-def unknown_words(prompt: str) -> list[str]:
-    """Words of a prompt that no caption of the lab contains, in order."""
-    known = set(lab_people.vocabulary())
-    return [word for word in lab_people.words_of(prompt) if word not in known]
 
 
 def _image_set(photos: list[lab_people.LabPhoto], resolution: int) -> ImageSet:
@@ -133,93 +151,41 @@ def lab_domain(config: DomainConfig) -> Domain:
             f"the photos of {person.name} drawn here differ from those the lab was trained on: "
             "another version of Pillow draws differently; install the pinned requirements"
         )
-    return Domain(
+    domain = Domain(
         name=person.name,
         split=MembershipSplit(members, _image_set(held_out, record["resolution"])),
         repeats=tuple(p.repeats for p in photos),
         role=person.role,
         key=key_of("lab", record["resolution"], row, config.n_members, config.n_nonmembers),
     )
+    return domain.with_calibration(config.calibration_share, config.seed) if config.calibration_share else domain
 
 
-# --- folders of images -----------------------------------------------------------------------
+# --- photos of one's own ----------------------------------------------------------------------
 
 
-def _square(image: Image.Image, resolution: int) -> np.ndarray:
-    """Centre crop to a square, then resize: (resolution, resolution, 3) uint8."""
-    image = image.convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image.resize((resolution, resolution), Image.Resampling.LANCZOS))
+def load_folder(source: str | Path, resolution: int, default_caption: str) -> tuple[ImageSet, list[str]]:
+    """All photos of a folder or a list (.jsonl, .parquet) as squares, and notes on what could not be used.
 
-
-def _captions(folder: Path) -> dict[str, str]:
-    """{file name: caption} from captions.jsonl or metadata.jsonl (rows with file_name and text)."""
-    for name in ("captions.jsonl", "metadata.jsonl"):
-        path = folder / name
-        if path.exists():
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            bad = [i for i, row in enumerate(rows, 1) if not {"file_name", "text"} <= set(row)]
-            if bad:
-                raise UserError(f'{path}, line {bad[0]}: each line needs {{"file_name": ..., "text": ...}}')
-            return {row["file_name"]: row["text"] for row in rows}
-    return {}
-
-
-def load_folder(folder: str | Path, resolution: int, default_caption: str) -> tuple[ImageSet, list[str]]:
-    """Read a folder of images as squares of `resolution` pixels; report what could not be used.
-
-    Returns the set and a list of notes. Raises UserError when nothing usable is in the folder.
+    Raises UserError when nothing usable is there.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder of images")
-    captions, notes = _captions(folder), []
-    images, kept, seen = [], [], {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
-        try:
-            with Image.open(path) as image:
-                if min(image.size) < MIN_SIDE:
-                    notes.append(f"{path.name}: {image.width}x{image.height} pixels, too small (at least {MIN_SIDE})")
-                    continue
-                pixels = _square(image, resolution)
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            notes.append(f"{path.name}: unreadable ({type(error).__name__})")
-            continue
-        print_of = lab_people.photo_hash(pixels)
-        if print_of in seen:
-            notes.append(f"{path.name}: the same picture as {seen[print_of]}, left out")
-            continue
-        seen[print_of] = path.name
-        images.append(pixels)
-        kept.append(path.name)
-    if not images:
-        raise UserError(f"no usable image in {folder}; allowed: {', '.join(IMAGE_SUFFIXES)}")
-    tensor = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(tensor, tuple(captions.get(n, default_caption) for n in kept), tuple(kept)), notes
+    photos = read_photos(source, resolution, default_caption)
+    return ImageSet(photos.images, photos.captions, photos.names), list(photos.notes)
 
 
 def folder_domain(config: DomainConfig, resolution: int) -> Domain:
-    """A domain from two folders; without them `split` is None."""
+    """A domain from two folders or lists; without them `split` is None. A sample of them is all that is decoded."""
     if config.members is None and config.nonmembers is None:
         return Domain(config.name, None, key=key_of("name", config.name))
     if config.members is None or config.nonmembers is None:
         raise UserError("give both folders, --members and --nonmembers, or neither")
     caption = f"a photo of {config.name}"
-    members, notes = load_folder(config.members, resolution, caption)
-    nonmembers, more = load_folder(config.nonmembers, resolution, caption)
-    notes += more
-    prints = {lab_people.photo_hash(image.numpy()) for image in members.images}
-    fresh = [i for i, image in enumerate(nonmembers.images) if lab_people.photo_hash(image.numpy()) not in prints]
-    if len(fresh) < len(nonmembers):
-        notes.append(f"{len(nonmembers) - len(fresh)} non-members are also members and were left out")
-        nonmembers = nonmembers.subset(fresh)
-    rng = np.random.default_rng(config.seed)
-    if config.n_members is not None and config.n_members < len(members):
-        members = members.subset(np.sort(rng.permutation(len(members))[: config.n_members]))
-    if config.n_nonmembers < len(nonmembers):
-        nonmembers = nonmembers.subset(np.sort(rng.permutation(len(nonmembers))[: config.n_nonmembers]))
-    hashes = [lab_people.photo_hash(image.numpy()) for image in torch.cat([members.images, nonmembers.images])]
-    key = key_of("folder", config.name, hashes, members.captions, nonmembers.captions)
-    return Domain(config.name, MembershipSplit(members, nonmembers), key=key, notes=tuple(notes))
+    inside = read_photos(config.members, resolution, caption, config.n_members, config.seed)
+    known = frozenset(inside.hashes)
+    outside = read_photos(config.nonmembers, resolution, caption, config.n_nonmembers, config.seed, known)
+    members, nonmembers = (ImageSet(p.images, p.captions, p.names) for p in (inside, outside))
+    notes = inside.notes + outside.notes
+    content = [inside.hashes, outside.hashes, members.captions, nonmembers.captions]
+    key = key_of("folder", config.name, resolution, *content)
+    domain = Domain(config.name, MembershipSplit(members, nonmembers), key=key, notes=notes)
+    return domain.with_calibration(config.calibration_share, config.seed) if config.calibration_share else domain

@@ -8,51 +8,41 @@ new attack therefore reuses the same fine-tuned weights, and a killed run resume
 
 from __future__ import annotations
 
+import json
 import platform
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from s2l import attacks, finetune, sp_set
-from s2l.attacks.registry import STAGE_VERSION as ATTACK_VERSION
-from s2l.audit import compare_attack, compare_extraction
-from s2l.config import LAB, SCHEMA_VERSION, DomainConfig, FineTuneConfig, RunConfig, UserError, key_of
-from s2l.control import blind_control
-from s2l.domain import Domain, ImageSet, folder_domain, lab_domain
+from s2l.audit import AuditResult, Subject, audit, check_split
+from s2l.config import (
+    LAB,
+    SCHEMA_VERSION,
+    AuditRunConfig,
+    DomainConfig,
+    FineTuneConfig,
+    RunConfig,
+    UserError,
+    checked,
+    file_hash,
+    key_of,
+)
+from s2l.domain import Domain, folder_domain, lab_domain, lab_people_records
 from s2l.finetune import dreambooth
 from s2l.model import DiffusionModel, Runtime
-from s2l.progress import Event, Progress, silent
+from s2l.progress import Progress, silent
+from s2l.result import Result, load_result  # noqa: F401  (load_result: for those who import it from here)
+from s2l.stages import Stages
 from s2l.store import Store, read_json, write_json
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "scikit-learn", "scipy")
 SAMPLE_ROUNDS = 5  # how often a training draws its four sample pictures
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run. `record` is result.json (docs/result-schema.md); `store` holds its pictures."""
-
-    record: dict
-    store: Store
-
-    @property
-    def key(self) -> str:
-        return self.record["key"]
-
-    def images(self, what: str) -> ImageSet:
-        """ "sp_set", "before", "after" (generations), "members" or "nonmembers"."""
-        return sp_set.load_images(self.store.root / self.record["folders"][what])
-
-    def scores(self, attack: str, when: str) -> tuple[np.ndarray, np.ndarray]:
-        """(member scores, non-member scores) of an attack, `when` = "before" or "after"."""
-        scores = self.record["attacks"][attack]["scores"][when]
-        return np.array(scores["members"]), np.array(scores["nonmembers"])
+CALIBRATION_HELD_OUT = 100  # of each of the eight calibration people: 1 % FPR then rests on eight photos
 
 
 def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
@@ -62,41 +52,51 @@ def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
     return folder_domain(config, resolution)
 
 
-def _save_images(images: ImageSet, folder: Path) -> None:
-    """Write an image set as an imagefolder with metadata.jsonl."""
-    import json
+def calibration_people(config: DomainConfig, model: str) -> Sequence[Domain]:
+    """The lab's calibration people but for the one under test; nobody for folders and other models."""
+    if model != LAB or config.members is not None:
+        return ()
+    names = [row["name"] for row in lab_people_records() if row["role"] == "calibration"]
+    others = [name for name in names if name.lower() != config.name.lower()]
+    return [lab_domain(DomainConfig(name=name, n_nonmembers=CALIBRATION_HELD_OUT)) for name in others]
 
-    rows = []
-    for i, (picture, caption) in enumerate(zip(images.images, images.captions, strict=True)):
-        name = f"{i:08d}.png"
-        sp_set._write_png(picture.permute(1, 2, 0).numpy(), folder / name)
-        rows.append(json.dumps({"file_name": name, "text": caption, "id": images.ids[i]}) + "\n")
-    (folder / "metadata.jsonl").write_text("".join(rows), encoding="utf-8")
+
+class Tuned:
+    """A fine-tuning result in a folder: its model, its key, and how captions change."""
+
+    def __init__(self, base: DiffusionModel, folder: Path):
+        path = folder / "config.json"
+        if not path.exists():
+            raise UserError(f"{folder} is not a fine-tuned model: it has no config.json (is the training finished?)")
+        self.record = read_json(path)
+        if self.record.get("base_model") != base.weights:
+            raise UserError(f"{folder} was fine-tuned from another model than the one given with --model")
+        self.base, self.folder = base, folder
+        self.config = checked(FineTuneConfig, self.record["finetune"])
+        self.key = key_of("tuned", base.key, self.record["finetune"], file_hash(list(folder.rglob("*.safetensors"))))
+
+    @cached_property
+    def model(self) -> DiffusionModel:
+        """Loaded when first needed: a warm audit never needs it."""
+        return finetune.load_finetuned(self.base, self.folder)
+
+    def caption(self, text: str) -> str:
+        """What the attacker writes: after some methods a token stands for the name."""
+        return finetune.map_caption(text, self.record["name"], self.config)
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(self.key, lambda: self.model, self.caption)
 
 
 class _Run:
-    """The stages of one run, in order. Each method returns the stage's folder or its key."""
+    """S2L's first two steps, in order. Each method returns the stage's folder."""
 
-    def __init__(self, config: RunConfig, store: Store, runtime: Runtime, progress: Progress):
-        self.config, self.store, self.progress = config, store, progress
-        self.timings: dict[str, dict] = {}
-        self.model = DiffusionModel.load(config.model, runtime)
-        if sp_set.processes(self.model).num_processes > 1:
-            # One process would hold a stage's lock while the others wait for it at a barrier.
-            raise UserError("a whole run uses one process; `sp-gen` and `finetune` can use several")
+    def __init__(self, config: RunConfig, stages: Stages, runtime: Runtime):
+        self.config, self.stage, self.progress = config, stages, stages.progress
+        self.model = load_alone(config.model, runtime)
         self.domain = load_domain(config.domain, config.model, self.model.resolution)
-        self._tuned: DiffusionModel | None = None
-
-    def stage(self, name: str, key: str, work, label: str | None = None) -> Path:
-        started = time.monotonic()
-        folder, cached = self.store.stage(name, key, work)
-        seconds = time.monotonic() - started
-        self.timings[label or name] = {"key": key, "seconds": round(seconds, 3), "cached": cached}
-        self.progress(Event(label or name, 1, 1, {"cached": cached, "folder": str(folder)}))
-        return folder
-
-    def relative(self, folder: Path) -> str:
-        return folder.relative_to(self.store.root).as_posix()
+        check_split(self.domain)
 
     # --- S2L steps 1 and 2 ---
 
@@ -133,55 +133,24 @@ class _Run:
             "class_images", key, lambda folder: dreambooth.class_images(self.model, config, n, folder, self.progress)
         )
 
-    @property
+    @cached_property
     def tuned(self) -> DiffusionModel:
         """The fine-tuned model, loaded when first needed: a warm run never needs it."""
-        if self._tuned is None:
-            self._tuned = finetune.load_finetuned(self.model, self.tuned_folder)
-        return self._tuned
+        return finetune.load_finetuned(self.model, self.tuned_folder)
 
-    def caption(self, text: str, when: str) -> str:
-        """What the attacker writes: after some methods a token stands for the name."""
-        if when == "before":
-            return text
-        return finetune.map_caption(text, self.domain.name, self.config.finetune)
+    @property
+    def subject(self) -> Subject:
+        caption = partial(finetune.map_caption, name=self.domain.name, config=self.config.finetune)
+        return Subject(self.tuned_key, lambda: self.tuned, caption)
 
-    # --- S2L step 3 ---
 
-    def scores(self, attack: str, when: str) -> Path:
-        """scores.safetensors: {"scores": (members + non-members,)} of one attack on one model."""
-        config, images = self.config.audit, self.domain.split.all()
-        settings = attacks.attack_settings(attack, config)
-        captions = [self.caption(c, when) for c in images.captions]
-        model_key = self.model.key if when == "before" else self.tuned_key
-        key = key_of("scores", ATTACK_VERSION, model_key, self.domain.key, attack, settings, config.seed, captions)
-
-        def work(folder: Path) -> None:
-            model = self.model if when == "before" else self.tuned
-            query = attacks.make_query(model, images, config.seed, captions)
-            scores = attacks.run_attack(attack, model, query, config, self.progress)
-            save_file({"scores": scores}, folder / "scores.safetensors")
-
-        return self.stage("scores", key, work, f"attack {attack} {when}")
-
-    def generations(self, when: str) -> Path:
-        """n pictures of one model, with the same prompts, seeds and sampler before and after."""
-        config = self.config.extraction
-        seeds = range(config.seed, config.seed + config.n_generations)
-        prompts = [self.caption(sp_set.prompt_of(config.prompts, self.domain.name, "", s), when) for s in seeds]
-        model_key = self.model.key if when == "before" else self.tuned_key
-        key = key_of("generations", sp_set.STAGE_VERSION, model_key, prompts, config.sampler, config.seed)
-
-        def work(folder: Path) -> None:
-            model = self.model if when == "before" else self.tuned
-            sp_set.generate_images(model, prompts, seeds, config.sampler, folder, f"generate {when}", self.progress)
-
-        return self.stage("generations", key, work, f"generate {when}")
-
-    def domain_folder(self, part: str) -> Path:
-        images = getattr(self.domain.split, part)
-        key = key_of("images", self.domain.key, part)
-        return self.stage("images", key, lambda folder: _save_images(images, folder), part)
+def load_alone(model: str, runtime: Runtime) -> DiffusionModel:
+    """The model, in the only process. Raises UserError when there are several."""
+    loaded = DiffusionModel.load(model, runtime)
+    if sp_set.processes(loaded).num_processes > 1:
+        # One process would hold a stage's lock while the others wait for it at a barrier.
+        raise UserError("a whole run uses one process; `sp-gen` and `finetune` can use several")
+    return loaded
 
 
 def run(
@@ -195,87 +164,107 @@ def run(
     Raises UserError for input that makes no sense, Cancelled when `progress` does; in both cases
     what was finished stays and the same call goes on from there.
     """
-    store = store or Store()
-    started = time.monotonic()
+    stages = Stages(store, progress)
     torch.manual_seed(0)  # nothing below uses the global generator; libraries might
-    this = _Run(config, store, runtime, progress)
     for name in config.audit.attacks:
         attacks.attack_settings(name, config.audit)  # a typo must not cost a training first
     finetune.parse("+".join(config.finetune.methods))
+    this = _Run(config, stages, runtime)
     sp_folder = this.make_sp_set()
     tuned_folder = this.fine_tune(sp_folder)
-    tuned_record = read_json(tuned_folder / "config.json")
-    folders = {"sp_set": this.relative(sp_folder), "finetune": this.relative(tuned_folder)}
+    people = partial(calibration_people, config.domain, config.model)
+    found = audit(Subject.of(this.model), this.subject, this.domain, config.audit, config.extraction, stages, people)
+    folders = {"sp_set": sp_folder, "finetune": tuned_folder}
+    return _finish("run", config, this.model, this.domain, found, stages, folders, _training(tuned_folder))
 
-    compared: dict[str, dict] = {}
-    if this.domain.split is not None:
-        folders |= {part: this.relative(this.domain_folder(part)) for part in ("members", "nonmembers")}
-        n_members = len(this.domain.split.members)
-        for name in config.audit.attacks:
-            pair = [load_file(this.scores(name, w) / "scores.safetensors")["scores"] for w in ("before", "after")]
-            before, after = (scores.double().numpy() for scores in pair)
-            compared[name] = compare_attack(name, config.audit, n_members, before, after)
-    generations = [this.generations(when) for when in ("before", "after")]
-    folders |= {"before": this.relative(generations[0]), "after": this.relative(generations[1])}
 
-    key = key_of("result", STAGE_VERSION, config, [t["key"] for t in this.timings.values()])
+def run_audit(
+    config: AuditRunConfig,
+    store: Store | None = None,
+    runtime: Runtime = Runtime(),
+    progress: Progress = silent,
+) -> Result:
+    """Judge a model that was fine-tuned elsewhere: a folder of `finetune`, or a whole checkpoint.
+
+    The same comparison as `run`, without its first two steps. Raises UserError for input that makes no sense.
+    """
+    stages = Stages(store, progress)
+    for name in config.audit.attacks:
+        attacks.attack_settings(name, config.audit)
+    model = load_alone(config.model, runtime)
+    domain = load_domain(config.domain, config.model, model.resolution)
+    check_split(domain)
+    folder, training = Path(config.tuned), None
+    if (folder / "model_index.json").exists():
+        tuned = Subject.of(DiffusionModel.load(config.tuned, runtime))
+        if tuned.load().resolution != model.resolution:
+            raise UserError(f"{folder} draws {tuned.load().resolution} pixels and the base model {model.resolution}")
+        if tuned.key == model.key:
+            raise UserError(f"{folder} has the weights of the base model itself: there is nothing to compare")
+    else:
+        tuned, training = Tuned(model, folder).subject, _training(folder)
+    people = partial(calibration_people, config.domain, config.model)
+    found = audit(Subject.of(model), tuned, domain, config.audit, config.extraction, stages, people)
+    return _finish("audit", config, model, domain, found, stages, {}, training)
+
+
+def _finish(
+    kind: str,
+    config: RunConfig | AuditRunConfig,
+    model: DiffusionModel,
+    domain: Domain,
+    found: AuditResult,
+    stages: Stages,
+    folders: dict[str, Path],
+    training: dict | None,
+) -> Result:
+    """Write result.json into the cache and read it back."""
+    key = key_of("result", STAGE_VERSION, kind, config, stages.keys())
 
     def work(folder: Path) -> None:
-        extraction = control = None
-        if this.domain.split is not None:
-            pictures = (sp_set.load_images(folder).images for folder in generations)
-            extraction = compare_extraction(this.model, this.domain, *pictures, config.extraction)
-            control = asdict(blind_control(this.domain.split))
-        log = [row for row in _log_rows(tuned_folder) if row]
-        write_json(
-            folder / "result.json",
-            {
-                "schema_version": SCHEMA_VERSION,
-                "key": key,
-                "config": config.model_dump(mode="json"),
-                "model": {"name": config.model, "key": this.model.key, "parameters": this.model.num_parameters()},
-                "domain": _domain_record(this.domain),
-                "finetune": tuned_record | {"log": log},
-                "attacks": compared,
-                "extraction": extraction,
-                "control": control,
-                "folders": folders,
-                "stages": this.timings,
-                "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": kind,
+            "key": key,
+            "config": config.model_dump(mode="json"),
+            "model": {
+                "name": config.model,
+                "revision": model.revision,
+                "key": model.key,
+                "precision": model.precision,
+                "parameters": model.num_parameters(),
             },
-        )
+            "domain": _domain_record(domain),
+            "finetune": training,
+            **found.record,
+            "folders": {name: stages.relative(path) for name, path in (folders | found.folders).items()},
+            "stages": stages.timings,
+            "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        }
+        write_json(folder / "result.json", record)
 
-    folder = this.stage("result", key, work, "compare")
-    record = read_json(folder / "result.json")
+    folder = stages("result", key, work)
     # Seconds and cache hits are of this call; everything else is the cached comparison.
-    this.timings["total"] = {"seconds": round(time.monotonic() - started, 3)}
-    return Result(record | {"stages": this.timings}, store)
+    return Result(read_json(folder / "result.json") | {"stages": stages.total()}, stages.store)
 
 
-def _log_rows(tuned_folder: Path) -> list[dict]:
-    import json
-
+def _training(tuned_folder: Path) -> dict:
+    """What a fine-tuning recorded, with its loss a step."""
     log = tuned_folder / "log.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return read_json(tuned_folder / "config.json") | {"log": [json.loads(line) for line in lines if line.strip()]}
 
 
 def _domain_record(domain: Domain) -> dict:
     split = domain.split
+    aside = split.calibration if split else None
     return {
         "name": domain.name,
         "role": domain.role,
         "n_members": len(split.members) if split else 0,
         "n_nonmembers": len(split.nonmembers) if split else 0,
+        "n_calibration": [len(aside.members), len(aside.nonmembers)] if aside else [0, 0],
         "repeats": list(domain.repeats),
         "notes": list(domain.notes),
         "key": domain.key,
     }
-
-
-def load_result(key: str, store: Store | None = None) -> Result:
-    """A finished run from the cache. Raises KeyError when there is none of that key."""
-    store = store or Store()
-    path = store.path("result", key) / "result.json"
-    if not path.exists():
-        raise KeyError(key)
-    return Result(read_json(path), store)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import gammaln
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 
 from s2l.distances import (
     MEMORY_MB,
@@ -30,7 +30,9 @@ from s2l.distances import (
     hit_pairs,
     nearest,
     paired_l2,
+    paired_tiled_l2,
     short_floats,
+    ssim_pairs,
     within,
 )
 from s2l.intervals import binomial_interval
@@ -100,7 +102,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class ExtractionCurve:
-    """Distinct members extracted among `counts` generations: expectation and 95 % interval over subsets."""
+    """Distinct members extracted among `counts` generations: expectation and interval."""
 
     counts: tuple[int, ...]
     mean: tuple[float, ...]
@@ -121,6 +123,30 @@ class PairedExtraction:
     only_after: int
     p_value: float
     n_members: int
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Distinct members extracted per 1,000 UNet evaluations, with the exact 95 % interval of their share."""
+
+    unet_evaluations: int
+    per_1000: float
+    low: float
+    high: float
+    nonmembers_per_1000: float  # the control, scaled to as many references as there are members
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A member and its nearest generation, judged by three distances. `extracted` is decided by l2 alone."""
+
+    reference: int
+    generation: int
+    extracted: bool
+    l2: float
+    # The worst of sixteen tiles, high where l2 is low because of a plain background; None where four a side do not fit.
+    tiled_l2: float | None
+    ssim: float  # structural similarity: 1 for equal images
 
 
 @dataclass(frozen=True)
@@ -246,19 +272,20 @@ def _chance(hits: np.ndarray, population: int, sample: int) -> np.ndarray:
 def extraction_curve(
     hits: Sequence[tuple[int, int]],
     n_generations: int,
+    n_members: int,
     counts: Sequence[int] | None = None,
-    n_resamples: int = 200,
-    seed: int = 0,
+    confidence: float = 0.95,
 ) -> ExtractionCurve:
-    """How many distinct members the first n of the generations, in random order, extract, for n in `counts`.
+    """How many distinct members n generations extract, for n in `counts` (default: about 20 up to all).
 
-    `hits` are (generation, member) pairs within delta, as `Extraction.members.hits`. The mean is exact (rarefaction:
-    each member is missed with hypergeometric probability); the interval is the middle 95 % of random subsets drawn
-    without replacement. It says what another choice among *these* generations would have given: at n =
-    n_generations there is no choice, mean and interval are the count itself, and new seeds would still vary.
+    `hits` are (generation, member) pairs within delta, as `Extraction.members.hits`. The mean over all choices of n
+    generations is exact (rarefaction: each member is missed with hypergeometric probability). The interval is about
+    new generations too: whether a member is hit is one trial, so the count is at most as spread as a binomial one
+    (Hoeffding 1956), and Clopper-Pearson's interval, its beta quantiles taken at the mean, covers the expected count
+    of n fresh generations with at least `confidence` as long as the members are hit independently of each other.
 
     Raises:
-        ValueError: when a count is not in 1..n_generations or a hit names a generation beyond.
+        ValueError: when a count is not in 1..n_generations or a hit names a generation or member beyond.
     """
     if counts is None:
         counts = np.unique(np.linspace(1, n_generations, min(n_generations, 20)).round().astype(int))
@@ -266,19 +293,22 @@ def extraction_curve(
     if counts.ndim != 1 or not len(counts) or counts.min() < 1 or counts.max() > n_generations:
         raise ValueError(f"counts must be from 1 to the number of generations, {n_generations}, not {counts.tolist()}")
     pairs = np.unique(np.asarray(hits, np.int64).reshape(-1, 2), axis=0)
-    if len(pairs) and not 0 <= pairs[:, 0].min() <= pairs[:, 0].max() < n_generations:
-        raise ValueError(f"hits name generation {pairs[:, 0].max()}, but there are only {n_generations}")
-    pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
-    _, starts, sizes = np.unique(pairs[:, 1], return_index=True, return_counts=True)
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros((n_resamples, len(counts)))
-    for i in range(n_resamples if len(pairs) else 0):
-        place = rng.permutation(n_generations)[pairs[:, 0]]
-        first = np.sort(np.minimum.reduceat(place, starts))  # each member's first hit in this order
-        drawn[i] = np.searchsorted(first, counts)
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    mean = [float(_chance(sizes, n_generations, n).sum()) for n in counts.tolist()]
-    return ExtractionCurve(tuple(counts.tolist()), tuple(mean), tuple(low.tolist()), tuple(high.tolist()))
+    for column, name, number in ((0, "generation", n_generations), (1, "member", n_members)):
+        if len(pairs) and not 0 <= pairs[:, column].min() <= pairs[:, column].max() < number:
+            raise ValueError(f"hits name {name} {pairs[:, column].max()}, but there are only {number}")
+    _, sizes = np.unique(pairs[:, 1], return_counts=True)
+    mean = np.array([_chance(sizes, n_generations, n).sum() for n in counts.tolist()])
+    low, high = n_members * _binomial_limits(mean, n_members, confidence)
+    return ExtractionCurve(*(tuple(values.tolist()) for values in (counts, mean, low, high)))
+
+
+def _binomial_limits(successes: np.ndarray, trials: int, confidence: float) -> np.ndarray:
+    """(2,N) Clopper-Pearson limits of a rate, also for a mean number of successes (N,) that is no integer."""
+    tail = (1 - confidence) / 2
+    x = np.clip(successes, 0, trials)
+    low = np.where(x > 0, beta.ppf(tail, np.maximum(x, 1e-9), trials - x + 1), 0)
+    high = np.where(x < trials, beta.ppf(1 - tail, x + 1, np.maximum(trials - x, 1e-9)), 1)
+    return np.stack([low, high])
 
 
 def paired_extraction(
@@ -315,6 +345,41 @@ def paired_extraction(
         only_after=gained,
         p_value=float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0,
         n_members=n,
+    )
+
+
+def efficiency(found: Extraction, unet_evaluations: int) -> Efficiency:
+    """What the generations of `found` were worth, given what they cost (`guidance.generation_cost`).
+
+    Distinct members saturate: fewer generations look more efficient. Compare at about equal cost.
+    """
+    if unet_evaluations < 1:
+        raise ValueError(f"generations cost at least one UNet evaluation, not {unet_evaluations}")
+    scale = 1000 * found.members.n_references / unet_evaluations
+    return Efficiency(
+        unet_evaluations=unet_evaluations,
+        per_1000=found.members.share * scale,
+        low=found.members.share_low * scale,
+        high=found.members.share_high * scale,
+        nonmembers_per_1000=1000 * found.nonmembers_scaled / unet_evaluations,
+    )
+
+
+def second_opinions(found: Extraction, generations: Images, members: Images, top: int = 12) -> tuple[Opinion, ...]:
+    """Tiled l2 and SSIM of the nearest pairs: every extracted member, and at least the `top` nearest ones.
+
+    `generations` and `members` are those of `extract`. Nearest first, as in `gallery_pairs`.
+    """
+    generations = check_images(generations, "generations")
+    members = check_images(members, "members", like=generations)
+    matches = gallery_pairs(found, max(top, len(found.matches)))
+    pair = generations[[m.generation for m in matches]], members[[m.reference for m in matches]]
+    fits = all(side % 4 == 0 for side in members.shape[2:])
+    tiled = short_floats(paired_tiled_l2(*pair)) if fits else (None,) * len(matches)
+    ssim = short_floats(ssim_pairs(*pair))
+    return tuple(
+        Opinion(m.reference, m.generation, m.extracted, m.distance, worst, similar)
+        for m, worst, similar in zip(matches, tiled, ssim, strict=True)
     )
 
 

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
-from s2l.distances import paired_l2, within
-from s2l.metrics import histogram, roc
+if TYPE_CHECKING:
+    from s2l.result import Result
 
-if TYPE_CHECKING:  # loading diffusers takes seconds, and a figure needs none of it
-    from s2l.experiment import Result
+# What loads torch or scipy is imported where it is used: the app's first picture must not wait for it.
 
 TITLE, LARGE, SMALL = 19, 15, 13  # points, at the figures' own sizes: readable from the last row
 
@@ -96,15 +95,49 @@ def _auc_label(result: Result, attack: str, when: str) -> str:
     return f"{when}  AUC {summary['auc']:.3f}  [{interval['low']:.2f}, {interval['high']:.2f}]"
 
 
+def roc_band(
+    members: np.ndarray, nonmembers: np.ndarray, n_resamples: int = 300, seed: int = 0, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pointwise bootstrap band of a ROC curve: (G,) false positive rates, lowest and highest true positive rates.
+
+    Both groups are drawn again with replacement, as for the interval of the AUC; a point of the grid asks for the TPR
+    at the threshold that accuses no more than this share of the drawn held-out photos.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(nonmembers)
+    grid = np.unique(np.concatenate([np.linspace(0, 1, 101), np.geomspace(0.5 / n, 1, 80)]))
+    allowed = np.minimum(np.floor(grid * n + 1e-9).astype(int), n)
+    rates = np.empty((n_resamples, len(grid)))
+    for i in range(n_resamples):
+        found = np.sort(rng.choice(members, len(members)))
+        falling = np.append(np.sort(rng.choice(nonmembers, n))[::-1], -np.inf)
+        rates[i] = 1 - np.searchsorted(found, falling[allowed], side="right") / len(found)
+    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return grid, low, high
+
+
+def axes_frame(figure: Figure) -> tuple[float, float, float, float]:
+    """Where (0, 0) and (1, 1) of a figure's first axes lie: left, top, right, bottom, as shares of the picture."""
+    figure.draw_without_rendering()
+    (left, bottom), (right, top) = figure.axes[0].transData.transform([(0, 0), (1, 1)]) / figure.bbox.size
+    return left, 1 - top, right, 1 - bottom
+
+
 def _draw_roc(ax: Axes, result: Result, attack: str, c: Palette, log: bool, title: str, labels: bool = True) -> None:
+    from s2l.metrics import roc
+
     smallest = []
     for when in ("before", "after"):
         members, nonmembers = result.scores(attack, when)
+        grid, low, high = roc_band(members, nonmembers)
         curve = roc(members, nonmembers)
         smallest = [0.5 / len(nonmembers), 0.5 / len(members)]  # below one image nothing can be drawn
         fpr, tpr = np.array(curve.fpr), np.array(curve.tpr)
         if log:
             fpr, tpr = np.maximum(fpr, smallest[0]), np.maximum(tpr, smallest[1])
+            low, high = np.maximum(low, smallest[1]), np.maximum(high, smallest[1])
+            grid = np.maximum(grid, smallest[0])
+        ax.fill_between(grid, low, high, step="post", color=getattr(c, when), alpha=0.13, linewidth=0)
         ax.plot(
             fpr,
             tpr,
@@ -145,7 +178,7 @@ def _draw_roc(ax: Axes, result: Result, attack: str, c: Palette, log: bool, titl
 
 
 def roc_figure(result: Result, attack: str, log: bool = False, dark: bool = False) -> Figure:
-    """One attack's ROC curve before and after fine-tuning, with AUC and interval on the lines' labels."""
+    """One attack's ROC curve before and after fine-tuning, with AUC, interval and a 95 % band on each line."""
     c = _palette(dark)
     figure = _figure(7.4, 7.2, c)
     _draw_roc(figure.add_subplot(), result, attack, c, log, result.record["attacks"][attack]["title"])
@@ -179,9 +212,11 @@ def _roc_rows(result: Result, attacks: Sequence[str], dark: bool) -> Figure:
 
 
 def _two_histograms(
-    figure: Figure, panels: dict[str, tuple[np.ndarray, np.ndarray]], c: Palette, xlabel: str
+    figure: Figure | SubFigure, panels: dict[str, tuple[np.ndarray, np.ndarray]], c: Palette, xlabel: str
 ) -> list[Axes]:
     """One panel a key, on shared axes: members filled, held-out photos outlined, both as shares."""
+    from s2l.metrics import histogram
+
     members, nonmembers = (np.concatenate([pair[i] for pair in panels.values()]) for i in (0, 1))
     bins = int(np.clip(len(members) // 4, 8, 24))  # both panels' members: few photos need wide bars
     edges = np.array(histogram(members, nonmembers, bins).edges)
@@ -210,10 +245,14 @@ def score_histogram_figure(result: Result, attack: str, dark: bool = False) -> F
     """How one attack scores members and held-out photos, before and after: the overlap is the doubt."""
     c = _palette(dark)
     figure = _figure(14, 5, c)
+    _score_histograms(figure, result, attack, c)
+    return figure
+
+
+def _score_histograms(figure: Figure | SubFigure, result: Result, attack: str, c: Palette) -> None:
     title = result.record["attacks"][attack]["title"]
     panels = {f"{title}, {when}": result.scores(attack, when) for when in ("before", "after")}
     _two_histograms(figure, panels, c, "score (higher = more likely a member)")
-    return figure
 
 
 def loss_figure(log_rows: Sequence[dict], dark: bool = False) -> Figure:
@@ -262,6 +301,23 @@ def distance_histogram_figure(result: Result, dark: bool = False) -> Figure:
         ax.text(delta, 0.985, f" delta {delta:g}", color=c.after, fontsize=SMALL, va="top", transform=top)
         ax.text(floor, 0.985, " VAE floor", color=c.muted, fontsize=SMALL, va="top", transform=top)
         ax.set_xlim(left=0)
+    return figure
+
+
+def extraction_curve_figure(result: Result, dark: bool = False) -> Figure:
+    """Distinct training photos extracted against the number of generations, with the interval for fresh ones."""
+    c, curve = _palette(dark), result.record["extraction"]["curve"]
+    figure = _figure(9, 4.6, c)
+    ax = figure.add_subplot()
+    for when, line in LINES.items():
+        found, colour = curve[when], getattr(c, when)
+        ax.fill_between(found["counts"], found["low"], found["high"], color=colour, alpha=0.13, linewidth=0)
+        ax.plot(found["counts"], found["mean"], color=colour, linestyle=line, linewidth=3, label=when)
+    _tidy(ax, c, "generations", "training photos extracted")
+    ax.set_ylim(bottom=0)
+    ax.margins(x=0.01)
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.legend(fontsize=SMALL, frameon=False, labelcolor=c.ink, loc="upper left")
     return figure
 
 
@@ -340,6 +396,8 @@ def _closest(before: dict, after: dict, top: int) -> list[tuple[int, int]]:
 
 def _l2_cells(images: np.ndarray, references: np.ndarray, delta: float, word: str = "extracted") -> list[Cell]:
     """Pictures (N, H, W, 3) with their l2 to `references` (N, H, W, 3) below."""
+    from s2l.distances import paired_l2, within
+
     distances = paired_l2(images.transpose(0, 3, 1, 2), references.transpose(0, 3, 1, 2))
     close = within(distances, delta)
     return [
@@ -395,3 +453,50 @@ def sp_set_figure(result: Result, top: int = 8, dark: bool = False) -> Figure:
         number = min(top, result.record["domain"]["n_members"])
         rows["training\nphotos"] = [Cell(p) for p in pictures(_folder(result, "members"), range(number))]
     return _grid(rows, c)
+
+
+def histograms_all(result: Result, dark: bool = False) -> Figure:
+    """The score histograms of every attack, one row each."""
+    c, names = _palette(dark), list(result.record["attacks"])
+    figure = _figure(14, 5 * len(names), c)
+    for part, attack in zip(np.atleast_1d(figure.subfigures(len(names), 1)), names, strict=True):
+        part.set_facecolor(c.paper)
+        _score_histograms(part, result, attack, c)
+    return figure
+
+
+def most_exposed_figure(result: Result, attack: str, top: int = 8, dark: bool = False) -> Figure:
+    """The members that an attack is surest of after fine-tuning, with their rank among the held-out photos."""
+    found = result.record["attacks"][attack]
+    exposed, n = found["most_exposed"][:top], found["after"]["n_nonmembers"]
+    photos = pictures(_folder(result, "members"), [image["index"] for image in exposed])
+
+    def share(rank: float) -> str:
+        return f"{100 * rank:.3g} %" if rank else f"< {100 / n:.2g} %"
+
+    cells = [
+        Cell(photo, f"{share(image['fpr_rank_after'])}\nbefore {share(image['fpr_rank_before'])}")
+        for photo, image in zip(photos, exposed, strict=True)
+    ]
+    return _grid({f"{found['title']}:\nmost\nexposed": cells}, _palette(dark))
+
+
+def blind_figure(result: Result, top: int = 8, dark: bool = False) -> Figure:
+    """The picture that stands for each group of near-duplicates, largest groups first, before and after."""
+    blind, rows = result.record["blind"], {}
+    for when in LINES:
+        groups, score = blind[when]["clusters"][:top], blind[when]["score"]
+        if not groups:
+            continue
+        places = score["flags"] if score else ()  # the flags are the groups' medoids, in the same order
+        cells = []
+        for i, picture in enumerate(pictures(_folder(result, when), [group["medoid"] for group in groups])):
+            text, hit = f"{groups[i]['size']} alike", False
+            if places:
+                distance = score["member_distances"][i]
+                hit = distance <= score["delta"]
+                text += f"\nl2 {distance:.3f}" + (" ✓" if hit else "")
+            cells.append(Cell(picture, text, hit))
+        rows[f"{when}\nfine-tuning"] = cells
+    note = "thick frame: really a training photo" if blind["before"]["score"] is not None else ""
+    return _grid(rows, _palette(dark), note)

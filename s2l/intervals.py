@@ -11,6 +11,7 @@ Which one to use
     the same, without a normal approximation    bootstrap_interval, paired_bootstrap_difference
     a claim about people in general             hierarchical_mean, hierarchical_difference
     a rate such as TPR at a given threshold     binomial_interval
+    a mean over domains, such as a count        mean_interval
 
 Every result is plain floats, strings and lists: json.dumps(asdict(result), allow_nan=False) works.
 How often these intervals really cover the truth is measured by tests/slow/test_coverage.py.
@@ -26,6 +27,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import t as student_t
 
 Scores = Sequence[float] | np.ndarray
 Pair = tuple[Scores, Scores]  # (member scores, non-member scores) of one domain
@@ -119,6 +121,22 @@ def binomial_interval(successes: int, trials: int, confidence: float = 0.95) -> 
         raise ValueError(f"need 0 <= successes <= trials and trials >= 1; got {successes} of {trials}")
     interval = binomtest(int(successes), int(trials)).proportion_ci(check_confidence(confidence), method="exact")
     return Interval(float(interval.low), float(interval.high), float(confidence), "Clopper-Pearson (exact)")
+
+
+# ---------------------------------------------------------------------------------------------- means
+
+
+def mean_interval(values: Scores, confidence: float = 0.95) -> Interval:
+    """Student's t interval of the mean of one number a domain, such as a count: values (N,), N >= 2.
+
+    For a few domains it is wider, and honester, than a percentile bootstrap over them. ValueError for one value.
+    """
+    values = check_scores(values, "values")
+    if len(values) < 2:
+        raise ValueError("one value has no spread: an interval over domains needs at least two of them")
+    half = student_t.ppf((1 + check_confidence(confidence)) / 2, len(values) - 1) * values.std(ddof=1)
+    mean, half = values.mean(), half / math.sqrt(len(values))
+    return Interval(float(mean - half), float(mean + half), float(confidence), f"Student t over {len(values)} domains")
 
 
 # ---------------------------------------------------------------------------------------------- one AUC

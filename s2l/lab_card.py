@@ -27,6 +27,7 @@ from s2l.model import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
 
 DELTAS = (0.08, 0.1, 0.12, 0.15)
+SECMI_TIMESTEPS = (60, 100, 140, 200)  # looked at on the calibration people, to freeze one in `demo`
 
 
 def _person(model: DiffusionModel, name: str, config: AuditConfig, n_nonmembers: int, n_generations: int) -> dict:
@@ -59,6 +60,21 @@ def _person(model: DiffusionModel, name: str, config: AuditConfig, n_nonmembers:
             "repeats_of_extracted": sorted(m.repeats for m in found.matches),
         }
     return row
+
+
+def secmi_timesteps(model: DiffusionModel, n_nonmembers: int = 60, progress: Progress = silent) -> dict[str, float]:
+    """{t: mean AUC of SecMI over the calibration people}, k=10: how the `demo` preset's t was chosen."""
+    names = [row["name"] for row in lab_record()["people"] if row["role"] == "calibration"]
+    found: dict[int, list[float]] = {t: [] for t in SECMI_TIMESTEPS}
+    for i, name in enumerate(names):
+        domain = lab_domain(DomainConfig(name=name, n_nonmembers=n_nonmembers))
+        query, n = attacks.make_query(model, domain.split.all(), 0), len(domain.split.members)
+        for t in SECMI_TIMESTEPS:
+            config = AuditConfig(attacks=("secmi",), settings={"secmi": {"t": t}})
+            scores = attacks.run_attack("secmi", model, query, config).double().numpy()
+            found[t].append(auc(scores[:n], scores[n:]))
+        progress(Event("timesteps", i + 1, len(names), {"name": name}))
+    return {str(t): float(np.mean(values)) for t, values in found.items()}
 
 
 def measure(
@@ -118,7 +134,9 @@ def measure(
 
 def write_measurement(path: Path, n_generations: int = 0, progress: Progress = silent) -> dict:
     """Measure the shipped weights and write `path` (results/lab.json)."""
-    found = measure(DiffusionModel.load("lab", Runtime()), n_generations=n_generations, progress=progress)
+    model = DiffusionModel.load("lab", Runtime())
+    found = measure(model, n_generations=n_generations, progress=progress)
+    found["secmi_timesteps"] = secmi_timesteps(model, progress=progress)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found

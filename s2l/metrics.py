@@ -40,6 +40,7 @@ __all__ = [
     "AttackSummary",
     "BestAccuracy",
     "ExposedImage",
+    "FrozenPoint",
     "HierarchicalMean",
     "Histogram",
     "Interval",
@@ -53,6 +54,7 @@ __all__ = [
     "binomial_interval",
     "bootstrap_interval",
     "delong_interval",
+    "frozen_tpr",
     "hierarchical_difference",
     "hierarchical_mean",
     "histogram",
@@ -66,6 +68,9 @@ __all__ = [
     "threshold_for_fpr",
     "tpr_at_fpr",
 ]
+
+
+WHISKERS = 4.0  # normal scores never reach that far: there the inner 99 % decide
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,16 @@ class PooledPoint:
     n_domains: int
     n_members: int
     n_nonmembers: int
+
+
+@dataclass(frozen=True)
+class FrozenPoint:
+    """TPR and realised FPR at a threshold that other non-members froze. `point` is None when those were too few."""
+
+    target_fpr: float
+    n_calibration: int  # non-members that froze the threshold
+    point: PooledPoint | None
+    note: str
 
 
 @dataclass(frozen=True)
@@ -290,6 +305,27 @@ def pooled_tpr(
     return PooledPoint(float(threshold), tpr, tpr_exact, tpr_cluster, fpr, fpr_exact, fpr_cluster, D, N, M)
 
 
+def frozen_tpr(
+    calibration_nonmembers: Scores,
+    members_by_domain: Sequence[Scores],
+    nonmembers_by_domain: Sequence[Scores],
+    target_fpr: float,
+    confidence: float = 0.95,
+) -> FrozenPoint:
+    """`pooled_tpr` at the threshold that `calibration_nonmembers` (K,) allow for target_fpr.
+
+    They must be nobody's under test. With target_fpr * K < 1 there is no threshold, and `note` says how many it takes.
+    """
+    scores = check_scores(calibration_nonmembers, "calibration non-member scores")
+    allowed = _allowed_false_positives(target_fpr, len(scores))
+    if allowed == 0:
+        return FrozenPoint(target_fpr, len(scores), None, _too_few(target_fpr, len(scores)))
+    threshold = threshold_for_fpr(calibration_nonmembers, target_fpr)
+    note = f"the threshold rests on {allowed} of {len(scores)} calibration non-members" if allowed < 10 else ""
+    point = pooled_tpr(threshold, members_by_domain, nonmembers_by_domain, confidence)
+    return FrozenPoint(target_fpr, len(scores), point, note)
+
+
 # ---------------------------------------------------------------------------------------------- sets and images
 
 
@@ -316,13 +352,17 @@ def set_evidence(m: Scores, n: Scores) -> SetEvidence:
 def histogram(m: Scores, n: Scores, bins: int = 40) -> Histogram:
     """Counts of m (N,) and n (M,) over shared equal bins.
 
-    The edges span the inner 99 % of each group, so one wild score cannot squeeze the rest into a single bar; what
-    lies outside counts in the outermost bin.
+    The edges span the inner 99 % of each group, but no more than WHISKERS interquartile ranges beyond the quartiles of
+    all scores, so that a few wild scores (fourth powers have them) cannot squeeze the rest into a single bar; what lies
+    outside counts in the outermost bin.
     """
     m, n = _check(m, n)
     if bins < 1:
         raise ValueError(f"bins must be at least 1; got {bins}")
     low, high = (pick(np.quantile(m, q), np.quantile(n, q)) for pick, q in ((min, 0.005), (max, 0.995)))
+    first, third = np.quantile(np.concatenate([m, n]), [0.25, 0.75])
+    if (reach := WHISKERS * (third - first)) > 0:
+        low, high = max(low, first - reach), min(high, third + reach)
     # Equal (or all but equal) scores: open a window wide enough for distinct edges.
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         margin = 0.5 * max(abs(low), 1e-12)

@@ -8,27 +8,31 @@ lab's checkpoint and Stable Diffusion v1-1 go through the same code.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-from s2l.config import LAB, SamplerConfig, UserError, file_hash
-from s2l.domain import lab_folder
-
-WEIGHTS = ("*.safetensors", "*.bin")
+from s2l.checkpoints import Checkpoint, locate, weights_key
+from s2l.config import LAB, SamplerConfig, UserError, key_of
+from s2l.memory import device_memory, fitted, preset_for, watch
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how to compute. Changes speed, and results by no more than rounding."""
+    """Where and how to compute. The batch sizes change speed and memory, and results by no more than rounding.
+
+    The precision changes numbers: it is part of a model's `key`, hence of every cached result. "auto" is float32 on a
+    CPU and float16 on a GPU, whose 11 bits of mantissa serve membership scores better than bfloat16's 8. "mixed" keeps
+    float32 where scores are computed, and samples and trains in bfloat16 (autocast): faster on a CPU that has it.
+    """
 
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
-    dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16"
-    batch_size: int = 32  # images a forward pass, before guidance doubles them
+    dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16", "mixed"
+    batch_size: int | None = None  # images a forward pass, before guidance doubles them; None: by the device's memory
+    train_batch_size: int | None = None  # images of a training step in memory together; None: likewise
 
     def torch_device(self) -> torch.device:
         if self.device != "auto":
@@ -36,68 +40,103 @@ class Runtime:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def torch_dtype(self) -> torch.dtype:
+        """Of the weights, and of every prediction that a score is made of."""
+        if self.dtype == "mixed":
+            return torch.float32
         if self.dtype != "auto":
             return getattr(torch, self.dtype)
         return torch.float16 if self.torch_device().type == "cuda" else torch.float32
 
+    def fast_dtype(self) -> torch.dtype:
+        """Of sampling and training."""
+        return torch.bfloat16 if self.dtype == "mixed" else self.torch_dtype()
 
-def resolve_checkpoint(model: str) -> Path:
-    """The folder of a checkpoint: "lab", or a folder in diffusers layout. Raises UserError."""
-    if model == LAB:
-        folder = lab_folder()
-        if not (folder / "model_index.json").exists():
-            raise UserError(f"no lab model in {folder}: make one with `python -m s2l lab build`")
-        return folder
-    folder = Path(model)
-    if not folder.is_dir():
-        raise UserError(f"{model!r} is not a folder: give 'lab' or a checkpoint folder in diffusers layout")
-    index = folder / "model_index.json"
-    if not index.exists():
-        raise UserError(f"{folder} is not a checkpoint: it has no model_index.json (diffusers layout)")
+
+def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
+    """The name of a model in cache keys: its weights and whatever else changes its numbers.
+
+    In float32 and predicting epsilon, the reference, it is the hash of the weights alone.
+    """
+    scheduler = DDIMScheduler.load_config(checkpoint.config / "scheduler")
+    weights, dtypes = weights_key(checkpoint), [runtime.torch_dtype(), runtime.fast_dtype()]
+    prediction_type = scheduler.get("prediction_type", "epsilon")
+    if (*dtypes, prediction_type) == (torch.float32, torch.float32, "epsilon"):
+        return weights
+    return key_of("model", weights, *map(str, dtypes), prediction_type)
+
+
+def _load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """The pipeline without its safety checker, which would hide what a model gives away."""
+    parts = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
     try:
-        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} is not a checkpoint: its model_index.json names no pipeline") from None
-    if kind != "StableDiffusionPipeline":
-        raise UserError(f"{folder} holds a {kind}; supported: StableDiffusionPipeline (SD 1.x and 2.x)")
-    return folder
+        if checkpoint.single_file:
+            return StableDiffusionPipeline.from_single_file(
+                str(checkpoint.path), config=str(checkpoint.config), dtype=dtype, local_files_only=True, **parts
+            )
+        return StableDiffusionPipeline.from_pretrained(
+            checkpoint.path,
+            dtype=dtype,
+            use_safetensors=True,
+            requires_safety_checker=False,
+            local_files_only=True,
+            **parts,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{checkpoint.path} cannot be loaded as a Stable Diffusion checkpoint: {error}") from error
 
 
 class DiffusionModel:
     """A thin adapter around a StableDiffusionPipeline; makes every attack a formula.
 
-    `key` names the weights in cache keys. Built by `DiffusionModel.load`.
+    `key` names the model in cache keys, `weights` its weights whatever the precision, `revision` is the hub's commit
+    (None for local files). Built by `DiffusionModel.load`.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, key: str, runtime: Runtime = Runtime()):
-        self.key = key
-        self.runtime = runtime
-        self.device, self.dtype = runtime.torch_device(), runtime.torch_dtype()
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        key: str,
+        runtime: Runtime = Runtime(),
+        weights: str = "",
+        revision: str | None = None,
+    ):
+        self.key, self.weights, self.revision = key, weights or key, revision
+        self.device, self.dtype, self.fast_dtype = runtime.torch_device(), runtime.torch_dtype(), runtime.fast_dtype()
         self.pipe = pipe.to(self.device)  # `load` has set the dtype
+        largest_map = self.unet.config.block_out_channels[0] * self.unet.config.sample_size**2
+        self.memory = fitted(preset_for(device_memory(self.device)), largest_map, self.device)
+        self.runtime = replace(
+            runtime,
+            batch_size=runtime.batch_size or self.memory.batch_size,
+            train_batch_size=runtime.train_batch_size or self.memory.train_batch_size,
+        )
+        self.vae.to(memory_format=torch.channels_last)  # a third faster to decode; the UNet gains nothing from it
+        if self.memory.vae_slicing:
+            self.vae.enable_slicing()
         self.alphas_cumprod = pipe.scheduler.alphas_cumprod.to(self.device, torch.float32)
         self.prediction_type = pipe.scheduler.config.prediction_type
         for module in (self.unet, self.vae, self.text_encoder):
             module.requires_grad_(False)
             module.eval()
+        watch(self)
 
     @classmethod
     def load(cls, model: str = LAB, runtime: Runtime = Runtime()) -> DiffusionModel:
-        """Load a checkpoint folder, safetensors only: a pickle is never opened silently."""
-        folder = resolve_checkpoint(model)
-        weights = [path for pattern in WEIGHTS for path in folder.rglob(pattern)]
-        try:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                folder,
-                dtype=runtime.torch_dtype(),
-                use_safetensors=True,
-                safety_checker=None,
-                requires_safety_checker=False,
-                local_files_only=True,
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} cannot be loaded as a Stable Diffusion checkpoint: {error}") from error
+        """Load "lab", a folder, a single file or a hub id (see checkpoints.py); safetensors only.
+
+        Raises UserError for what is missing, out of reach or not supported.
+        """
+        checkpoint = locate(model)
+        pipe = _load_pipeline(checkpoint, runtime.torch_dtype())
         pipe.set_progress_bar_config(disable=True)
-        return cls(pipe, file_hash(weights), runtime)
+        return cls(pipe, model_key(checkpoint, runtime), runtime, weights_key(checkpoint), checkpoint.revision)
+
+    def halve_batches(self) -> bool:
+        """Half as many images at once from now on; False when it already is one."""
+        old = self.runtime
+        sizes = (old.batch_size, old.train_batch_size)
+        self.runtime = replace(old, batch_size=max(1, sizes[0] // 2), train_batch_size=max(1, sizes[1] // 2))
+        return sizes != (1, 1)
 
     def copy(self) -> DiffusionModel:
         """A second model with its own weights, for fine-tuning; the VAE is shared, nothing trains it."""
@@ -112,7 +151,7 @@ class DiffusionModel:
             requires_safety_checker=False,
         )
         pipe.set_progress_bar_config(disable=True)
-        return DiffusionModel(pipe, self.key, self.runtime)
+        return DiffusionModel(pipe, self.key, self.runtime, self.weights, self.revision)
 
     # --- parts, for the fine-tuning methods ---------------------------------------------------
 
@@ -143,23 +182,36 @@ class DiffusionModel:
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, side, side
 
+    @property
+    def precision(self) -> str:
+        """ "float32", "bfloat16", "float16" or "mixed"."""
+        return "mixed" if self.fast_dtype != self.dtype else str(self.dtype).removeprefix("torch.")
+
     def num_parameters(self) -> int:
         """Parameters of UNet and text encoder: what fine-tuning could change."""
         return sum(p.numel() for module in (self.unet, self.text_encoder) for p in module.parameters())
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision of sampling and training, where it is not that of the weights."""
+        if self.fast_dtype == self.dtype:
+            return nullcontext()  # a trainer's own autocast goes on
+        return torch.autocast(self.device.type, self.fast_dtype)
 
     # --- images, prompts, noise ---------------------------------------------------------------
 
     @torch.inference_mode()
     def encode_images(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) in [0, 1] -> z0 (N, C, h, w) float32: the posterior's mode, scaled.
+        """(N, 3, H, W), uint8 or in [0, 1] -> z0 (N, C, h, w) float32: the posterior's mode, scaled.
 
-        The mode, not a sample: a score must not depend on the encoder's own noise.
+        The mode, not a sample: a score must not depend on the encoder's own noise. Thousands of images come as uint8:
+        only a batch of them is ever held as floats.
         """
         if x.ndim != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
             raise ValueError(f"images must be (N, 3, {self.resolution}, {self.resolution}), not {tuple(x.shape)}")
         parts = []
         for batch in x.split(self.runtime.batch_size):
-            batch = (batch.to(self.device, torch.float32) * 2 - 1).to(self.vae.dtype)
+            whole = 255 if batch.dtype == torch.uint8 else 1
+            batch = (batch.to(self.device, torch.float32) / whole * 2 - 1).to(self.vae.dtype)
             parts.append(self.vae.encode(batch).latent_dist.mode().float())
         return torch.cat(parts) * self.vae.config.scaling_factor
 
@@ -211,13 +263,24 @@ class DiffusionModel:
 
     def predict_noise(self, unet, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
         """Like `eps`, with gradients and with the UNet given (a trainer wraps it)."""
-        steps = torch.as_tensor(t, device=zt.device).reshape(-1).expand(len(zt))
-        out = unet(zt.to(self.dtype), steps, c.to(self.dtype), return_dict=False)[0].float()
+        out = self.unet_output(unet, zt, t, c)
         if self.prediction_type == "v_prediction":
             # v = sqrt(a) eps - sqrt(1-a) z0, hence eps = sqrt(a) v + sqrt(1-a) z_t (Salimans & Ho 2022)
             a = self.alpha(t, len(zt))
             out = a.sqrt() * out + (1 - a).sqrt() * zt
         return out
+
+    def unet_output(self, unet, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
+        """What the checkpoint itself predicts, epsilon or v: (N, C, h, w) float32, with gradients."""
+        steps = torch.as_tensor(t, device=zt.device).reshape(-1).expand(len(zt))
+        return unet(zt.to(self.dtype), steps, c.to(self.dtype), return_dict=False)[0].float()
+
+    def training_target(self, z0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
+        """What `unet_output` should have been for z_t made of z0 and noise: epsilon or v, (N, C, h, w)."""
+        if self.prediction_type != "v_prediction":
+            return noise
+        a = self.alpha(t, len(z0))
+        return a.sqrt() * noise - (1 - a).sqrt() * z0
 
     def noise(self, seeds: Sequence[int]) -> torch.Tensor:
         """Standard normal (N, C, h, w), one seed an image: independent of batching and of the device."""
@@ -228,11 +291,19 @@ class DiffusionModel:
 
     def _scheduler(self, sampler: SamplerConfig):
         config = dict(self.pipe.scheduler.config) | {"timestep_spacing": "trailing", "clip_sample": False}
-        if sampler.scheduler == "ddim":
+        ddim = sampler.scheduler == "ddim"
+        if ddim:
             scheduler = DDIMScheduler.from_config(config)
         else:
             scheduler = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
         scheduler.set_timesteps(sampler.num_inference_steps, device=self.device)
+        if scheduler.timesteps[-1] < 0:
+            # Where 1000 / n rounds down (n = 61, 103, ...) trailing spacing takes one step more, to timestep -1. As an
+            # index that is the noisiest timestep, and the picture is lost.
+            if ddim:
+                scheduler.timesteps = scheduler.timesteps[:-1]
+            else:
+                scheduler.set_timesteps(timesteps=scheduler.timesteps[:-1].tolist(), device=self.device)
         return scheduler
 
     def first_timestep(self, sampler: SamplerConfig) -> int:
@@ -246,39 +317,43 @@ class DiffusionModel:
         seeds: Sequence[int],
         sampler: SamplerConfig,
         predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        encode: Callable[[Sequence[str]], torch.Tensor] | None = None,
         on_batch: Callable[[int, torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """Generate one image a (prompt, seed): (N, 3, H, W) float32 in [0, 1].
 
         Image i depends on its prompt and seed only, never on the batch it is drawn in. `predict`
-        replaces `eps` (for guidance of one's own). `on_batch(first, images)` sees finished batches.
+        replaces `eps`, and `encode` replaces `encode_prompts` (for guidance of one's own). With
+        `on_batch(first, images)` every finished batch goes there and nothing is kept: the result is empty.
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed an image")
-        predict = predict or self.eps
+        predict, encode = predict or self.eps, encode or self.encode_prompts
         # Guidance makes two predictions an image; the second one is pointless at scale 1.
         guided = sampler.guidance_scale != 1
-        uncond = self.encode_prompts([sampler.negative_prompt]) if guided else None
+        uncond = encode([sampler.negative_prompt]) if guided else None
         parts = []
         for first in range(0, len(prompts), self.runtime.batch_size):
             some = slice(first, first + self.runtime.batch_size)
-            cond = self.encode_prompts(prompts[some])
+            cond = encode(prompts[some])
             n = len(cond)
             scheduler = self._scheduler(sampler)
             z = self.noise(seeds[some]) * scheduler.init_noise_sigma
             context = torch.cat([uncond.expand(n, -1, -1), cond]) if guided else cond
             for t in scheduler.timesteps:
+                with self.autocast():
+                    e = predict(torch.cat([z, z]), t, context) if guided else predict(z, t, context)
                 if guided:
-                    e_uncond, e_cond = predict(torch.cat([z, z]), t, context).chunk(2)
+                    e_uncond, e_cond = e.chunk(2)
                     e = e_uncond + sampler.guidance_scale * (e_cond - e_uncond)
-                else:
-                    e = predict(z, t, context)
                 z = scheduler.step(self._as_model_output(e, z, t), t, z).prev_sample
-            images = self.decode_latents(z).cpu()
-            parts.append(images)
-            if on_batch is not None:
+            with self.autocast():
+                images = self.decode_latents(z).cpu()
+            if on_batch is None:
+                parts.append(images)
+            else:
                 on_batch(first, images)
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.empty(0, 3, self.resolution, self.resolution)
 
     def _as_model_output(self, eps: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Back from `eps` to what the checkpoint's scheduler expects."""

@@ -1,4 +1,4 @@
-"""The options of `python -m s2l run`, as a table: from options to a RunConfig and back.
+"""The options of `python -m s2l run` and `audit`, as a table: from options to a RunConfig and back.
 
 Back matters as much: every report ends with the command that reproduces it, and that command is
 checked here by building the run again and comparing.
@@ -10,7 +10,7 @@ import json
 import shlex
 from pathlib import Path
 
-from s2l.config import PRESETS, RunConfig, UserError, checked, preset
+from s2l.config import PRESETS, AuditRunConfig, RunConfig, Settings, UserError, checked, preset
 
 MAX_SEED = 1_000_000
 SEED_STRIDE = 1_000_000  # between two runs' image seeds; more than an SP set and a gallery can use
@@ -21,6 +21,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "members": ("domain.members",),
     "nonmembers": ("domain.nonmembers",),
     "n-nonmembers": ("domain.n_nonmembers",),
+    "calibration-share": ("domain.calibration_share",),
     "prompt": ("sp_set.prompts",),
     "set-size": ("sp_set.set_size",),
     "guidance": ("sp_set.sampler.guidance_scale", "extraction.sampler.guidance_scale"),
@@ -31,6 +32,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "train-batch-size": ("finetune.train_batch_size",),
     "attacks": ("audit.attacks",),
     "n-generations": ("extraction.n_generations",),
+    "seed-pool": ("extraction.seed_pool",),
+    "guidance-w": ("extraction.guidance_w",),
     "seed": ("domain.seed", "sp_set.seed", "finetune.seed", "audit.seed", "extraction.seed"),
 }
 
@@ -88,6 +91,13 @@ def run_config(preset_name: str, domain: str, options: dict) -> RunConfig:
         raise UserError(name_the_option(str(error))) from None
 
 
+def audit_config(preset_name: str, domain: str, tuned: str, options: dict) -> AuditRunConfig:
+    """The AuditRunConfig of `audit --preset --domain --tuned` with the other options, keyed as in FIELDS."""
+    whole = run_config(preset_name, domain, options)
+    shared = {name: getattr(whole, name) for name in ("model", "preset", "domain", "audit", "extraction")}
+    return AuditRunConfig(tuned=tuned, **shared)
+
+
 def name_the_option(message: str) -> str:
     """ "sp_set.set_size: Input should be ..." -> "--set-size: should be ..."."""
     field, colon, reason = message.partition(": ")
@@ -98,8 +108,8 @@ def name_the_option(message: str) -> str:
     return message
 
 
-def read_config(path: str | Path) -> RunConfig:
-    """A RunConfig from a JSON file: the settings themselves, or a result.json that has them in "config"."""
+def read_config(path: str | Path, kind: type[Settings] = RunConfig):
+    """A RunConfig (or `kind`) from a JSON file: the settings themselves, or a result.json that has them in "config"."""
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -109,7 +119,7 @@ def read_config(path: str | Path) -> RunConfig:
         raise UserError(f"--config: {path} is not JSON ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"--config: {path} holds no settings: a JSON object with a 'domain' is needed")
-    return checked(RunConfig, values.get("config", values))
+    return checked(kind, values.get("config", values))
 
 
 def _differing_options(config: RunConfig) -> dict:
@@ -125,26 +135,46 @@ def _differing_options(config: RunConfig) -> dict:
     return options
 
 
-def reproduce_command(config: RunConfig, out: str = "DIR") -> str:
-    """The shortest `python -m s2l run ...` that gives this RunConfig.
+def reproduce_command(config: RunConfig | AuditRunConfig, out: str = "DIR") -> str:
+    """The shortest `python -m s2l run ...` (or `audit ...`) that gives this configuration.
 
-    Falls back to `--config result.json` when the config holds what no option can say.
+    Falls back to `--config result.json` when the configuration holds what no option can say.
     """
-    options: dict = {}
-    if config.preset in PRESETS:
-        options = _differing_options(config)
-        try:
-            same = run_config(config.preset, config.domain.name, options) == config
-        except UserError:
-            same = False
+    command = "audit" if isinstance(config, AuditRunConfig) else "run"
+    program, name = ["python", "-m", "s2l", command], config.domain.name
+    options = _options_of(config) if config.preset in PRESETS else None
+    if options is None:
+        return shlex.join([*program, "--config", "result.json", "--out", out])
+    words = [*program, "--domain", name]
+    if command == "run":
+        words += ["--method", "+".join(config.finetune.methods)]
     else:
-        same = False
-    if not same:
-        return shlex.join(["python", "-m", "s2l", "run", "--config", "result.json", "--out", out])
-    words = ["python", "-m", "s2l", "run", "--domain", config.domain.name]
-    words += ["--method", "+".join(config.finetune.methods), "--preset", config.preset]
+        words += ["--tuned", config.tuned]
+    words += ["--preset", config.preset]
     for option, value in options.items():
-        if option == "method":
-            continue
-        words += [f"--{option}", ",".join(value) if isinstance(value, tuple) else str(value)]
+        if option != "method":
+            words += [f"--{option}", ",".join(value) if isinstance(value, tuple) else str(value)]
     return shlex.join([*words, "--out", out])
+
+
+def _options_of(config: RunConfig | AuditRunConfig) -> dict | None:
+    """The options that give this configuration, or None when no options do."""
+    name = config.domain.name
+    try:
+        if isinstance(config, RunConfig):
+            options = _differing_options(config)
+            return options if run_config(config.preset, name, options) == config else None
+        options = _differing_options(_as_run(config))
+        return options if audit_config(config.preset, name, config.tuned, options) == config else None
+    except UserError:
+        return None
+
+
+def _as_run(config: AuditRunConfig) -> RunConfig:
+    """The preset's run with the audit's sections in it; the other sections stay the preset's."""
+    base, guidance = preset(config.preset, config.domain.name), config.extraction.sampler.guidance_scale
+    shared = {name: getattr(config, name) for name in ("model", "domain", "audit", "extraction")}
+    if guidance != base.extraction.sampler.guidance_scale:  # --guidance sets it for the SP set too
+        sampler = base.sp_set.sampler.model_copy(update={"guidance_scale": guidance})
+        shared["sp_set"] = base.sp_set.model_copy(update={"sampler": sampler})
+    return base.model_copy(update=shared)

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from s2l.config import UserError, file_hash
-from s2l.experiment import Result
+from s2l.result import Result
 from s2l.store import Store, read_json, write_json
 
 COLUMNS = 16

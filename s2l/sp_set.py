@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from PIL import Image
 from s2l.config import PromptPart, SamplerConfig, SPSetConfig, UserError
 from s2l.domain import Domain, ImageSet
 from s2l.model import DiffusionModel
+from s2l.photos import pixel_array
 from s2l.progress import Event, Progress, silent
 
 STAGE_VERSION = 1  # raise it when the same settings would give other pictures
@@ -65,10 +66,12 @@ def generate_images(
     folder: Path,
     stage: str = "generate",
     progress: Progress = silent,
+    generate: Callable | None = None,
 ) -> ImageSet:
     """Fill `folder` with one image a (prompt, seed), resuming what is there; returns the whole set.
 
-    Several processes draw a share each and all return the whole set; the first one reports progress.
+    `generate` draws in place of `model.generate`, whose arguments it takes (for guidance of one's own). Several
+    processes draw a share each and all return the whole set; the first one reports progress.
     Raises UserError when the disk cannot hold the set, or the folder holds another one.
     """
     folder = Path(folder)
@@ -109,7 +112,7 @@ def generate_images(
 
     report()
     if mine:
-        model.generate([prompts[i] for i in mine], [seeds[i] for i in mine], sampler, on_batch=keep)
+        (generate or model.generate)([prompts[i] for i in mine], [seeds[i] for i in mine], sampler, on_batch=keep)
     team.wait_for_everyone()
     return load_images(folder)
 
@@ -131,17 +134,21 @@ def load_images(folder: str | Path) -> ImageSet:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} of {len(rows)} images: run the same command again to finish it")
-    pixels = []
-    for name in names:
+    images = None
+    for i, name in enumerate(names):
         try:
             with Image.open(folder / name) as image:
-                pixels.append(np.asarray(image.convert("RGB")))
+                picture = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
         except OSError:
             raise UserError(f"{folder / name} is not a readable image") from None
-    if len({picture.shape for picture in pixels}) != 1:
-        raise UserError(f"{folder} holds no images, or images of different sizes")
-    tensor = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(tensor, captions, names)
+        if images is None:
+            images = pixel_array(len(names), *picture.shape[1:])
+        if picture.shape != images.shape[1:]:
+            raise UserError(f"{folder} holds images of different sizes")
+        images[i] = picture
+    if images is None:
+        raise UserError(f"{folder} holds no images")
+    return ImageSet(images, captions, names)
 
 
 def generate_sp_set(

@@ -7,18 +7,26 @@ is done, so a table goes on later or on another machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from s2l.attacks import ATTACKS, Combination
+from s2l.attacks.calibration import are_distances, shake_calibrated
+from s2l.audit import FPRS, Pair, Subject, calibration_pair
 from s2l.config import RunConfig, UserError, key_of, preset, unknown
 from s2l.domain import lab_people_records
-from s2l.experiment import Result, run
-from s2l.intervals import hierarchical_difference, hierarchical_mean
+from s2l.experiment import Result, calibration_people, run
+from s2l.finetune import legal_combinations
+from s2l.intervals import hierarchical_difference, hierarchical_mean, mean_interval
+from s2l.lab.portraits import COLOURS
+from s2l.metrics import frozen_tpr
 from s2l.model import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
+from s2l.stages import Stages
 from s2l.store import Store, read_json, write_json
 
 SCHEMA_VERSION = 1
@@ -44,18 +52,88 @@ class Table:
     preset: str = "demo"
 
 
+def _extraction_rows() -> tuple[Row, ...]:
+    """Ways to spend about the same UNet evaluations on the after stage: 256 plain generations, 10,240 in 20 steps.
+
+    A chosen generation costs 40 and 2 for each seed of its share of the pool, an extrapolated one 80.
+    """
+    words = [f"on {'an' if colour[0] in 'aeiou' else 'a'} {colour} background" for colour in COLOURS]
+    varied = [{"template": f"a photo of {{name}} {background}"} for background in words]
+    cheaper = {"2 x": {"n_generations": 232, "seed_pool": 464}, "4 x": {"n_generations": 213, "seed_pool": 852}}
+    return (
+        Row("plain"),
+        *(Row(f"seeds chosen from {times}", {"extraction": values}) for times, values in cheaper.items()),
+        Row("varied prompts", {"extraction": {"prompts": varied}}),
+        Row("varied prompts, chosen from 4 x", {"extraction": {"prompts": varied, **cheaper["4 x"]}}),
+        *(Row(f"w = {w:g}", {"extraction": {"n_generations": 128, "guidance_w": w}}) for w in (1.5, 3.0, 5.0)),
+    )
+
+
+# Secondary outcomes of docs/protocol.md; three more evaluations a photo.
+ATTACKS_OF_TABLES = {"audit": {"attacks": ["secmi", "loss", "pia", "sima"]}}
+OTHERS = {"sp_set": {"prompts": [{"template": "a photo of a person"}]}}  # the paper's out-of-domain control
+
+
+def _methods(*names: str) -> tuple[Row, ...]:
+    """A row a method or combination, called by its name."""
+    return tuple(Row(name, {"finetune": {"methods": name.split("+")}} | ATTACKS_OF_TABLES) for name in names)
+
+
+def _finetune_rows(what: str, values: Iterable, overrides: Callable[[Any], dict]) -> tuple[Row, ...]:
+    return tuple(Row(what.format(value), {"finetune": overrides(value)} | ATTACKS_OF_TABLES) for value in values)
+
+
 TABLES: dict[str, Table] = {
+    "main": Table(
+        "Every method of the paper",
+        (
+            Row(
+                "end_to_end, out of domain",
+                {"finetune": {"methods": ["end_to_end"]}} | OTHERS | ATTACKS_OF_TABLES,
+            ),
+            *_methods("end_to_end", "dreambooth", "textual_inversion", "hypernetwork", "lora"),
+            *_methods("hypernetwork+dreambooth", "lora+dreambooth"),
+        ),
+    ),
+    "methods": Table(
+        "Every method and legal combination, one demo run each",
+        _methods(*("+".join(names) for names in legal_combinations())),
+        role="calibration",
+        people=1,
+    ),
+    "tokens": Table(
+        "Tokens of Textual Inversion",
+        _finetune_rows("{} tokens", (4, 8, 12, 17), lambda n: {"methods": ["textual_inversion"], "num_vectors": n}),
+        people=4,
+    ),
+    "noise": Table(
+        "Gaussian noise on the weights",
+        _finetune_rows(
+            "sigma {:g}",
+            (2e-4, 8e-4, 3.2e-3, 6.4e-3, 1.28e-2),
+            lambda sigma: {"methods": ["gaussian_noise"], "noise_sigma": sigma},
+        ),
+        people=4,
+    ),
+    "extraction": Table(
+        "Cheaper extraction: what the same UNet evaluations extract", _extraction_rows(), role="calibration"
+    ),
+    "attacks": Table(
+        "Every attack before and after LoRA; few generations, since the attacks need none",
+        (Row("LoRA", {"audit": {"attacks": sorted(ATTACKS)}, "extraction": {"n_generations": 16}}),),
+        role="calibration",
+    ),
     "first": Table(
         "LoRA at the demo preset, the first before/after on the lab", (Row("LoRA"),), role="calibration", people=3
     ),
     "rank": Table(
         "Rank of LoRA",
-        tuple(Row(f"rank {r}", {"finetune": {"rank": r, "lora_alpha": 4.0 * r}}) for r in (1, 2, 4, 8, 16, 32)),
+        _finetune_rows("rank {}", (1, 2, 4, 8, 16, 32), lambda r: {"rank": r, "lora_alpha": 4.0 * r}),
         people=4,
     ),
     "sp-size": Table(
         "Size of the SP set",
-        tuple(Row(f"{n} images", {"sp_set": {"set_size": n}}) for n in (32, 64, 128, 256, 512)),
+        tuple(Row(f"{n} images", {"sp_set": {"set_size": n}} | ATTACKS_OF_TABLES) for n in (32, 64, 128, 256, 512)),
         people=4,
     ),
 }
@@ -85,6 +163,7 @@ def cell_of(result: Result, row: str) -> dict:
             "auc_after": found["after"]["auc"],
             "difference": found["difference"],
             "shake_auc": found["shake"]["auc"],
+            "calibration": found["calibration"],
         }
         for name, found in record["attacks"].items()
     }
@@ -96,6 +175,8 @@ def cell_of(result: Result, row: str) -> dict:
             "eidetic": found["eidetic"],
             "matching_generations": found["members"]["matching_generations"],
             "nonmembers_scaled": found["nonmembers_scaled"],
+            "cost": record["extraction"]["cost"][when],
+            "flags": [record["blind"][when]["score"][count] for count in ("n_flags", "true_flags")],
             "within": {
                 str(d): [int(np.sum(np.array(found[part]["distances"]) <= d)) for part in ("members", "nonmembers")]
                 for d in DELTAS
@@ -115,7 +196,8 @@ def cell_of(result: Result, row: str) -> dict:
         "control_auc": record["control"]["auc"],
         "n_members": record["domain"]["n_members"],
         "n_nonmembers": record["domain"]["n_nonmembers"],
-        "seconds": {k: v["seconds"] for k, v in record["stages"].items()},
+        # A stage that came from the cache took no time here, and says nothing of what it costs.
+        "seconds": {k: v["seconds"] for k, v in record["stages"].items() if not v.get("cached")},
         "versions": record["versions"],
     }
 
@@ -129,8 +211,37 @@ def _loss_ends(log: list[dict]) -> list[float] | None:
     return [float(np.mean(losses[:n])), float(np.mean(losses[-n:]))]
 
 
-def summarise(cells: list[dict]) -> dict:
-    """One row's cells over people: means with hierarchical-bootstrap intervals."""
+def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:
+    """{attack: scores (K,) of the calibration people's held-out photos under the base model}: they freeze thresholds.
+
+    With the settings and, for CLiD, the weights of `cell`, the run of a person who is none of them.
+    """
+    config = RunConfig.model_validate(cell["config"])
+    base = Subject.of(DiffusionModel.load(config.model, runtime))
+    found = {}
+    for name in config.audit.attacks:
+        fitted = cell["attacks"][name]["calibration"]
+        score = Combination.model_validate(fitted) if fitted else (lambda components: components[:, 0])
+        people = calibration_people(config.domain, config.model)
+        pairs = [calibration_pair(name, base, person, config.audit, stages) for person in people]
+        found[name] = score(np.concatenate([nonmembers for _, nonmembers in pairs]))
+    return found
+
+
+def frozen_points(pairs: dict[str, list[tuple]], calibration: np.ndarray) -> dict:
+    """TPR and FPR over all people at thresholds frozen on `calibration` (K,), the same ones before and after."""
+    return {
+        when: [asdict(frozen_tpr(calibration, *zip(*by_person, strict=True), fpr)) for fpr in FPRS]
+        for when, by_person in pairs.items()
+    }
+
+
+def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = None) -> dict:
+    """One row's cells over people: means with hierarchical-bootstrap intervals.
+
+    `calibration` (of `calibration_nonmembers`) adds the pooled TPR at a frozen threshold; a table *of* calibration
+    people has none.
+    """
     summary: dict = {"people": [cell["person"] for cell in cells], "attacks": {}, "extraction": {}}
     for name in cells[0]["attacks"]:
         pairs = {
@@ -145,6 +256,8 @@ def summarise(cells: list[dict]) -> dict:
             "after": asdict(hierarchical_mean(pairs["after"])),
             "difference": asdict(hierarchical_difference(pairs["before"], pairs["after"])),
             "shake_auc": float(np.mean([cell["attacks"][name]["shake_auc"] for cell in cells])),
+            "reference": reference_of(pairs, cells[0]["config"]["audit"]["shake_weight"]),
+            "frozen": frozen_points(pairs, calibration[name]) if calibration else None,
         }
     for when in ("before", "after"):
         per_person = [cell["extraction"][when] for cell in cells]
@@ -152,14 +265,51 @@ def summarise(cells: list[dict]) -> dict:
             "distinct": [found["distinct"] for found in per_person],
             "mean_distinct": float(np.mean([found["distinct"] for found in per_person])),
             "mean_nonmembers_scaled": float(np.mean([found["nonmembers_scaled"] for found in per_person])),
+            "unet_evaluations": per_person[0]["cost"]["unet_evaluations"],
+            "per_1000": _over_people([found["cost"]["per_1000"] for found in per_person]),
+            "nonmembers_per_1000": float(np.mean([found["cost"]["nonmembers_per_1000"] for found in per_person])),
+            "flags": np.sum([found["flags"] for found in per_person], axis=0).tolist(),
             "within": {
                 d: [float(np.mean([found["within"][d][i] for found in per_person])) for i in (0, 1)]
                 for d in per_person[0]["within"]
             },
         }
     summary["seconds"] = float(np.mean([cell["seconds"]["total"] for cell in cells]))
+    summary["finetune_seconds"] = [cell["seconds"].get("finetune") for cell in cells]
+    summary["loss_first_last"] = [cell["loss_first_last"] for cell in cells]
     summary["trained_parameters"] = cells[0]["trained_parameters"]
     return summary
+
+
+def reference_of(pairs: dict[str, list[Pair]], weight: float) -> dict | None:
+    """Both models together, over people: the base model judged with the shaken one as its reference.
+
+    `difference` is paired with the attack before. None for scores that are no distances.
+    """
+    if not all(are_distances(*pair) for by_person in pairs.values() for pair in by_person):
+        return None
+    both = [
+        tuple(shake_calibrated(*parts, "reference", weight) for parts in zip(before, after, strict=True))
+        for before, after in zip(pairs["before"], pairs["after"], strict=True)
+    ]
+    return {
+        "weight": weight,
+        "auc": asdict(hierarchical_mean(both)),
+        "difference": asdict(hierarchical_difference(pairs["before"], both)),
+    }
+
+
+def _over_people(values: list[float]) -> dict:
+    """The mean of one number a person with its 95 % interval; one person has none."""
+    interval = mean_interval(values) if len(values) > 1 else None
+    ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
+    return {"mean": float(np.mean(values)), **ends, "per_person": [float(value) for value in values]}
+
+
+def efficiency_gain(cells: list[dict], first: list[dict]) -> dict:
+    """Distinct extractions per 1,000 UNet evaluations, after fine-tuning: a row minus the first row, by person."""
+    rates = [[cell["extraction"]["after"]["cost"]["per_1000"] for cell in row] for row in (cells, first)]
+    return _over_people([mine - theirs for mine, theirs in zip(*rates, strict=True)])
 
 
 def configs(table: Table, people: int | None = None) -> Iterable[tuple[Row, RunConfig]]:
@@ -193,6 +343,11 @@ def run_table(
         cells.setdefault(row.label, []).append(read_json(path))
         progress(Event(f"table {name}", i + 1, len(work), {"row": row.label, "person": config.domain.name}))
     first = cells[table.rows[0].label]
+    stages = Stages(store, progress)
+
+    def calibration(row_cells: list[dict]) -> dict[str, np.ndarray] | None:
+        return calibration_nonmembers(row_cells[0], runtime, stages) if table.role == "reporting" else None
+
     found = {
         "schema_version": SCHEMA_VERSION,
         "title": table.title,
@@ -201,7 +356,10 @@ def run_table(
         "role": table.role,
         "n_people": len(first),
         "model": first[0]["model"],
-        "rows": {label: summarise(row_cells) for label, row_cells in cells.items()},
+        "rows": {
+            label: summarise(row_cells, calibration(row_cells)) | {"per_1000_gain": efficiency_gain(row_cells, first)}
+            for label, row_cells in cells.items()
+        },
     }
     write_json(results / f"{name}.json", found)
     return found

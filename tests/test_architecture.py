@@ -9,21 +9,25 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import from layers before its own. Packages are one layer, with an exception below.
 LAYERS = [
     {"progress", "store", "config"},
-    {"lab"},
-    {"domain"},
+    {"lab", "memory"},
+    {"photos"},
+    {"domain", "stages"},
+    {"checkpoints"},
     {"model"},
-    {"sp_set", "guidance"},
-    {"distances", "intervals"},
+    {"sp_set"},
+    {"guidance"},
+    {"distances", "intervals", "result"},
     {"finetune", "attacks", "extraction", "blind", "metrics", "control"},
     {"audit"},
     {"experiment"},
-    {"options", "figures", "jobs", "report", "showcase", "lab_card", "tables", "docs"},
+    {"options", "figures", "jobs", "findings", "report", "showcase", "lab_card", "tables", "docs", "bench"},
     {"ui", "cli", "__main__"},
 ]
 SAME_LAYER = {  # inside one layer: who may import whom
     "store": {"config"},
-    "report": {"figures", "options"},
-    "docs": {"tables", "lab_card"},
+    "findings": {"options"},
+    "report": {"figures", "findings", "options"},
+    "docs": {"tables", "lab_card", "bench"},
     "__main__": {"cli"},
 }
 # Files of a method package that are no method and may be shared by its methods.

@@ -250,11 +250,31 @@ def test_the_suite_shares_evaluations_and_changes_no_number():
     assert alone.evaluated == 7 * 64
     suite = attacks.run_suite(NAMES, together, query, CONFIG)
     assert all(torch.equal(suite[name], one_by_one[name]) for name in NAMES)
-    # eps(z0, 0, c) serves PIA and PIAN; four predictions on noised latents serve PFAMI and SimA-MC.
-    assert together.evaluated <= 7 * (64 - 1 - 4)
+    # eps(z0, 0, c) serves PIA, PIAN and SecMI; four predictions on noised latents serve Loss, PFAMI and SimA-MC.
+    assert together.evaluated == 7 * (64 - 2 - 2 * 4) == 7 * attacks.evaluations_together(NAMES, CONFIG)
     few = AnalyticModel()
     attacks.run_suite(["sima", "pia", "pian"], few, query, AuditConfig(settings={"sima": {"t": 0}}))
     assert few.evaluated == 7 * (1 + 1 + 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("config", [CONFIG, OTHER], ids=["defaults", "other"])
+def test_an_attack_declares_what_it_can_share(name, config):
+    model = AnalyticModel()
+    query = attacks.make_query(model, photos(2, SIDE)).remembering(model)
+    settings = attacks.attack_settings(name, config)
+    ATTACKS[name].score(model, query, settings)
+    assert {key for key in query.memo.kept if key[0] != "noise"} == ATTACKS[name].asks(settings)
+
+
+def test_only_attacks_that_share_are_grouped():
+    assert attacks.sharing_groups(["secmi", "loss"], CONFIG) == [["secmi"], ["loss"]]
+    groups = attacks.sharing_groups(["sima", "pfami", "secmi", "clid", "loss", "pia", "pfami"], CONFIG)
+    assert groups == [["sima"], ["pfami", "loss"], ["secmi", "pia"], ["clid"]]
+    both = AuditConfig(settings={"sima": {"t": 0}})
+    assert attacks.sharing_groups(["sima", "loss", "pia"], both) == [["sima", "pia"], ["loss"]]
+    assert attacks.evaluations_together(["sima", "pia"], both) == 2
+    assert attacks.evaluations_together(["sima", "pia"], CONFIG) == 3
 
 
 def test_the_memo_is_bounded_and_belongs_to_one_model_and_one_batch():
@@ -459,6 +479,12 @@ def test_shake_calibrated_is_the_change_and_higher_for_what_came_closer():
     ):
         with pytest.raises(UserError, match=words):
             shake_calibrated(*arguments)
+
+
+def test_a_change_that_stretches_all_distances_alike_is_the_base_score_in_disguise():
+    before = -np.random.default_rng(0).uniform(1, 9, 50)
+    np.testing.assert_array_equal(np.argsort(shake_calibrated(before, 1.07 * before)), np.argsort(before))
+    np.testing.assert_allclose(shake_calibrated(before, 1.07 * before, "log_ratio"), -math.log(1.07), rtol=1e-12)
 
 
 # --- memory --------------------------------------------------------------------------------------

@@ -84,6 +84,30 @@ def test_greedy_cliques_are_disjoint_maximal_and_find_overlapping_groups():
     assert core[:25].all() and core.sum() < 40
 
 
+def cliques(edges, chosen=(), candidates=None):
+    """Every clique of a small graph, the naive way: extend by each later vertex that is joined to all."""
+    yield chosen
+    for v in range(len(edges)) if candidates is None else candidates:
+        yield from cliques(edges, (*chosen, v), [w for w in range(v + 1, len(edges)) if edges[[*chosen, v], w].all()])
+
+
+def test_flags_against_all_cliques_of_small_graphs(monkeypatch):
+    """Random graphs of 12: each cluster is a clique, and the greedy search rarely misses that there is one at all."""
+    missed = 0
+    for seed in range(150):
+        edges = np.triu(np.random.default_rng(seed).random((12, 12)) < 0.45, 1)
+        edges |= edges.T
+        distances = np.where(edges, 0.1, 0.3).astype(np.float32)
+        monkeypatch.setattr(blind, "tiled_l2", lambda *_, d=distances, **__: d.copy())
+        clusters = blind.blind_clusters(np.zeros((12, 3, 8, 8), np.float32), edge=0.15, min_size=4)
+        every = {c for c in cliques(edges) if len(c) >= 4}
+        assert all(c.generations in every for c in clusters)
+        taken = [g for c in clusters for g in c.generations]
+        assert len(taken) == len(set(taken))  # disjoint
+        missed += bool(every) and not clusters
+    assert missed <= 2, missed
+
+
 def test_identical_generations_make_one_cluster():
     clusters = blind.blind_clusters(np.full((300, 3, 8, 8), 0.3, np.float32))
     assert [c.size for c in clusters] == [300]

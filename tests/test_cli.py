@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2l import cli, experiment, model, sp_set
+from s2l import checkpoints, cli, experiment, model, sp_set
 from s2l.cli import base, console, folders
 from s2l.config import preset
 from s2l.lab import train as lab_train
@@ -64,7 +64,7 @@ def numbers(folder) -> dict:
 # --- the whole path ---------------------------------------------------------------------------
 
 
-def test_run_writes_four_files_and_the_second_run_is_all_cache(tiny_lab, tmp_path, call):
+def test_run_writes_its_files_and_the_second_run_is_all_cache(tiny_lab, tmp_path, call):
     code, out, err = call(*RUN, *FAST, "--out", tmp_path / "a")
     assert code == 0
     assert {p.name for p in (tmp_path / "a").iterdir()} == set(FILES)
@@ -235,7 +235,8 @@ def test_lab_build_hands_its_options_to_the_recipe(tmp_path, call, monkeypatch):
     assert asked[1][0].is_relative_to(tmp_path / "cache")
 
 
-COMMANDS = ["run", "sp-gen", "finetune", "s2l", "attack", "extract", "domains", "methods", "attacks", "table", "docs"]
+COMMANDS = ["run", "audit", "sp-gen", "finetune", "s2l", "attack", "extract", "domains", "methods", "attacks", "table"]
+COMMANDS += ["docs"]
 
 
 @pytest.mark.parametrize("command", [[c] for c in COMMANDS] + [["lab", c] for c in ("build", "info", "measure")])
@@ -409,6 +410,24 @@ def test_finetune_on_pictures_of_another_size(tiny_model, tiny_lab, tmp_path, re
     assert "48 x 48" in sentence and str(tiny_model.resolution) in sentence
 
 
+def test_finetune_on_photos_of_ones_own(tiny_model, tiny_lab, tmp_path, call, refused):
+    """The out-of-domain control from a folder: any size, captions from the option, a broken file reported."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 255, (80, 96, 3), np.uint8)
+        Image.fromarray(noise).save(photos / f"{i}.png")
+    (photos / "broken.png").write_text("no picture")
+    command = ["finetune", "--sp-set", photos, "--logdir", tmp_path / "t", "--steps", 2, *FAST]
+    assert "--caption" in refused(*command)
+    code, out, err = call(*command, "--caption", "a photo of a person")
+    assert code == 0 and "on 3 pictures: done" in out and "broken.png" in err
+    assert "was there already" in call(*command, "--caption", "a photo of a person")[1]
+    (photos / "broken.png").unlink()
+    assert "other settings" in refused(*command, "--caption", "a portrait")
+    assert "--sp-set" in refused("finetune", "--caption", "a photo", "--logdir", tmp_path / "u", *FAST)
+
+
 # --- the command that repeats a run --------------------------------------------------------------
 
 OPTIONS = [
@@ -435,7 +454,7 @@ def test_reproduce_command_round_trip(options, name, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(base, "check_name", lambda name, *rest: name)
-    monkeypatch.setattr(model, "resolve_checkpoint", lambda name: None)
+    monkeypatch.setattr(checkpoints, "check_name", lambda name: None)
     monkeypatch.setenv(base.PERMISSION, "1")
     monkeypatch.setattr(experiment, "run", record)
     assert cli.main(words[3:]) == 130
@@ -493,4 +512,4 @@ def test_scores_of_an_attack_are_cached(tiny_model, tiny_lab, store):
     config = AuditConfig(attacks=("loss",))
     first = folders.attack_record(tiny_model, None, domain, config, store)
     second = folders.attack_record(tiny_model, None, domain, config, store, lambda e: seen.append(e.info))
-    assert first == second and seen == [{"cached": True}]
+    assert first == second and [info["cached"] for info in seen] == [True]

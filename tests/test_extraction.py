@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -198,8 +199,11 @@ def test_unfit_arguments_are_refused():
         (lambda: ex.extract(a, a, a, [1] * 3, thresholds=(0.2, 0.1)), "increase"),
         (lambda: ds.paired_l2(a, a[:2]), "image by image"),
         (lambda: ex.adaptive_threshold(a, a, 50), "number of references"),
-        (lambda: ex.extraction_curve([(0, 0)], 5, [6]), "counts must"),
-        (lambda: ex.extraction_curve([(5, 0)], 5), "only 5"),
+        (lambda: ex.extraction_curve([(0, 0)], 5, 3, [6]), "counts must"),
+        (lambda: ex.extraction_curve([(5, 0)], 5, 3), "generation 5, but there are only 5"),
+        (lambda: ex.extraction_curve([(0, 3)], 5, 3), "member 3, but there are only 3"),
+        (lambda: ds.paired_tiled_l2(a, a, 3), "divide"),
+        (lambda: ex.efficiency(None, 0), "at least one UNet evaluation"),
         (lambda: ex.gallery_pairs(None, of="all"), "nonmembers"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -304,15 +308,20 @@ def test_nothing_extracted_is_a_result():
     e = ex.extract(photos(5), photos(6, seed=1), photos(7, seed=2), [1] * 6, delta=0.01)
     assert e.distinct == e.eidetic == 0 and e.matches == () and e.members.hits == ()
     assert e.members.share_low == 0 and 0 < e.members.share_high < 0.5
-    assert ex.extraction_curve(e.members.hits, 5).mean == (0.0,) * 5
+    assert ex.extraction_curve(e.members.hits, 5, 6).mean == (0.0,) * 5
 
 
 def test_json_round_trip(scenario):
     _, e = scenario
     text = json.dumps(dataclasses.asdict(e), allow_nan=False)
     assert ex.extraction_from_dict(json.loads(text)) == e
-    curve = ex.extraction_curve(e.members.hits, e.n_generations)
-    for result in (curve, ex.paired_extraction(e, e), ex.reconstruction_floor(photos(2), photos(2))):
+    curve = ex.extraction_curve(e.members.hits, e.n_generations, e.members.n_references)
+    for result in (
+        curve,
+        ex.efficiency(e, 10),
+        ex.paired_extraction(e, e),
+        ex.reconstruction_floor(photos(2), photos(2)),
+    ):
         json.dumps(dataclasses.asdict(result), allow_nan=False)
 
 
@@ -333,20 +342,104 @@ def test_gallery_pairs(scenario):
 
 def test_curve_grows_to_the_count_and_matches_brute_force(scenario):
     _, e = scenario
-    curve = ex.extraction_curve(e.members.hits, e.n_generations, range(1, 41), seed=3)
+    curve = ex.extraction_curve(e.members.hits, e.n_generations, 30, range(1, 41))
     for values in (curve.mean, curve.low, curve.high):
         assert (np.diff(values) >= -1e-9).all()
-    assert curve.mean[-1] == curve.low[-1] == curve.high[-1] == e.distinct
-    assert (np.array(curve.low) <= np.array(curve.high)).all()
+    assert curve.mean[-1] == e.distinct
+    assert (np.array(curve.low) < np.array(curve.mean)).all() and (np.array(curve.mean) < np.array(curve.high)).all()
     rng = np.random.default_rng(0)
     for n in (1, 10, 30):
         drawn = [set(rng.choice(40, n, replace=False).tolist()) for _ in range(3000)]
         brute = np.mean([len({m for g, m in e.members.hits if g in s}) for s in drawn])
         assert curve.mean[n - 1] == pytest.approx(brute, abs=0.06)
-    assert ex.extraction_curve(e.members.hits, 40, seed=3) == ex.extraction_curve(e.members.hits, 40, seed=3)
-    assert ex.extraction_curve(list(reversed(e.members.hits)) * 2, 40, seed=3) == ex.extraction_curve(
-        e.members.hits, 40, seed=3
-    )
+    shuffled = list(reversed(e.members.hits)) * 2
+    assert ex.extraction_curve(shuffled, 40, 30, range(1, 41)) == curve
+
+
+def test_curve_ends_with_the_exact_interval_of_the_share(scenario):
+    _, e = scenario
+    curve = ex.extraction_curve(e.members.hits, e.n_generations, 30)
+    assert (curve.low[-1], curve.high[-1]) == pytest.approx((30 * e.members.share_low, 30 * e.members.share_high))
+    none, everyone = (ex.extraction_curve(h, 9, 7, [9]) for h in ([], [(i % 9, i) for i in range(7)]))
+    assert none.low == none.mean == (0,) and none.high[0] == pytest.approx(7 * (1 - 0.025 ** (1 / 7)))
+    assert everyone.high == everyone.mean == (7,) and everyone.low[0] == pytest.approx(7 * 0.025 ** (1 / 7))
+
+
+@pytest.mark.parametrize("twins", [False, True])
+def test_the_curve_covers_what_fresh_generations_extract_on_average(twins):
+    """Simulated: members hit with unequal chances, alone or (against the assumption) in pairs that go together."""
+    rng = np.random.default_rng(4)
+    chances = rng.uniform(0, 0.02, 20) ** 1.5 * 8
+    if twins:
+        chances = np.repeat(chances[:10], 2)
+    n, counts = 128, (32, 128)
+    truth = [(1 - (1 - chances) ** c).sum() for c in counts]
+    covered = np.zeros(2)
+    for _ in range(300):
+        hit = rng.random((n, 20)) < chances
+        if twins:
+            hit[:, 1::2] = hit[:, ::2]
+        curve = ex.extraction_curve(np.argwhere(hit), n, 20, counts)
+        covered += (np.array(curve.low) <= truth) & (np.array(curve.high) >= truth)
+    assert (covered / 300 >= (0.9 if twins else 0.95)).all(), covered / 300
+
+
+def test_efficiency_is_counts_over_cost(scenario):
+    _, e = scenario
+    worth = ex.efficiency(e, 2_000)
+    assert (worth.unet_evaluations, worth.per_1000) == (2_000, pytest.approx(3 / 2))
+    assert (worth.low, worth.high) == pytest.approx((15 * e.members.share_low, 15 * e.members.share_high))
+    assert worth.nonmembers_per_1000 == pytest.approx(1 / 3 / 2)  # 1 of 90 non-members, 30 members
+
+
+def naive_ssim(x, y):
+    """Wang et al. 2004 with a flat 7 x 7 window: pixel by pixel, channel by channel, float64."""
+    x, y = (z.astype(np.float64) / 255 for z in (x, y))
+    values = []
+    for c in range(3):
+        for i in range(x.shape[1] - 6):
+            for j in range(x.shape[2] - 6):
+                a, b = (z[c, i : i + 7, j : j + 7].ravel() for z in (x, y))
+                cov = np.cov(a, b)  # the unbiased one, as in scikit-image
+                c1, c2 = 0.01**2, 0.03**2
+                top = (2 * a.mean() * b.mean() + c1) * (2 * cov[0, 1] + c2)
+                values.append(top / ((a.mean() ** 2 + b.mean() ** 2 + c1) * (cov[0, 0] + cov[1, 1] + c2)))
+    return np.mean(values)
+
+
+def test_ssim_and_tiled_pairs_equal_a_naive_loop():
+    a = photos(4)
+    b = (near(a, 0.08) * 255).round().astype(np.uint8)
+    np.testing.assert_allclose(ds.ssim_pairs(a, b), [naive_ssim(x, y) for x, y in zip(a, b, strict=True)], atol=1e-5)
+    for tiles in (1, 2, 4):
+        np.testing.assert_array_equal(ds.paired_tiled_l2(a, b, tiles), np.diag(naive_l2(a, b, tiles)).astype("f4"))
+
+
+def test_second_opinions_belong_to_the_nearest_pairs(scenario):
+    (generations, members, *_), e = scenario
+    found = ex.second_opinions(e, generations, members, top=5)
+    assert [(o.reference, o.generation, o.l2, o.extracted) for o in found] == [
+        (m.reference, m.generation, m.distance, m.extracted) for m in ex.gallery_pairs(e, top=5)
+    ]
+    for o in found:
+        pair = generations[[o.generation]], members[[o.reference]]
+        assert o.tiled_l2 == pytest.approx(naive_l2(*pair, tiles=4)[0, 0], abs=1e-6)
+        assert o.tiled_l2 >= o.l2 and o.ssim == pytest.approx(ds.ssim_pairs(*pair)[0], abs=1e-6)
+    assert min(o.ssim for o in found if o.extracted) > max(o.ssim for o in found if not o.extracted)
+    assert len(ex.second_opinions(e, generations, members, top=1)) == 3  # every extracted one
+    odd = [x[..., :14, :15] for x in (generations, members)]  # four tiles a side do not fit
+    assert ex.second_opinions(e, *odd, top=1)[0].tiled_l2 is None
+
+
+def test_search_stays_within_its_memory():
+    """3,000 x 3,000 images at 20 MB: the distance matrix alone would be 36 MB, the float images 74 MB."""
+    a, b = (np.random.default_rng(i).integers(0, 256, (3000, 3, 16, 16), np.uint8) for i in (0, 1))
+    tracemalloc.start()
+    ds.hit_pairs(a, b, 0.1, memory_mb=20)
+    ds.nearest(a, b, memory_mb=20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 25 * 2**20
 
 
 def test_paired_extraction(scenario):

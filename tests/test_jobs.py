@@ -14,6 +14,8 @@ import pytest
 from s2l import jobs as jobs_package
 from s2l.config import PRESETS, RunConfig, UserError, preset
 from s2l.jobs import Jobs, QueueFull, cached_result, plan, run_key, start, worker
+from s2l.jobs.housekeeping import sweep
+from s2l.jobs.limits import Limits
 from s2l.jobs.store import CANCELLED, RESTARTED
 from s2l.lab.people import CELEBRITY_NAMES
 from s2l.progress import Event
@@ -92,6 +94,64 @@ def test_the_queue_is_bounded(jobs, monkeypatch):
     with pytest.raises(QueueFull, match="2 runs are waiting"):
         jobs.enqueue(quick(seed=2), "a")
     assert jobs.enqueue(quick(seed=1), "b").run == first[1].run  # joining one that waits costs nothing
+
+
+def test_a_visitor_cannot_fill_the_queue_alone(jobs, monkeypatch):
+    monkeypatch.setenv("S2L_MAX_QUEUE_PER_VISITOR", "2")
+    first, _ = (jobs.enqueue(quick(seed=i), "a") for i in range(2))
+    with pytest.raises(QueueFull, match="2 runs of yours"):
+        jobs.enqueue(quick(seed=2), "a")
+    assert jobs.enqueue(quick(seed=2), "b").ahead == 1  # a turn each: behind one run of "a", not behind two
+    jobs.cancel(first.id, "a")
+    assert jobs.enqueue(quick(seed=3), "a").active
+
+
+def test_the_queue_takes_turns(jobs):
+    """Five runs of one visitor delay another's single run by one, and the position says so."""
+    eager = [jobs.enqueue(quick(seed=i), "eager") for i in range(4)]
+    jobs.take("w")
+    shy = jobs.enqueue(quick(TARO), "shy")
+    shared = jobs.enqueue(quick(seed=3), "late")  # joins the last of the four: as soon as "late" has a turn
+    assert [jobs.job(j.id).ahead for j in (shy, shared, eager[1])] == [1, 2, 3] or [
+        jobs.job(j.id).ahead for j in (shared, shy, eager[1])
+    ] == [1, 2, 3]
+    assert jobs.job(shy.id).waiting == 4
+    taken = []
+    for _ in range(4):
+        jobs.finish(taken[-1] if taken else eager[0].run, "w", "done", result="x")
+        taken.append(jobs.take("w")[0])
+    assert set(taken[:2]) == {shy.run, shared.run} and taken[2:] == [eager[1].run, eager[2].run]
+
+
+@pytest.mark.parametrize("text", ["many", "0", "-1", "nan"])
+def test_a_senseless_limit_is_one_sentence(monkeypatch, text):
+    monkeypatch.setenv("S2L_MAX_QUEUE", text)
+    with pytest.raises(UserError, match="S2L_MAX_QUEUE is a number from 1 to 10000"):
+        Limits.read()
+
+
+def test_what_expires(jobs, monkeypatch):
+    old = time.time() - 3600 * 200
+    uploads, public = jobs.store.root / "uploads", jobs.store.root / "public" / "results"
+    for folder in (uploads / "old", uploads / "used", uploads / "new", public / "old", public / "new"):
+        (folder / "members").mkdir(parents=True)
+    config = quick()
+    domain = config.domain.model_copy(update={"members": str(uploads / "used" / "members"), "nonmembers": "n"})
+    waiting = jobs.enqueue(config.model_copy(update={"domain": domain}), "a")
+    ended = jobs.enqueue(quick(TARO), "a")
+    jobs.cancel(ended.id, "a")
+    with sqlite3.connect(jobs.file) as db:
+        db.execute("UPDATE jobs SET created_at = ?", (old,))
+    for folder in (uploads / "old", uploads / "used", public / "old"):
+        os.utime(folder, (old, old))
+    big = jobs.store.path("generations", "old")
+    big.mkdir(parents=True)
+    (big / "file").write_bytes(bytes(60_000_000))
+    monkeypatch.setenv("S2L_CACHE_MAX_GB", "0.05")
+    assert sweep(jobs) == 4
+    assert {p.name for p in uploads.iterdir()} == {"used", "new"} and {p.name for p in public.iterdir()} == {"new"}
+    assert jobs.job(ended.id) is None and jobs.job(waiting.id).state == "queued" and not big.exists()
+    assert sweep(jobs) == 0
 
 
 def test_visitors_see_their_own_jobs_only(jobs):
@@ -178,7 +238,7 @@ def test_failures_are_told_in_one_sentence(jobs, monkeypatch, error):
         raise error
 
     job = jobs.enqueue(quick(), "a")
-    monkeypatch.setattr(worker.experiment, "run", broken)
+    monkeypatch.setattr("s2l.experiment.run", broken)
     worker.execute(jobs, *jobs.take("w"), "w")
     failed, log = jobs.job(job.id), jobs.folder / f"{job.run}.log"
     assert failed.state == "failed"
@@ -197,7 +257,7 @@ def test_the_life_of_runs(jobs, monkeypatch):
     supervisor = start(jobs)
     try:
         first, second = jobs.enqueue(quick(), "a"), jobs.enqueue(quick(), "b")
-        done = wait(lambda: (j := jobs.job(first.id)).state != "queued" and not j.active and j, 60)
+        done = wait(lambda: (j := jobs.job(first.id)).state != "queued" and not j.active and j, 180)
         assert (done.state, done.message) == ("done", "")
         assert done.result and jobs.job(second.id).result == done.result
         assert {state for _, state in done.live["stages"]} == {"done"} and done.live["done"] == 1

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, kstest, norm
+from scipy.stats import binomtest, kstest, norm, sem, t
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from s2l import metrics
-from s2l.intervals import _bootstrap_p_value, _newcombe_interval
+from s2l.intervals import _bootstrap_p_value, _newcombe_interval, mean_interval
 
 
 def random_scores(seed: int = 0, N: int = 60, M: int = 45, shift: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -145,6 +145,14 @@ def test_binomial_interval_is_scipys_exact_one(successes, trials):
     expected = binomtest(successes, trials).proportion_ci(0.9, method="exact")
     interval = metrics.binomial_interval(successes, trials, 0.9)
     assert (interval.low, interval.high) == (expected.low, expected.high)
+
+
+def test_mean_interval_is_scipys_t():
+    values = [0.1, 0.4, 0.0, 0.9, 0.3]
+    found = mean_interval(values, 0.9)
+    assert (found.low, found.high) == pytest.approx(t.interval(0.9, 4, np.mean(values), sem(values)))
+    with pytest.raises(ValueError, match="at least two"):
+        mean_interval([1.0])
 
 
 # ---------------------------------------------------------------------------------------------- change of AUC
@@ -368,6 +376,16 @@ def test_histogram_keeps_every_score_and_shrugs_off_a_wild_one():
     assert len(result.edges) == 26 and result.edges[-1] < 10
 
 
+def test_histogram_of_heavy_tails_shows_the_bulk():
+    m, n = random_scores(N=100, M=100)
+    wild = np.r_[n[:92], -np.geomspace(1e2, 1e4, 8)]  # 8 % of the images are far off, as with a fourth power
+    result = metrics.histogram(m, wild, bins=40)
+    assert sum(count > 0 for count in result.members) > 10 and sum(result.nonmembers) == 100
+    assert result.nonmembers[0] >= 8  # the wild ones count in the outermost bin
+    plain = metrics.histogram(m, n)  # normal scores: the inner 99 % of each group, as ever
+    assert plain.edges[0] == min(np.quantile(m, 0.005), np.quantile(n, 0.005))
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -3e7, 1e-300, 1e300])
 def test_histogram_of_equal_scores_has_distinct_edges(value):
     result = metrics.histogram(np.full(5, value), np.full(7, value), bins=10)
@@ -403,6 +421,8 @@ def test_every_result_is_plain_json(m, n):
         metrics.set_evidence(m, n),
         metrics.histogram(m, n),
         metrics.pooled_tpr(1.0, [m, m], [n, n], n_resamples=50),
+        metrics.frozen_tpr(n, [m], [n], 0.1),
+        metrics.frozen_tpr(n, [m], [n], 1e-9),
         *metrics.most_exposed(m, m, n, n, top=3),
     ]
     for result in results:

@@ -6,18 +6,20 @@ import copy
 import io
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from s2l import experiment, figures, report
+from s2l import experiment, figures, metrics, report
 from s2l.config import preset
 from s2l.model import Runtime
 from s2l.store import Store
 
+CLUSTER = {"generations": [0, 2, 3], "medoid": 2, "size": 3, "mean_distance": 0.05, "max_distance": 0.1}
+NO_PICTURES = {"roc.png": b"", "extractions.png": b""}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -35,6 +37,8 @@ def without_split(result):
     """The same run as if nobody knew the members."""
     record = copy.deepcopy(result.record)
     record |= {"attacks": {}, "extraction": None, "control": None}
+    for when in ("before", "after"):
+        record["blind"][when] = {"clusters": [CLUSTER], "score": None}
     record["domain"] |= {"n_members": 0, "n_nonmembers": 0, "repeats": []}
     del record["folders"]["members"], record["folders"]["nonmembers"]
     return replace(result, record=record)
@@ -89,14 +93,16 @@ def test_report_is_complete_and_loads_nothing(result, tmp_path):
     for needed in (
         "Mira Solwyn", "12 training photos (members) and 12 held-out photos", "a random split of one distribution",
         result.key, result.record["model"]["key"], result.record["domain"]["key"], result.record["versions"]["torch"],
-        str(config.extraction.seed), "too few held-out photos", "Limits", "Responsible use", "blind control",
+        str(config.extraction.seed), "too few held-out photos: needs at least 100, has 12", 
+        "Limits", "Responsible use", "blind control",
+        "The most exposed photos", "The photos as one set", "the set stands out", "would flag 0 groups",
     ):  # fmt: skip
         assert needed in said, needed
     assert said.endswith(report.reproduce_command(config))
 
 
 def test_every_caption_is_one_sentence(result):
-    html = report.render_html(result, b"", b"")
+    html = report.render_html(result, NO_PICTURES)
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", html)
     assert captions
     for caption in captions:
@@ -116,10 +122,12 @@ def test_schema_page_names_every_field(result):
     written = report.result_json(result)
     for field in written:
         assert f"`{field}`" in page, field
-    for section in ("extraction", "domain", "model", "finetune", "control"):
+    for section in ("extraction", "domain", "model", "finetune", "control", "blind"):
         for field in written[section]:
             assert f"`{field}`" in page, f"{section}.{field}"
     for field in [*written["attacks"]["secmi"], *written["attacks"]["secmi"]["before"]]:
+        assert f"`{field}`" in page, field
+    for field in [*written["blind"]["before"], *written["blind"]["before"]["score"], *CLUSTER]:
         assert f"`{field}`" in page, field
     for field in [*written["extraction"]["before"], *written["extraction"]["before"]["members"]]:
         assert f"`{field}`" in page, field
@@ -131,16 +139,17 @@ def test_without_a_split_there_is_no_roc_and_the_report_says_why(without_split, 
     page = Page(paths[-1].read_text())
     said = " ".join(" ".join(page.text).split())
     assert "Why there is no ROC curve" in said and "--members" in said
-    assert report.outcome(without_split) == []
-    (sentence,) = report.headline(without_split)
-    assert "cannot be measured" in sentence
+    assert [row.group for row in report.outcome(without_split)] == ["Without the training photos"]
+    why, flagged = report.headline(without_split)
+    assert "cannot be measured" in why
+    assert "1 groups of near-duplicates before fine-tuning and 1 after" in flagged and "nobody can check" in flagged
 
 
 def test_names_are_escaped(result, tmp_path):
     record = copy.deepcopy(result.record)
     record["domain"]["name"] = "<script>alert('x')</script>"
     record["domain"]["notes"] = ["<img src='http://example.org/x.png'>.png: unreadable"]
-    text = report.render_html(replace(result, record=record), b"", b"")
+    text = report.render_html(replace(result, record=record), NO_PICTURES)
     assert "<script" not in text and "<img src='http" not in text
     Page(text)
 
@@ -159,10 +168,78 @@ def test_a_change_needs_its_interval_and_its_p_value(result):
     assert "weaker" in verdict(difference=-0.1, low=-0.2, high=-0.01, p_value=0.01)
 
 
+def test_both_models_together_are_judged_by_their_own_interval(result):
+    record = copy.deepcopy(result.record)
+    loss = record["attacks"].setdefault("loss", copy.deepcopy(record["attacks"]["secmi"]))
+    loss["shake_reference"]["difference"].update(difference=0.2, low=0.1, high=0.3, p_value=0.001)
+    said = report.headline(replace(result, record=record))[-1]
+    assert said.startswith("Both models together are a stronger attack") and "+0.200" in said
+    loss["shake_reference"] = None  # scores that are no distances
+    assert "together" not in " ".join(report.headline(replace(result, record=record)))
+
+
 def test_confounded_photos_are_named_as_such(result):
     record = copy.deepcopy(result.record)
     record["control"] |= {"auc": 0.9, "low": 0.8, "high": 0.95, "confounded": True}
-    assert "differ by themselves, so part of every AUC" in report.render_html(replace(result, record=record), b"", b"")
+    html = report.render_html(replace(result, record=record), NO_PICTURES)
+    text = " ".join(html.split())
+    assert "This split is confounded" in text and "AUC of 0.90 (interval 0.80 to 0.95" in text
+    assert text.index("This split is confounded") < text.index("The numbers")
+    assert "confounded" not in report.render_html(result, NO_PICTURES)
+
+
+def test_the_set_as_a_whole_gets_one_sentence(result):
+    attack = copy.deepcopy(result.record["attacks"]["secmi"])
+
+    def said(before: float, after: float) -> str:
+        for when, p in (("before", before), ("after", after)):
+            attack["set_evidence"][when]["p_value"] = p
+        return report.set_sentence(attack, 0.95)
+
+    assert "under neither model" in said(0.4, 0.3) and "p = 0.400 before" in said(0.4, 0.3)
+    assert "under the fine-tuned model only" in said(0.4, 0.0001) and "p < 0.001 after" in said(0.4, 0.0001)
+    assert "under both models" in said(0.01, 0.02) and "under the model before fine-tuning only" in said(0.01, 0.2)
+    assert said(0.4, 0.3).count(". ") == 0
+
+
+def test_flags_are_held_against_the_truth(result):
+    record = copy.deepcopy(result.record)
+    score = record["blind"]["after"]["score"] | {
+        "n_flags": 2, "true_flags": 1, "precision": 0.5, "precision_low": 0.01, "precision_high": 0.99,
+        "nonmember_flags": 1, "flags": [2, 5], "member_distances": [0.05, 0.3],
+    }  # fmt: skip
+    record["blind"]["after"] = {"clusters": [CLUSTER, CLUSTER | {"medoid": 5}], "score": score}
+    flagged = replace(result, record=record)
+    rows = {row.what: row for row in report.outcome(flagged) if row.group == "Without the training photos"}
+    assert rows["flags that show a training photo"].after == "1 (precision 0.50 [0.01, 0.99])"
+    assert rows["flags that show a training photo"].before == "nothing flagged"
+    assert rows["flags that show a held-out photo"].after == "1"
+    text = " ".join(report.render_html(flagged, NO_PICTURES).split())
+    assert "which is true of 0 and 1 of them" in text and "One picture of each group" in text
+    cells = figures.blind_figure(flagged).axes
+    assert [ax.spines["left"].get_linewidth() > 1 for ax in cells] == [True, False]  # thick: within delta of a member
+
+
+def test_attacks_with_frozen_thresholds_and_fitted_weights_say_so(result):
+    record = copy.deepcopy(result.record)
+    attack = record["attacks"]["loss"]
+    nobody = np.random.default_rng(0).normal(size=150)
+    points = [asdict(metrics.frozen_tpr(nobody, [nobody[:20] + 3], [nobody[50:90]], fpr)) for fpr in (0.1, 0.001)]
+    attack["frozen"] = {"before": points, "after": points}
+    attack["calibration"] = {"alpha": 0.7, "scales": [], "fitted_on": 7, "auc": 0.6}
+    record["domain"]["n_calibration"] = [5, 150]
+    changed = replace(result, record=record)
+    rows = {row.what: row.after for row in report.outcome(changed) if row.group == "Loss"}
+    found = rows["TPR at the threshold frozen for 10 % FPR"]
+    assert found.startswith(f"{points[0]['point']['tpr']:.3f} [") and ", FPR " in found
+    assert (
+        rows["TPR at the threshold frozen for 0.1 % FPR"] == "too few calibration photos: needs at least 1000, has 150"
+    )
+    text = " ".join(report.render_html(changed, NO_PICTURES).split())
+    assert "weighs its two scaled components 0.7 to 0.3" in text and "7 calibration people" in text
+    assert "besides 5 and 150 that were set aside" in text and "A frozen threshold was set" in text
+    attack["calibration"]["fitted_on"] = 0
+    assert "is not calibrated" in report.render_html(changed, NO_PICTURES)
 
 
 # --- figures -----------------------------------------------------------------------------------
@@ -184,6 +261,9 @@ def test_figures_draw_in_both_styles(result, dark):
         "extraction": figures.extraction_figure(result, top=3, dark=dark),
         "control": figures.extraction_figure(result, top=3, of="nonmembers", dark=dark),
         "sp set": figures.sp_set_figure(result, dark=dark),
+        "curve": figures.extraction_curve_figure(result, dark=dark),
+        "histograms": figures.histograms_all(result, dark=dark),
+        "exposed": figures.most_exposed_figure(result, "loss", dark=dark),
     }
     paper = (figures.DARK if dark else figures.LIGHT).paper
     for name, figure in drawn.items():
@@ -199,6 +279,7 @@ def test_figures_without_a_split(without_split):
     size(figures.png(figures.extraction_figure(without_split, top=3), dpi=30))
     size(figures.png(figures.distance_histogram_figure(without_split), dpi=30))
     size(figures.png(figures.sp_set_figure(without_split), dpi=30))
+    size(figures.png(figures.blind_figure(without_split), dpi=30))
 
 
 def test_before_and_after_differ_without_colour(result):

@@ -219,7 +219,7 @@ def test_events_log_and_samples(base, sp_set, tmp_path):
     assert listener.events[0].info["trained_parameters"] == record["trained_parameters"]
     rows = log_of(tmp_path / "a")
     for event, row in zip(listener.events[1:], rows, strict=True):
-        assert event.info["loss"] == row["loss"] > 0 and row["images_per_s"] > 0 and row["lr"] == 1e-4
+        assert event.info["loss"] == row["loss"] > 0 and row["images_per_s"] > 0 and row["lr"] == 1e-3
     names = [f"samples/{step:06d}_{i}.png" for step in (0, 2, 4, 5) for i in range(4)]
     assert [n for e in listener.events for n in e.info.get("samples", [])] == names
     assert sorted(p.relative_to(tmp_path / "a").as_posix() for p in (tmp_path / "a").glob("samples/*")) == names
@@ -295,7 +295,7 @@ from s2l.sp_set import generate_images, processes
 checkpoint, out = sys.argv[1], Path(sys.argv[2])
 model = DiffusionModel.load(checkpoint, Runtime(device="cpu", dtype="float32", batch_size=2))
 sp_set = generate_images(model, [f"a photo of {NAME}"] * 5, range(5), FAST, out / "sp")
-config = settings("lora", "dreambooth", max_train_steps=4, gradient_accumulation_steps=2)
+config = settings("lora", "dreambooth", max_train_steps=4, gradient_accumulation_steps=2, learning_rate=1e-4)
 try:
     ft.finetune(model, sp_set, config, out / "tuned", NAME, Listener(2))
 except Cancelled:
@@ -330,7 +330,7 @@ def test_two_processes_agree_with_one(base, tiny_checkpoint, tmp_path):
     alone = generate_images(base, [f"a photo of {NAME}"] * 5, range(5), FAST, one / "sp")
     shared = load_images(two / "sp")
     assert (alone.images.int() - shared.images.int()).abs().max() <= 2 and alone.captions == shared.captions
-    config = settings("lora", "dreambooth", max_train_steps=4, gradient_accumulation_steps=2)
+    config = settings("lora", "dreambooth", max_train_steps=4, gradient_accumulation_steps=2, learning_rate=1e-4)
     ft.finetune(base, shared, config, one / "tuned", NAME)
     ft.finetune(base, shared, settings("textual_inversion"), one / "text", NAME)
     for name in ("tuned", "text"):

@@ -6,12 +6,14 @@ from s2l.attacks.query import Query, make_query
 from s2l.attacks.registry import (
     ATTACKS,
     attack_settings,
+    evaluations_together,
     get_attack,
     memory_estimate,
     register_attack,
     run_attack,
     run_components,
     run_suite,
+    sharing_groups,
 )
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Query",
     "RobustScale",
     "attack_settings",
+    "evaluations_together",
     "get_attack",
     "make_query",
     "memory_estimate",
@@ -28,4 +31,5 @@ __all__ = [
     "run_components",
     "run_suite",
     "shake_calibrated",
+    "sharing_groups",
 ]

@@ -115,30 +115,44 @@ def _auc(members: np.ndarray, nonmembers: np.ndarray) -> float:
     return roc_auc_score(np.r_[np.ones(len(members)), np.zeros(len(nonmembers))], np.r_[members, nonmembers])
 
 
+def are_distances(*scores) -> bool:
+    """Whether all scores are negated distances above 0, of which logarithms can be taken."""
+    return all((_matrix(some) < 0).all() for some in scores)
+
+
 def shake_calibrated(
-    scores_before, scores_after, variant: Literal["difference", "log_ratio"] = "difference"
+    scores_before, scores_after, variant: Literal["difference", "log_ratio", "reference"] = "difference", weight=0.8
 ) -> np.ndarray:
-    """The change of a base attack's scores by S2L: (N,) float64, higher = more likely a member.
+    """A base attack judged with both models of S2L: (N,) float64, higher = more likely a member.
 
     scores_before, scores_after   (N,) of the same images with the same noise, higher = member
     difference   after - before. For a loss it is the fall of the loss, as a reference-model attack has it, with the
-                 base model as its own reference: what makes an image easy for every model cancels.
-    log_ratio    log(distance before / distance after) with distance = -score, the *relative* fall. The spread of a
+                 base model as its own reference.
+    log_ratio    log(distance before / distance after) with distance = -score: the *relative* fall. The spread of a
                  change grows with the distance itself (PIA's and SimA's are fourth powers), so that in a difference
                  the hardest images have the loudest noise; the logarithm levels that. It needs distances above 0:
                  Loss, SecMI, PIA, PIAN, SimA and SimA-MC have them, PFAMI and CLiD are differences already.
+    reference    weight * log(distance after) - log(distance before): the shaken model as the reference of the base
+                 model (difficulty calibration, Watson et al. 2022). Trained on its own pictures of the person it keeps
+                 what the person looks like and forgets single photos, so what a member loses is memory. This is the
+                 opposite direction of the two above: it bets on forgetting. `weight` in [0, 1] is frozen on the lab's
+                 calibration people; 0 is the base attack before, 1 the likelihood ratio.
 
-    Raises UserError for an unknown variant, scores of different shapes, or a log_ratio of scores that are no distances.
+    Read the first two together. Where S2L merely stretches all distances by one factor, the difference is that factor
+    times the base score: it ranks members although the change says nothing new, and log_ratio is the same for everyone.
+
+    Raises UserError for an unknown variant, scores of different shapes, or logarithms of scores that are no distances.
     """
     before, after = _matrix(scores_before), _matrix(scores_after)
     if before.shape != after.shape:
         raise UserError(f"scores before {before.shape} and after {after.shape} must be of the same images")
     if variant == "difference":
         return after - before
-    if variant != "log_ratio":
-        raise UserError(f"unknown variant {variant!r} of shake_calibrated. Allowed: difference, log_ratio")
-    if (before >= 0).any() or (after >= 0).any():
+    if variant not in ("log_ratio", "reference"):
+        raise UserError(f"unknown variant {variant!r} of shake_calibrated. Allowed: difference, log_ratio, reference")
+    if not are_distances(before, after):
         raise UserError(
-            "log_ratio needs scores that are negated distances, all below 0; these are not: use variant 'difference'"
+            f"{variant} needs scores that are negated distances, all below 0; these are not: use variant 'difference'"
         )
-    return np.log(-before) - np.log(-after)
+    ratio = np.log(-before) - np.log(-after)
+    return ratio if variant == "log_ratio" else weight * np.log(-after) - np.log(-before)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from pydantic import Field
 
-from s2l.attacks.query import Query
+from s2l.attacks.query import Query, noised
 from s2l.attacks.registry import Timesteps, register_attack
 from s2l.config import Settings
 from s2l.model import DiffusionModel
@@ -37,6 +37,8 @@ def reductions(caption: str, parts: int = 3) -> tuple[str, ...]:
     "Discrepancy",
     settings=CLiDSettings,
     evaluations=lambda settings: len(settings.timesteps) * (2 + settings.parts),
+    formula="α S(mean D) + (1 − α) S(−L), D = ‖eps(z_t, c*) − n‖² − ‖eps(z_t, c) − n‖², L = ‖eps(z_t, c) − n‖²",
+    asks=lambda settings: noised(settings.timesteps),
     components=("discrepancy", "likelihood"),
 )
 def score(model: DiffusionModel, query: Query, settings: CLiDSettings) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, field_validator
 
-from s2l.attacks.query import Query
+from s2l.attacks.query import Query, noised
 from s2l.attacks.registry import Timesteps, register_attack
 from s2l.config import Settings
 from s2l.model import DiffusionModel
@@ -46,6 +46,8 @@ def centre_crop(images: torch.Tensor, share: float) -> torch.Tensor:
     source="Fu et al. 2023, A Probabilistic Fluctuation based Membership Inference Attack for Diffusion Models",
     settings=PFAMISettings,
     evaluations=lambda settings: len(settings.timesteps) * (1 + len(settings.crops)),
+    formula="−mean over crops and t of L_t(x) − L_t(crop of x), L_t as in Loss",
+    asks=lambda settings: noised(settings.timesteps),
 )
 def score(model: DiffusionModel, query: Query, settings: PFAMISettings) -> torch.Tensor:
     """Minus the mean over crops and t of L_t(x) - L_t(crop x): (N,). The metric variant, PFAMI_Met.

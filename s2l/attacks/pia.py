@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from s2l.attacks.query import Query
+from s2l.attacks.query import Query, clean
 from s2l.attacks.registry import Timestep, register_attack
 from s2l.config import Settings
 from s2l.model import DiffusionModel
@@ -29,7 +29,15 @@ def _proximal_distance(model: DiffusionModel, query: Query, e0: torch.Tensor, t:
     return (e0 - model.eps(zt, t, query.embeddings)).pow(4).sum(dim=(1, 2, 3))
 
 
-@register_attack("pia", title="PIA", source=SOURCE, settings=PIASettings, evaluations=lambda settings: 2)
+@register_attack(
+    "pia",
+    title="PIA",
+    source=SOURCE,
+    settings=PIASettings,
+    evaluations=lambda settings: 2,
+    formula="−‖e0 − eps(√a z0 + √(1 − a) e0, t, c)‖₄⁴, e0 = eps(z0, 0, c)",
+    asks=lambda settings: clean(0),
+)
 def score_pia(model: DiffusionModel, query: Query, settings: PIASettings) -> torch.Tensor:
     """Minus R_{t,4}^4: (N,).
 
@@ -39,7 +47,15 @@ def score_pia(model: DiffusionModel, query: Query, settings: PIASettings) -> tor
     return -_proximal_distance(model, query, query.clean_eps(model, 0), settings.t)
 
 
-@register_attack("pian", title="PIAN", source=SOURCE, settings=PIASettings, evaluations=lambda settings: 2)
+@register_attack(
+    "pian",
+    title="PIAN",
+    source=SOURCE,
+    settings=PIASettings,
+    evaluations=lambda settings: 2,
+    formula="PIA with e0 rescaled to a mean absolute value of √(2/π)",
+    asks=lambda settings: clean(0),
+)
 def score_pian(model: DiffusionModel, query: Query, settings: PIASettings) -> torch.Tensor:
     """PIA with e0 rescaled, image by image, so that mean|e0| is that of standard normal noise: (N,).
 

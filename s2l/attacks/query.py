@@ -11,7 +11,19 @@ import torch
 from s2l.domain import ImageSet
 from s2l.model import DiffusionModel
 
+Prediction = tuple  # ("clean", t) or ("noised", t, draw): one that several attacks may ask for
+
 MEMO_LIMIT = 32  # tensors of a batch's latents; the default suite needs 12
+
+
+def clean(t: int) -> frozenset[Prediction]:
+    """What `Query.clean_eps` at timestep t keeps."""
+    return frozenset({("clean", t)})
+
+
+def noised(timesteps: Sequence[int]) -> frozenset[Prediction]:
+    """What `Query.noised_eps` at these timesteps keeps, with draw i at the i-th of them."""
+    return frozenset(("noised", t, draw) for draw, t in enumerate(timesteps))
 
 
 @dataclass

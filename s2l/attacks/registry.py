@@ -14,12 +14,12 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from s2l.attacks.query import MEMO_LIMIT, Query
+from s2l.attacks.query import MEMO_LIMIT, Prediction, Query
 from s2l.config import AuditConfig, Settings, checked, unknown
 from s2l.model import DiffusionModel
 from s2l.progress import Event, Progress, silent
 
-STAGE_VERSION = 1  # raise it when the same settings would give other scores
+STAGE_VERSION = 2  # raise it when the same settings would give other scores
 
 Timestep = Annotated[int, Field(ge=0, le=999)]
 Timesteps = Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=1000)]
@@ -37,6 +37,8 @@ class Attack:
     score        (model, query, settings) -> (N,) float32, higher = member; or (N, K) for K components
     settings     the class of its settings, with defaults
     evaluations  UNet evaluations a query when the attack runs alone, given the settings
+    formula      the score in one line, for tables; the docstring of `score` says what the symbols are
+    asks         predictions that it shares with others which ask for the same, given the settings
     components   names of the K columns, each higher = member, the first one the score as long as nobody calibrates
                  (see calibration.py); () for an attack that returns its score
     """
@@ -47,21 +49,21 @@ class Attack:
     score: Callable[[DiffusionModel, Query, Settings], torch.Tensor]
     settings: type[Settings]
     evaluations: Callable[[Settings], int]
+    formula: str
+    asks: Callable[[Settings], frozenset[Prediction]] = lambda settings: frozenset()
     components: tuple[str, ...] = ()
 
 
 ATTACKS: dict[str, Attack] = {}
 
 
-def register_attack(
-    name: str, title: str, source: str, settings: type[Settings], evaluations, components: tuple[str, ...] = ()
-):
-    """Decorator: make a score function known under `name`."""
+def register_attack(name: str, **facts):
+    """Decorator: make a score function known under `name`; `facts` are the other fields of Attack."""
 
     def decorate(score):
         if name in ATTACKS:
             raise ValueError(f"the attack {name!r} is registered twice")
-        ATTACKS[name] = Attack(name, title, source, score, settings, evaluations, components)
+        ATTACKS[name] = Attack(name, score=score, **facts)
         return score
 
     return decorate
@@ -81,14 +83,42 @@ def attack_settings(name: str, config: AuditConfig) -> Settings:
     return checked(get_attack(name).settings, config.settings.get(name, {}))
 
 
+def _asks(name: str, config: AuditConfig) -> frozenset[Prediction]:
+    return get_attack(name).asks(attack_settings(name, config))
+
+
+def sharing_groups(names: Sequence[str], config: AuditConfig) -> list[list[str]]:
+    """The attacks in groups that share predictions: those of one group are cheaper together, others are not."""
+    groups: list[tuple[list[str], frozenset[Prediction]]] = []
+    for name in dict.fromkeys(names):
+        group, asks = [name], _asks(name, config)
+        apart = []
+        for others, theirs in groups:
+            if theirs & asks:
+                group, asks = others + group, theirs | asks
+            else:
+                apart.append((others, theirs))
+        groups = [*apart, (group, asks)]
+    order = list(names)
+    return sorted((sorted(group, key=order.index) for group, _ in groups), key=lambda group: order.index(group[0]))
+
+
+def evaluations_together(names: Sequence[str], config: AuditConfig) -> int:
+    """UNet evaluations a query of all these attacks in one suite, each shared prediction made once."""
+    names = list(dict.fromkeys(names))
+    alone = sum(get_attack(name).evaluations(attack_settings(name, config)) for name in names)
+    asked = [_asks(name, config) for name in names]
+    return alone - sum(map(len, asked)) + len(frozenset().union(*asked))
+
+
 def run_components(
     names: Sequence[str], model: DiffusionModel, query: Query, config: AuditConfig, progress: Progress = silent
 ) -> dict[str, torch.Tensor]:
     """Run attacks together, batch by batch: {name: (N, K) float32 on the CPU}, each column higher = member.
 
     K is 1 except for attacks with components. Within a batch the attacks share the predictions that their formulas
-    have in common: eps(z0, t, c) of PIA, PIAN and SimA, eps(z_t, t, c) of PFAMI, SimA-MC and their like at equal
-    timesteps. The numbers are those of each attack alone.
+    have in common: eps(z0, 0, c) of PIA, PIAN, SecMI and (at t = 0) SimA, eps(z_t, t, c) of Loss, PFAMI and SimA-MC.
+    The numbers are those of each attack alone.
     """
     if not len(query):
         raise ValueError("the query holds no image: nothing to score")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field, model_validator
 
-from s2l.attacks.query import Query
+from s2l.attacks.query import Query, clean
 from s2l.attacks.registry import register_attack
 from s2l.config import Settings
 from s2l.model import DiffusionModel
@@ -37,6 +37,8 @@ def ddim_step(model: DiffusionModel, z: torch.Tensor, eps: torch.Tensor, source:
     source="Duan et al. 2023, Are Diffusion Models Vulnerable to Membership Inference Attacks? (SecMI-stat)",
     settings=SecMISettings,
     evaluations=lambda settings: settings.t // settings.k + 2,
+    formula="−‖z'_t − z_t‖²: z_t by DDIM inversion, z'_t one step on and one back",
+    asks=lambda settings: clean(0),
 )
 def score(model: DiffusionModel, query: Query, settings: SecMISettings) -> torch.Tensor:
     """Minus ||z'_t - z_t||^2, summed over latent entries: (N,).
@@ -47,7 +49,8 @@ def score(model: DiffusionModel, query: Query, settings: SecMISettings) -> torch
     """
     c, z = query.embeddings, query.latents
     for source in range(0, settings.t, settings.k):
-        z = ddim_step(model, z, model.eps(z, source, c), source, source + settings.k)
+        eps = query.clean_eps(model, 0) if source == 0 else model.eps(z, source, c)
+        z = ddim_step(model, z, eps, source, source + settings.k)
     t, beyond = settings.t, settings.t + settings.k
     on = ddim_step(model, z, model.eps(z, t, c), t, beyond)
     back = ddim_step(model, on, model.eps(on, beyond, c), beyond, t)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from s2l.attacks.query import Query
+from s2l.attacks.query import Query, clean, noised
 from s2l.attacks.registry import Timestep, Timesteps, register_attack
 from s2l.config import Settings
 from s2l.model import DiffusionModel
@@ -38,7 +38,15 @@ def _norm(eps: torch.Tensor) -> torch.Tensor:
     return eps.pow(4).sum(dim=(1, 2, 3))
 
 
-@register_attack("sima", title="SimA", source=SOURCE, settings=SimASettings, evaluations=lambda settings: 1)
+@register_attack(
+    "sima",
+    title="SimA",
+    source=SOURCE,
+    settings=SimASettings,
+    evaluations=lambda settings: 1,
+    formula="−‖eps(z0, t, c)‖₄⁴: the clean latent fed at t",
+    asks=lambda settings: clean(settings.t),
+)
 def score_sima(model: DiffusionModel, query: Query, settings: SimASettings) -> torch.Tensor:
     """Minus ||eps(z0, t, c)||_4^4: (N,). The clean latent is fed as it is, neither noised nor scaled, at timestep t."""
     return -_norm(query.clean_eps(model, settings.t))
@@ -50,6 +58,8 @@ def score_sima(model: DiffusionModel, query: Query, settings: SimASettings) -> t
     source=SOURCE,
     settings=SimAMCSettings,
     evaluations=lambda settings: len(settings.timesteps) * settings.draws,
+    formula="−mean over t and n of ‖eps(z_t, t, c)‖₄⁴",
+    asks=lambda settings: noised(settings.timesteps * settings.draws),
 )
 def score_sima_mc(model: DiffusionModel, query: Query, settings: SimAMCSettings) -> torch.Tensor:
     """Minus the mean over t and noise draws of ||eps(z_t, t, c)||_4^4: (N,).

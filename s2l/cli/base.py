@@ -29,7 +29,7 @@ photos that you own or have permission to test, keep what comes out to yourself,
 what you find.
 """
 PERMISSION = "S2L_ACCEPT_RESPONSIBLE_USE"
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "mixed")
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 UsageError = typer.BadParameter.__mro__[1]  # typer brings a click of its own since 0.20
 
@@ -105,15 +105,30 @@ def example(*lines: str) -> str:
 
 # --- options that several commands share ------------------------------------------------------
 
-Model = Annotated[str, typer.Option(help="'lab', or a Stable Diffusion checkpoint folder in diffusers layout.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="'lab', or Stable Diffusion 1.x/2.x: a folder in diffusers layout, a .safetensors file, or a hub id such "
+        "as CompVis/stable-diffusion-v1-1 (OWNER/NAME@REVISION)."
+    ),
+]
 Method = Annotated[str, typer.Option(help="Fine-tuning method or combination (see `methods`).")]
 Preset = Annotated[str, typer.Option("--preset", help=f"Sizes and settings to start from: {', '.join(PRESETS)}.")]
 Name = Annotated[str | None, typer.Option("--domain", help="Whom to target: a name of `domains`, or your own.")]
-Members = Annotated[Path | None, typer.Option(help="Folder of photos that the model was trained on.")]
-Nonmembers = Annotated[Path | None, typer.Option(help="Folder of photos from the same source that it was not.")]
+Members = Annotated[Path | None, typer.Option(help="Photos it was trained on: a folder, or a .jsonl/.parquet list.")]
+Nonmembers = Annotated[Path | None, typer.Option(help="Photos of the same source that it was not, likewise.")]
 Held = Annotated[int | None, typer.Option(help="Number of held-out photos.")]
+CalibrationShare = Annotated[
+    float | None, typer.Option(help="Share of both folders to set aside, to freeze thresholds and weights on.")
+]
 AttackNames = Annotated[str | None, typer.Option("--attacks", help="Attacks, separated by commas (see `attacks`).")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale of the sampler.")]
+SeedPool = Annotated[
+    int | None, typer.Option(help="Look at so many seeds (2 UNet evaluations each) and denoise the promising ones.")
+]
+GuidanceW = Annotated[
+    float | None, typer.Option(help="After: follow base + w (tuned - base), at twice the cost. FineXtract: w = 5.")
+]
 FirstSeed = Annotated[int | None, typer.Option(help="Seed of the first picture; the others follow.")]
 Steps = Annotated[int | None, typer.Option(help="Training steps.")]
 LearningRate = Annotated[float | None, typer.Option(help="Learning rate.")]
@@ -122,24 +137,27 @@ TrainBatch = Annotated[int | None, typer.Option(help="Pictures a training step."
 TunedDir = Annotated[Path | None, typer.Option(help="Folder of `finetune`: judge this model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 DType = Annotated[str, typer.Option(help=f"Precision: {', '.join(DTYPES)}.")]
-Batch = Annotated[int, typer.Option(help="Images a forward pass; changes speed and memory, not results.")]
+Batch = Annotated[
+    int | None,
+    typer.Option(help="Images a forward pass; changes speed and memory, not results. Default: by the device's memory."),
+]
 Permission = Annotated[bool, typer.Option("--i-have-permission", help="I may test this model (if it is not 'lab').")]
 
 
 # --- checks -------------------------------------------------------------------------------------
 
 
-def check_runtime(device: str, dtype: str, batch_size: int) -> None:
+def check_runtime(device: str, dtype: str, batch_size: int | None) -> None:
     """Refuse a wrong device, precision or batch size before anything is loaded."""
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UserError(f"unknown device {device!r}. Allowed: auto, cpu, mps, cuda, cuda:N")
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size: should be greater than or equal to 1 (given: '{batch_size}')")
 
 
-def make_runtime(device: str, dtype: str, batch_size: int) -> Runtime:
+def make_runtime(device: str, dtype: str, batch_size: int | None) -> Runtime:
     """The Runtime of --device, --dtype and --batch-size, if this machine has the device."""
     import torch
 
@@ -168,15 +186,17 @@ def quiet_libraries() -> None:
     import diffusers
     import transformers
 
+    diffusers.utils.logging.set_verbosity_error()  # that the safety checker is off is meant so
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_model(model: str, permission: bool, device: str, dtype: str, batch_size: int) -> DiffusionModel:
+def load_model(model: str, permission: bool, device: str, dtype: str, batch_size: int | None) -> DiffusionModel:
     """The model, once the folder is a checkpoint and the person may test it."""
-    from s2l.model import DiffusionModel, resolve_checkpoint
+    from s2l.checkpoints import check_name as check_model
+    from s2l.model import DiffusionModel
 
-    resolve_checkpoint(model)
+    check_model(model)
     check_permission(model, permission)
     quiet_libraries()
     return DiffusionModel.load(model, make_runtime(device, dtype, batch_size))

@@ -6,18 +6,16 @@ scores of an attack are cached as soon as it is through.
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
-from s2l import attacks, finetune, metrics, sp_set
-from s2l.attacks.registry import STAGE_VERSION as ATTACK_VERSION
-from s2l.audit import compare_attack
+from s2l import audit, finetune, guidance, metrics, sp_set
+from s2l.audit import Subject, check_split, compare_attack, describe_attack
 from s2l.config import (
-    LAB,
     SCHEMA_VERSION,
     AuditConfig,
     DomainConfig,
@@ -25,14 +23,18 @@ from s2l.config import (
     FineTuneConfig,
     SPSetConfig,
     UserError,
-    checked,
+    check_prompt,
     file_hash,
     key_of,
 )
-from s2l.domain import Domain, ImageSet, folder_domain, lab_domain, lab_record, load_folder
-from s2l.extraction import extract
+from s2l.domain import Domain, ImageSet, lab_record, load_folder
+from s2l.experiment import Tuned
+from s2l.experiment import load_domain as any_domain
+from s2l.extraction import extract, second_opinions
+from s2l.memory import halving
 from s2l.model import DiffusionModel
-from s2l.progress import Event, Progress, silent
+from s2l.progress import Progress, silent
+from s2l.stages import Stages
 from s2l.store import Store, read_json, write_json
 
 # What a folder is being filled with. Its pictures or checkpoint are only continued by the same command.
@@ -41,8 +43,7 @@ GENERATION, TRAINING = "generation.json", "training.json"
 
 def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
     """The domain with its photos. Raises UserError when members or non-members are not known."""
-    lab = model == LAB and config.members is None and config.nonmembers is None
-    domain = lab_domain(config) if lab else folder_domain(config, resolution)
+    domain = any_domain(config, model, resolution)
     if domain.split is None:
         raise UserError("which photos was the model trained on? Give both folders, --members and --nonmembers")
     return domain
@@ -73,61 +74,72 @@ def claim(folder: Path, name: str, request: dict) -> bool:
 def make_sp_set(model: DiffusionModel, name: str, config: SPSetConfig, folder: Path, progress: Progress) -> ImageSet:
     """The SP set of prompts in `folder`, resuming what is there."""
     claim(folder, GENERATION, {"model": model.key, "sampler": config.sampler.model_dump(mode="json")})
-    return sp_set.generate_sp_set(model, Domain(name, None), config, folder, progress)
+    return halving(lambda: sp_set.generate_sp_set(model, Domain(name, None), config, folder, progress), "SP set")
 
 
 def make_generations(
     model: DiffusionModel, tuned: Tuned | None, name: str, config: ExtractionConfig, folder: Path, progress: Progress
 ) -> ImageSet:
     """The generations of an extraction in `folder`, resuming what is there."""
-    key = model.key if tuned is None else tuned.key
-    claim(folder, GENERATION, {"model": key, "sampler": config.sampler.model_dump(mode="json")})
-    seeds = range(config.seed, config.seed + config.n_generations)
-    prompts = [sp_set.prompt_of(config.prompts, name, "", seed) for seed in seeds]
+    request = {"model": model.key if tuned is None else tuned.key, "sampler": config.sampler.model_dump(mode="json")}
+    if config.guidance_w is not None:
+        request["guidance_w"] = config.guidance_w
+    claim(folder, GENERATION, request)
+    drawn = guidance.draws(model, config, name, progress)
+    prompts, generate = drawn.prompts, model.generate
     if tuned is not None:
-        model, prompts = tuned.model, [tuned.caption(prompt) for prompt in prompts]
-    return sp_set.generate_images(model, prompts, seeds, config.sampler, folder, "generate", progress)
+        mapped = [tuned.caption(prompt) for prompt in prompts]
+        generate = guidance.after_generate(model, tuned.model, config, prompts, mapped)
+        model, prompts = tuned.model, mapped
+
+    def work() -> ImageSet:
+        return sp_set.generate_images(
+            model, prompts, drawn.seeds, config.sampler, folder, "generate", progress, generate
+        )
+
+    return halving(work, "generations")
 
 
 # --- fine-tuning -----------------------------------------------------------------------------
 
 
-def finetune_folder(
-    model: DiffusionModel, sp_folder: Path, config: FineTuneConfig, logdir: Path, name: str, progress: Progress = silent
-) -> tuple[dict, bool]:
-    """Fine-tune on a folder of generated images into `logdir`; the record, and whether it was there already.
+def training_images(source: Path, resolution: int, caption: str | None) -> tuple[ImageSet, str]:
+    """What to fine-tune on, and its hash: generated images or, with a caption, photos of one's own.
 
-    Raises UserError when `logdir` holds another training.
+    The paper's out-of-domain control trains on such photos; `caption` is for those that have none.
     """
-    images = _fits(sp_set.load_images(sp_folder), model.resolution, sp_folder)
+    if caption is None:
+        images = _fits(sp_set.load_images(source), resolution, source)
+        return images, file_hash([source / image for image in images.ids])
+    images, notes = load_folder(source, resolution, check_prompt(caption))
+    for note in notes:
+        print(note, file=sys.stderr)
+    return images, key_of(hashlib.sha256(images.images.numpy().tobytes()).hexdigest(), images.captions)
+
+
+def finetune_folder(
+    model: DiffusionModel,
+    images: ImageSet,
+    fingerprint: str,
+    config: FineTuneConfig,
+    logdir: Path,
+    name: str,
+    progress: Progress = silent,
+) -> tuple[dict, bool]:
+    """Fine-tune on `images` into `logdir`; the record, and whether it was there already.
+
+    `fingerprint` tells their pixels apart from others. Raises UserError when `logdir` holds another training.
+    """
     request = {
         "model": model.key,
-        "sp_set": file_hash([sp_folder / image for image in images.ids]),
+        "sp_set": fingerprint,
         "finetune": config.model_dump(mode="json"),
         "name": name,
     }
     record = logdir / "config.json"
     if claim(logdir, TRAINING, request) and record.exists():
         return read_json(record), True
-    return finetune.finetune(model, images, config, logdir, name, progress), False
-
-
-class Tuned:
-    """A fine-tuning result in a folder: its model, its key, and how captions change."""
-
-    def __init__(self, base: DiffusionModel, folder: Path):
-        path = folder / "config.json"
-        if not path.exists():
-            raise UserError(f"{folder} is not a fine-tuned model: it has no config.json (is the training finished?)")
-        self.record = read_json(path)
-        if self.record.get("base_model") != base.key:
-            raise UserError(f"{folder} was fine-tuned from another model than the one given with --model")
-        self.config = checked(FineTuneConfig, self.record["finetune"])
-        self.model = finetune.load_finetuned(base, folder)
-        self.key = key_of("tuned", base.key, self.record["finetune"], file_hash(list(folder.rglob("*.safetensors"))))
-
-    def caption(self, text: str) -> str:
-        return finetune.map_caption(text, self.record["name"], self.config)
+    return halving(lambda: finetune.finetune(model, images, config, logdir, name, progress), "fine-tuning"), False
 
 
 # --- attacks ---------------------------------------------------------------------------------
@@ -142,37 +154,21 @@ def attack_record(
     progress: Progress = silent,
 ) -> dict:
     """Every attack on the base model and, if given, on the tuned one; docs/result-schema.md, "attack"."""
-    images, n_members = domain.split.all(), len(domain.split.members)
-
-    def scores(name: str, when: str) -> np.ndarray:
-        target, model_key = (model, model.key) if when == "before" else (tuned.model, tuned.key)
-        captions = [c if when == "before" else tuned.caption(c) for c in images.captions]
-        settings = attacks.attack_settings(name, config)
-        key = key_of("scores", ATTACK_VERSION, model_key, domain.key, name, settings, config.seed, captions)
-
-        def work(folder: Path) -> None:
-            query = attacks.make_query(target, images, config.seed, captions)
-            save_file(
-                {"scores": attacks.run_attack(name, target, query, config, progress)}, folder / "scores.safetensors"
-            )
-
-        folder, cached = store.stage("scores", key, work)
-        progress(Event(f"attack {name} {when}", 1, 1, {"cached": cached}))
-        return load_file(folder / "scores.safetensors")["scores"].double().numpy()
-
-    found = {}
+    check_split(domain)
+    stages = Stages(store, progress)
+    scores = {"before": audit.scorer(Subject.of(model), domain, config, stages, "before")}
+    if tuned is not None:
+        scores["after"] = audit.scorer(tuned.subject, domain, config, stages, "after")
+    n_members, found = len(domain.split.members), {}
     for name in config.attacks:
-        before = scores(name, "before")
+        # Without calibration people an attack with components is its first one.
+        columns = {when: components(name)[:, 0] for when, components in scores.items()}
+        pairs = {when: (column[:n_members], column[n_members:]) for when, column in columns.items()}
         if tuned is not None:
-            found[name] = compare_attack(name, config, n_members, before, scores(name, "after"))
+            found[name] = compare_attack(name, config, pairs["before"], pairs["after"])
             continue
-        attack, settings = attacks.get_attack(name), attacks.attack_settings(name, config)
-        m, n = before[:n_members], before[n_members:]
-        found[name] = {
-            "title": attack.title,
-            "source": attack.source,
-            "settings": settings.model_dump(mode="json"),
-            "unet_evaluations": attack.evaluations(settings),
+        m, n = pairs["before"]
+        found[name] = describe_attack(name, config) | {
             "before": asdict(metrics.summary(m, n, confidence=config.confidence)),
             "scores": {"before": {"members": m.tolist(), "nonmembers": n.tolist()}},
         }
@@ -233,4 +229,5 @@ def extraction_record(generations: ImageSet, domain: Domain, config: ExtractionC
         "model": model,
         "domain": _domain_record(domain) | {"repeats": list(domain.repeats)},
         "extraction": asdict(found),
+        "opinions": [asdict(x) for x in second_opinions(found, generations.images, split.members.images)],
     }

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from s2l.cli import console
-from s2l.cli.base import app, check_folder, example, quiet_libraries
+from s2l.cli.base import Device, DType, app, check_folder, check_runtime, example, make_runtime, quiet_libraries
 from s2l.config import UserError
 
 lab = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The embedded model: build, describe, measure it.")
@@ -55,9 +55,7 @@ def build(
 @lab.command(epilog=example("lab measure --out results/lab.json"))
 def measure(
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("results/lab.json"),
-    n_generations: Annotated[
-        int, typer.Option("-n", "--n-generations", help="Generations a calibration person.")
-    ] = 0,
+    n_generations: Annotated[int, typer.Option("-n", "--n-generations", help="Generations a calibration person.")] = 0,
 ) -> None:
     """Measure the shipped weights: baseline AUC, blind control, VAE floor, extraction."""
     if n_generations < 0:
@@ -104,15 +102,18 @@ def table(
     name: Annotated[str, typer.Argument(help="Name of the table.")],
     people: Annotated[int | None, typer.Option(help="Number of people; default: the table's own.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of the committed results.")] = Path("results"),
+    device: Device = "auto",
+    dtype: DType = "mixed",
 ) -> None:
-    """Run what is missing of a results table."""
+    """Run what is missing of a results table; the committed ones sample and train in bfloat16 (mixed)."""
+    check_runtime(device, dtype, None)
     from s2l.tables import get_table, run_table
 
     get_table(name)
     check_folder(results)
     quiet_libraries()
     with console.progress() as progress:
-        run_table(name, results, people, progress=progress)
+        run_table(name, results, people, runtime=make_runtime(device, dtype, None), progress=progress)
     print(f"written: {results / name}.json")
 
 

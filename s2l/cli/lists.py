@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from s2l.cli.base import app, example
 from s2l.cli.console import columns
 
 
-@app.command(epilog=example("domains"))
-def domains() -> None:
+@app.command(epilog=example("domains", "domains --paper"))
+def domains(
+    paper: Annotated[bool, typer.Option("--paper", help="The people of the paper, for Stable Diffusion.")] = False,
+) -> None:
     """List the lab's people.
 
     Name, role (hyper-parameters are chosen on calibration people only), photos the model was trained on.
     """
+    if paper:
+        from s2l.domain import PAPER_DOMAINS
+
+        print("\n".join(dict.fromkeys(PAPER_DOMAINS)))  # one name stands twice in the published list
+        return
     from s2l.domain import lab_people_records
 
     print(columns([(p["name"], p["role"], f"{len(p['repeats'])} photos") for p in lab_people_records()]))

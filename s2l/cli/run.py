@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from s2l.cli import base, console
 from s2l.config import LAB, RunConfig, UserError
 from s2l.options import read_config, run_config
+
+if TYPE_CHECKING:
+    from s2l.result import Result
 
 BESIDE_CONFIG = {"config", "out", "device", "dtype", "batch_size", "i_have_permission"}
 
@@ -39,15 +42,18 @@ def run(
     train_batch_size: base.TrainBatch = None,
     attacks: base.AttackNames = None,
     n_generations: Annotated[int | None, typer.Option(help="Generations to search, before and after.")] = None,
+    seed_pool: base.SeedPool = None,
+    guidance_w: base.GuidanceW = None,
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
     n_nonmembers: base.Held = None,
+    calibration_share: base.CalibrationShare = None,
     seed: Annotated[
         int | None, typer.Option(help="One number that moves every seed of the run; 0: the preset's.")
     ] = None,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
-    batch_size: base.Batch = 32,
+    batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
     """Run the whole path and write a report.
@@ -57,28 +63,36 @@ def run(
     """
     base.check_runtime(device, dtype, batch_size)
     if config is not None:
-        _alone(ctx)
+        alone(ctx)
         settings = read_config(config)
     else:
         options = {
             "model": None if model == LAB else model, "members": base.text_of(members),
-            "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers, "prompt": prompt,
+            "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers,
+            "calibration-share": calibration_share, "prompt": prompt,
             "set-size": set_size, "guidance": guidance, "steps": steps, "learning-rate": learning_rate, "rank": rank,
-            "train-batch-size": train_batch_size, "n-generations": n_generations, "seed": seed,
+            "train-batch-size": train_batch_size, "n-generations": n_generations, "seed-pool": seed_pool,
+            "guidance-w": guidance_w, "seed": seed,
         }  # fmt: skip
         settings = _settings(preset_name, domain, options, method, attacks)
     base.check_folder(out)
     from s2l import experiment
-    from s2l.model import resolve_checkpoint
-    from s2l.report import headline, outcome, write_report
+    from s2l.checkpoints import check_name as check_model
+    from s2l.report import write_report
 
-    resolve_checkpoint(settings.model)
+    check_model(settings.model)
     base.check_permission(settings.model, i_have_permission)
     runtime = base.make_runtime(device, dtype, batch_size)
     base.quiet_libraries()
     with console.progress() as progress:
         result = experiment.run(settings, runtime=runtime, progress=progress)
-    paths = write_report(result, out)
+    show(result, write_report(result, out))
+
+
+def show(result: Result, paths: list[Path]) -> None:
+    """What a finished run or audit says on the terminal."""
+    from s2l.report import headline, outcome
+
     print("\n".join(headline(result)), end="\n\n")
     if rows := outcome(result):
         print(console.outcome_table(rows), end="\n\n")
@@ -102,7 +116,7 @@ def _settings(preset_name: str, domain: str | None, options: dict, method: str, 
     return run_config(preset_name, name, options)
 
 
-def _alone(ctx: typer.Context) -> None:
+def alone(ctx: typer.Context) -> None:
     """--config is a whole run: refuse options that would be ignored beside it."""
     given = [n for n in ctx.params if getattr(ctx.get_parameter_source(n), "name", "") == "COMMANDLINE"]
     if extra := [n.removesuffix("_name").replace("_", "-") for n in given if n not in BESIDE_CONFIG]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ def sp_gen(
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
-    batch_size: base.Batch = 32,
+    batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
     """Step 1: generate the synthetic private set.
@@ -68,6 +69,10 @@ def finetune(
     sp_set: Annotated[
         Path | None, typer.Option(help="Folder of `sp-gen`; default: LOGDIR/sp_set, or LOGDIR itself.")
     ] = None,
+    caption: Annotated[
+        str | None,
+        typer.Option(help="--sp-set holds photos of your own (an out-of-domain control); theirs where they have none."),
+    ] = None,
     method: base.Method = "lora",
     domain: Annotated[str, typer.Option(help="The name in the captions, which some methods replace.")] = "",
     steps: base.Steps = None,
@@ -79,7 +84,7 @@ def finetune(
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
-    batch_size: base.Batch = 32,
+    batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
     """Step 2: fine-tune the model on an SP set.
@@ -94,18 +99,26 @@ def finetune(
     base.section("finetune", preset_name, None, over)
     places = [sp_set] if sp_set is not None else [logdir / "sp_set", logdir]
     source = next((place for place in places if (place / "metadata.jsonl").exists()), None)
+    if caption is not None:
+        if sp_set is None:
+            raise UserError("--caption: is for photos of your own, so --sp-set should be their folder")
+        source = sp_set
     if source is None:
         where = " or ".join(map(str, places))
-        raise UserError(f"no SP set in {where}: make one with `python -m s2l sp-gen --prompt ... --out {places[0]}`")
+        raise UserError(
+            f"no SP set in {where}: make one with `python -m s2l sp-gen --prompt ... --out {places[0]}`, "
+            "or give --caption with a folder of photos"
+        )
     from s2l.finetune import parse
 
     settings = base.section("finetune", preset_name, None, over | {"methods": parse(method)})
     base.check_folder(logdir)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
-    from s2l.cli.folders import finetune_folder
+    from s2l.cli.folders import finetune_folder, training_images
 
+    images, fingerprint = training_images(source, loaded.resolution, caption)
     with console.progress() as progress:
-        record, ready = finetune_folder(loaded, source, settings, logdir, domain, progress)
+        record, ready = finetune_folder(loaded, images, fingerprint, settings, logdir, domain, progress)
     state = "was there already" if ready else "done"
     print(f"{'+'.join(settings.methods)} on {record['sp_images']:,} pictures: {state}, in {logdir}")
     print(f"{record['trained_parameters']:,} of {record['model_parameters']:,} parameters trained")
@@ -144,7 +157,7 @@ def attack(
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
-    batch_size: base.Batch = 32,
+    batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
     """Step 3a: tell training photos from held-out ones.
@@ -199,6 +212,8 @@ def extract(
     tuned: base.TunedDir = None,
     n: Annotated[int | None, typer.Option("-n", "--n-generations", help="Number of pictures to draw.")] = None,
     guidance: base.Guidance = None,
+    seed_pool: base.SeedPool = None,
+    guidance_w: base.GuidanceW = None,
     delta: Annotated[float | None, typer.Option(help="l2 within which a training photo counts as extracted.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="Most training photos that near, for an eidetic one.")] = None,
     members: base.Members = None,
@@ -209,7 +224,7 @@ def extract(
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
-    batch_size: base.Batch = 32,
+    batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
     """Step 3b: find the training photos that come out.
@@ -218,30 +233,41 @@ def extract(
     training photos among them, with held-out photos as the control.
     """
     base.check_runtime(device, dtype, batch_size)
-    over = {"n_generations": n, "seed": seed, "delta": delta, "k": k, "sampler": {"guidance_scale": guidance}}
+    over = {
+        "n_generations": n, "seed": seed, "delta": delta, "k": k, "seed_pool": seed_pool, "guidance_w": guidance_w,
+        "sampler": {"guidance_scale": guidance},
+    }  # fmt: skip
     settings = base.section("extraction", preset_name, None, over)
+    if generations is not None and (seed_pool is not None or guidance_w is not None):
+        raise UserError("--seed-pool and --guidance-w say how pictures are drawn: leave them out with --generations")
+    if guidance_w is not None and tuned is None:
+        raise UserError("--guidance-w goes from the base model towards a fine-tuned one: give its folder with --tuned")
     target = _domain_config(domain, model, members, nonmembers, n_nonmembers)
     base.check_folder(out)
     from s2l.cli import folders
-    from s2l.extraction import extraction_from_dict, gallery_pairs
+    from s2l.extraction import efficiency, extraction_from_dict, gallery_pairs
     from s2l.figures import match_figure, png
+    from s2l.guidance import generation_cost
     from s2l.store import write_json
 
     notes: list[str] = []
     if generations is not None:
         resolution = folders.generations_resolution(generations)
         images, notes = folders.read_generations(generations, resolution)
-        drawn_by = {"generations": str(generations)}
+        drawn_by, cost = {"generations": str(generations)}, None
     else:
         loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
         fine_tuned = folders.Tuned(loaded, tuned) if tuned is not None else None
         with console.progress() as progress:
             images = folders.make_generations(loaded, fine_tuned, target.name, settings, out / "generations", progress)
         drawn_by = {"model": loaded.key, "tuned": fine_tuned.key if fine_tuned is not None else None}
-        resolution = loaded.resolution
+        resolution, cost = loaded.resolution, generation_cost(settings, "before" if tuned is None else "after")
     photos = folders.load_domain(target, model, resolution)
     record = folders.extraction_record(images, photos, settings, drawn_by)
     found = extraction_from_dict(record["extraction"])
+    if cost is not None:
+        worth = efficiency(found, cost.unet_evaluations)
+        record["cost"] = asdict(cost) | asdict(worth)
     best = gallery_pairs(found, top=8)
     pair = [images.images[[m.generation for m in best]], photos.split.members.images[[m.reference for m in best]]]
     figure = match_figure(*(x.permute(0, 2, 3, 1).numpy() for x in pair), delta=found.delta)
@@ -251,6 +277,11 @@ def extract(
     print(f"{side.distinct} of {side.n_references} training photos extracted by {found.n_generations:,} generations")
     print(f"{found.eidetic} of them eidetic at k = {found.k}, delta = {found.delta:g}")
     print(f"control: {control.distinct} of {control.n_references} held-out photos, which cannot leak")
+    if cost is not None:
+        print(
+            f"cost: {cost.unet_evaluations:,} UNet evaluations ({cost.selection:,} to choose seeds); per 1,000 of them "
+            f"{worth.per_1000:.2f} [{worth.low:.2f}, {worth.high:.2f}] training photos"
+        )
     for note in (*notes, *photos.notes):
         console.say(f"Note: {note}")
     print(f"\nwritten: {out / 'extraction.json'}, {out / 'extractions.png'}")

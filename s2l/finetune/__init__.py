@@ -64,7 +64,7 @@ def finetune(
     own_images = folder / "class_images"
     if n_trained and config.max_train_steps > 0:
         examples = Examples(
-            latents=tuned.encode_images(sp_set.floats()),
+            latents=tuned.encode_images(sp_set.images),
             captions=_mapped_captions(sp_set, name, config, methods),
             weights=torch.ones(len(sp_set)),
             groups=torch.zeros(len(sp_set), dtype=torch.long),
@@ -77,7 +77,7 @@ def finetune(
         "finetune": config.model_dump(mode="json"),
         "methods": list(methods),
         "name": name,
-        "base_model": model.key,
+        "base_model": model.weights,  # whatever the precision
         "learning_rates": rates,
         "trained_parameters": n_trained,
         "model_parameters": model.num_parameters(),

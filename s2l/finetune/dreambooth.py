@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from s2l.config import FineTuneConfig
+from s2l.config import FineTuneConfig, replace_name
 from s2l.domain import ImageSet
-from s2l.finetune.registry import Examples, Finetuner, register_finetuner, replace_name
+from s2l.finetune.registry import Examples, Finetuner, register_finetuner
 from s2l.model import DiffusionModel
 from s2l.progress import Progress
 from s2l.sp_set import generate_images
@@ -57,7 +57,7 @@ def objective(
         return examples
     drawn = class_images(model, config, n, folder, progress)
     return Examples(
-        latents=torch.cat([examples.latents, model.encode_images(drawn.floats())]),
+        latents=torch.cat([examples.latents, model.encode_images(drawn.images)]),
         captions=examples.captions + drawn.captions,
         weights=torch.cat([examples.weights, torch.full((n,), config.prior_loss_weight)]),
         groups=torch.cat([examples.groups, torch.ones(n, dtype=torch.long)]),

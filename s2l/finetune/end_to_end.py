@@ -46,7 +46,7 @@ register_finetuner(
         source="Rombach et al. 2022, High-Resolution Image Synthesis with Latent Diffusion Models",
         trains="every weight of the UNet (and of the text encoder where asked); the autoencoder stays",
         kind="parameters",
-        learning_rate=3e-6,
+        learning_rate=3e-5,
         prepare=prepare,
         save=save,
         load=load,

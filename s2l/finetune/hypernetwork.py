@@ -112,7 +112,7 @@ register_finetuner(
         source="NovelAI 2022, Improvements on Stable Diffusion (no paper)",
         trains="small networks that rewrite the caption for every cross-attention; the original weights stay frozen",
         kind="parameters",
-        learning_rate=1e-4,
+        learning_rate=3e-4,
         prepare=prepare,
         save=save,
         load=load,

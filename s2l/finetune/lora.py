@@ -74,7 +74,7 @@ register_finetuner(
         source="Hu et al. 2022, LoRA: Low-Rank Adaptation of Large Language Models",
         trains="small low-rank matrices beside the attention layers; the original weights stay frozen",
         kind="parameters",
-        learning_rate=1e-4,
+        learning_rate=1e-3,
         prepare=prepare,
         save=save,
         load=load,

@@ -7,7 +7,6 @@ parameters are united, and at most one method may change the objective.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -48,8 +47,8 @@ class Finetuner:
 
     kind           "parameters", "objective" or "perturbation"
     trains         one plain sentence for people: what changes in the model
-    learning_rate  its own default: on the lab, 100 steps of any method lower the SP set's loss by
-                   about as much, 4 to 5 %; None where nothing of its own trains
+    learning_rate  its own default, looked at on the lab's calibration people (docs/lab.md); None where nothing of its
+                   own trains
     prepare        (model, config) -> the parameters that train, attached so that step 0 is the base
                    model; a perturbation changes the model here and returns none
     save, load     (model, folder, config): write and read exactly those parameters, safetensors only
@@ -86,13 +85,6 @@ def register_finetuner(method: Finetuner) -> Finetuner:
         raise ValueError(f"the fine-tuning method {method.name!r} is registered twice")
     FINETUNERS[method.name] = method
     return method
-
-
-def replace_name(caption: str, name: str, by: str) -> str:
-    """`by` in place of `name` wherever the caption says it as whole words, in any case."""
-    if not name:
-        return caption
-    return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _: by, caption, flags=re.IGNORECASE)
 
 
 def legal_combinations() -> list[tuple[str, ...]]:

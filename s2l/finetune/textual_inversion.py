@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from s2l.config import FineTuneConfig, UserError
-from s2l.finetune.registry import Finetuner, register_finetuner, replace_name
+from s2l.config import FineTuneConfig, UserError, replace_name
+from s2l.finetune.registry import Finetuner, register_finetuner
 from s2l.model import DiffusionModel
 
 WEIGHTS = "learned_embeds.safetensors"  # the name diffusers looks for

@@ -3,6 +3,8 @@
     z_t = sqrt(a_t) z0 + sqrt(1 - a_t) e
     L   = sum over groups of the mean of  w ||e - eps(z_t, t, c)||^2  over the group's images
 
+A checkpoint that predicts v trains on v = sqrt(a_t) e - sqrt(1 - a_t) z0 in the place of e.
+
     z0, e, z_t  latent, noise and their mixture, (N, C, h, w)
     c, w        the caption's embeddings and the loss weight of an example; t uniform in [0, T)
 
@@ -53,7 +55,7 @@ class _Denoiser(nn.Module):
         if context is None:
             used, text = text.unique(return_inverse=True)  # every caption is encoded once
             context = self.text_encoder(tokens[used])[0]
-        return self.model[0].predict_noise(self.unet, zt, t, context[text])
+        return self.model[0].unet_output(self.unet, zt, t, context[text])
 
 
 def batch_indices(examples: Examples, config: FineTuneConfig, step: int) -> torch.Tensor:
@@ -160,8 +162,10 @@ def train(
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=max(1, config.max_train_steps),
     )
-    low_precision = model.dtype != torch.float32
-    scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
+    if model.memory.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+    low_precision = model.fast_dtype != torch.float32
+    scaler = torch.amp.GradScaler(model.device.type, enabled=model.fast_dtype == torch.float16)
     average = [p.detach().clone() for p in parameters] if config.ema_decay else None
     start, state_file, log = 0, folder / CHECKPOINT, folder / LOG
     if state_file.exists():
@@ -189,7 +193,7 @@ def train(
         denoiser = accelerator.prepare(denoiser)
 
     def precision():
-        return torch.autocast(model.device.type, model.dtype, enabled=low_precision)
+        return torch.autocast(model.device.type, model.fast_dtype, enabled=low_precision)
 
     def checkpoint(step: int) -> None:
         state = {
@@ -210,7 +214,7 @@ def train(
         if accelerator.is_main_process:
             if sample_steps and (step % sample_steps == 0 or step == config.max_train_steps):
                 with precision(), _holding(parameters, average):
-                    row = row | {"samples": _draw_samples(model, examples, folder, step)}
+                    row = row | {"samples": _draw_samples(model, examples, folder, step), "samples_in": str(folder)}
             try:
                 progress(Event("finetune", step, config.max_train_steps, row))
             except Cancelled:
@@ -230,17 +234,21 @@ def train(
         index = batch_indices(examples, config, step)
         noise = torch.randn((len(index), *model.latent_shape), generator=generator)
         t = torch.randint(len(model.alphas_cumprod), (len(index),), generator=generator)
-        shares = [part.chunk(n_processes)[rank].chunk(accumulated) for part in (index, noise, t)]
+        shares = [part.chunk(n_processes)[rank] for part in (index, noise, t)]
+        n = len(shares[0])
+        # As many at once as was asked for, or as fit into memory: the sum of their gradients is the same.
+        at_once = min(-(-n // accumulated), model.runtime.train_batch_size)
+        micros = list(zip(*(share.split(at_once) for share in shares), strict=True))
         loss_sum = torch.zeros(1, device=model.device)
-        for micro, (i, e, t) in enumerate(zip(*shares, strict=True), 1):
+        for micro, (i, e, t) in enumerate(micros, 1):
             i, e, t = i.to(model.device), e.to(model.device), t.to(model.device)
             zt = model.add_noise(latents[i], e, t)
-            last = micro == accumulated
+            last = micro == len(micros)
             with nullcontext() if last else accelerator.no_sync(denoiser):
                 with precision():
                     predicted = denoiser(zt, t, text[i], tokens, context)
-                error = (predicted - e).square().mean(dim=(1, 2, 3))
-                loss = (error * weights[i]).mean() * n_groups / accumulated
+                error = (predicted - model.training_target(latents[i], e, t)).square().mean(dim=(1, 2, 3))
+                loss = (error * weights[i]).sum() * n_groups / n
                 scaler.scale(loss).backward()
             loss_sum += loss.detach()
         total = accelerator.gather(loss_sum).mean().item()

@@ -1,7 +1,7 @@
 """Jobs: a click enqueues, one worker process computes, everybody polls.
 
     app                       SQLite (WAL)                 worker process, `python -m s2l.jobs`
-    enqueue(config, visitor)  jobs: who asked for what     takes the oldest queued run,
+    enqueue(config, visitor)  jobs: who asked for what     takes the next run (a turn each visitor),
     job(id) -> Job            runs: one a configuration    experiment.run(config) with a listener that
     cancel(id), resume(id)    live: stage, step, loss ...  writes `live` and obeys the cancel flag
 

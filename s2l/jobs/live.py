@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from s2l import attacks
 from s2l.config import RunConfig
 from s2l.jobs.store import Jobs
 from s2l.progress import Cancelled, Event
@@ -18,7 +17,8 @@ LOSS_POINTS = 400
 
 
 def plan(config: RunConfig) -> dict[str, float]:
-    """{stage: UNet evaluations of one image}: how the work of a run divides, for the time left."""
+    """{stage: UNet evaluations}: how the work of a run divides, for the time left."""
+    from s2l import attacks, guidance  # loads torch, which the page must not wait for
 
     def pictures(n: int, sampler) -> float:
         return n * sampler.num_inference_steps * (2 if sampler.guidance_scale != 1 else 1)
@@ -34,8 +34,10 @@ def plan(config: RunConfig) -> dict[str, float]:
     for name in config.audit.attacks:
         evaluations = attacks.get_attack(name).evaluations(attacks.attack_settings(name, config.audit))
         work |= {f"attack {name} {when}": n_images * evaluations for when in ("before", "after")}
+    if config.extraction.seed_pool is not None:
+        work["choose seeds"] = guidance.generation_cost(config.extraction, "before").selection
     for when in ("before", "after"):
-        work[f"generate {when}"] = pictures(config.extraction.n_generations, config.extraction.sampler)
+        work[f"generate {when}"] = guidance.generation_cost(config.extraction, when).denoising
     return work | {"compare": 0.01 * sum(work.values())}
 
 
@@ -45,7 +47,8 @@ class Live:
 
     The live state: {"stages": [[name, "waiting" | "running" | "done" | "cached"], ...], "stage", "step", "total",
     "speed" (images/s), "done" (0 to 1, of all work), "eta" (seconds left or None), "loss": [[step, loss], ...],
-    "log": [lines], "pictures": folder relative to the cache, "pictures_of": stage}
+    "log": [lines], "pictures": folder relative to the cache, "pictures_of": stage, "samples": [[step, [file names]],
+    ...] of pictures drawn at fixed seeds during the training, in "samples_in", a folder relative to the cache}
     """
 
     jobs: Jobs
@@ -59,7 +62,7 @@ class Live:
 
     def __post_init__(self):
         self.status = dict.fromkeys(self.work, "waiting")
-        self.state = {"loss": [], "log": [], "pictures": "", "pictures_of": ""}
+        self.state = {"loss": [], "log": [], "pictures": "", "pictures_of": "", "samples": [], "samples_in": ""}
         self.rates: dict[str, tuple[float, float]] = {}  # stage: (units worked, seconds)
         self.first: tuple[str, int, float] = ("", 0, 0.0)  # stage, step and time of its first event
 
@@ -123,14 +126,22 @@ class Live:
             loss.append([event.step, round(event.info["loss"], 5)])
             if len(loss) > LOSS_POINTS:
                 del loss[1::2]
+        if "samples" in event.info:
+            self.state["samples"].append([event.step, event.info["samples"]])
+            self.state["samples_in"] = self._relative(event.info["samples_in"])
         self._pictures(name, event)
         self._time_left(name, share)
 
     def _pictures(self, name: str, event: Event) -> None:
         if "folder" in event.info and name.split()[0] in ("sp_set", "class_images", "generate"):
-            with suppress(ValueError):
-                self.state["pictures"] = Path(event.info["folder"]).relative_to(self.jobs.store.root).as_posix()
-                self.state["pictures_of"] = name
+            self.state["pictures"] = self._relative(event.info["folder"])
+            self.state["pictures_of"] = name
+
+    def _relative(self, folder: str) -> str:
+        """A folder of the cache as the page may know it; "" for any other."""
+        with suppress(ValueError):
+            return Path(folder).relative_to(self.jobs.store.root).as_posix()
+        return ""
 
     def _time_left(self, current: str, share: float) -> None:
         """This stage goes on as fast as it went, the others as fast as everything so far."""

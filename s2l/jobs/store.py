@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sqlite3
 import time
@@ -13,11 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from s2l import experiment, finetune, sp_set
-from s2l.attacks.registry import STAGE_VERSION as ATTACK_VERSION
-from s2l.config import RunConfig, UserError, checked, file_hash, key_of
-from s2l.model import resolve_checkpoint
+from s2l.config import LAB, RunConfig, UserError, checked, key_of
+from s2l.jobs.limits import Limits
 from s2l.store import Store, read_json
+
+# torch is imported where a key is made, not here: the page must not wait for it.
 
 ACTIVE = ("queued", "running")
 RESUMABLE = ("failed", "cancelled", "interrupted")
@@ -49,6 +48,7 @@ class Job:
     state     queued, running, done, failed, cancelled or interrupted
     stopping  a cancel was asked for and the worker has not obeyed yet
     ahead     runs before this one, the running one included; 0 unless queued
+    waiting   runs in the queue, this one included; 0 unless queued
     result    the key of the finished result, or ""
     live      what the worker last wrote, see `Live`
     """
@@ -65,6 +65,7 @@ class Job:
     started_at: float | None
     finished_at: float | None
     ahead: int
+    waiting: int
     stopping: bool
 
     @property
@@ -72,27 +73,32 @@ class Job:
         return self.state in ACTIVE
 
 
-def max_queue() -> int:
-    """How many runs may wait (`S2L_MAX_QUEUE`)."""
-    return int(os.environ.get("S2L_MAX_QUEUE", "20"))
-
-
-@lru_cache(maxsize=8)
-def _weights_key(files: tuple[tuple[Path, int, int], ...]) -> str:
-    return file_hash([path for path, _, _ in files])
-
-
 def model_key(model: str) -> str:
-    """The key that `DiffusionModel.load` gives a checkpoint, without loading it. Raises UserError."""
-    folder = resolve_checkpoint(model)
-    files = [path for pattern in ("*.safetensors", "*.bin") for path in folder.rglob(pattern)]
-    return _weights_key(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(files)))
+    """The key that `DiffusionModel.load` gives a checkpoint, without loading it. Raises UserError.
+
+    A hub checkpoint that is not here yet is called by its name: the worker downloads it, not a click.
+    """
+    from s2l.checkpoints import check_name, locate
+    from s2l.model import Runtime
+    from s2l.model import model_key as key_of_checkpoint
+
+    check_name(model)
+    try:
+        checkpoint = locate(model, download=False)
+    except UserError:
+        if Path(model).exists() or model == LAB:
+            raise
+        return key_of("not here yet", model)
+    return key_of_checkpoint(checkpoint, Runtime())
 
 
 def run_key(config: RunConfig) -> str:
     """One name for one configuration on one model with this version of the code."""
-    versions = [sp_set.STAGE_VERSION, finetune.STAGE_VERSION, ATTACK_VERSION, experiment.STAGE_VERSION]
-    return key_of("run", config, model_key(config.model), versions)
+    from s2l import experiment, finetune, guidance, sp_set
+    from s2l.attacks import registry
+
+    stages = (sp_set, finetune, registry, guidance, experiment)
+    return key_of("run", config, model_key(config.model), [stage.STAGE_VERSION for stage in stages])
 
 
 @lru_cache(maxsize=4096)
@@ -104,6 +110,8 @@ def _result_facts(path: Path) -> tuple[dict, str, str]:
 
 def cached_result(config: RunConfig, store: Store) -> str:
     """The key of a finished result of exactly these settings, whoever made it, or ""."""
+    from s2l import sp_set
+
     wanted, weights = config.model_dump(mode="json"), model_key(config.model)
     sp_key = key_of("sp_set", sp_set.STAGE_VERSION, weights, config.domain.name, config.sp_set)
     for path in sorted(store.path("result", "x").parent.glob("*/result.json")):
@@ -164,7 +172,7 @@ class Jobs:
                     (key, config.model_dump_json(), now, now, cached),
                 )
             elif run is None or run["state"] not in ACTIVE:
-                self._check_room(db)
+                self._check_room(db, visitor)
                 db.execute(
                     "INSERT INTO runs (key, config, state, queued_at) VALUES (?, ?, 'queued', ?) ON CONFLICT (key) DO"
                     " UPDATE SET state = 'queued', queued_at = excluded.queued_at, started_at = NULL,"
@@ -181,10 +189,17 @@ class Jobs:
             job_id = db.execute("SELECT id FROM jobs WHERE visitor = ? AND run = ?", (visitor, key)).fetchone()["id"]
         return self.job(job_id)
 
-    def _check_room(self, db: sqlite3.Connection) -> None:
+    def _check_room(self, db: sqlite3.Connection, visitor: str) -> None:
+        limits = Limits.read()
         waiting = db.execute("SELECT count(*) FROM runs WHERE state = 'queued'").fetchone()[0]
-        if waiting >= max_queue():
+        if waiting >= limits.max_queue:
             raise QueueFull(f"{waiting} runs are waiting already, more than that is not allowed: try again in a while")
+        own = db.execute(
+            "SELECT count(*) FROM jobs j JOIN runs r ON r.key = j.run"
+            " WHERE j.visitor = ? AND j.cancelled = 0 AND r.state = 'queued'", (visitor,),
+        ).fetchone()[0]  # fmt: skip
+        if own >= limits.max_waiting:
+            raise QueueFull(f"{own} runs of yours are waiting already: stop one of them, or wait for it")
 
     def job(self, job_id: str) -> Job | None:
         """The job of that id, for whoever knows the id; None if there is none."""
@@ -215,17 +230,45 @@ class Jobs:
         stopping = state == "running" and row["cancel_at"] is not None
         if row["cancelled"] and row["state"] == "running" and row["cancel_at"] is not None:
             state, message, stopping = "running", "Stopping ...", True
-        ahead = 0
+        ahead = waiting = 0
         if state == "queued":
-            ahead = db.execute(
-                "SELECT count(*) FROM runs WHERE state = 'running' OR (state = 'queued' AND queued_at < ?)",
-                (row["queued_at"],),
-            ).fetchone()[0]
+            order = self._order(db)
+            waiting = len(order)
+            running = db.execute("SELECT count(*) FROM runs WHERE state = 'running'").fetchone()[0]
+            ahead = running + order.index(row["key"])
         return Job(
             id=row["id"], visitor=row["visitor"], run=row["key"], config=config, state=state, message=message,
             result=row["result"], live=json.loads(row["live"]), created_at=row["created_at"],
-            started_at=row["started_at"], finished_at=row["finished_at"], ahead=ahead, stopping=stopping,
+            started_at=row["started_at"], finished_at=row["finished_at"], ahead=ahead, waiting=waiting,
+            stopping=stopping,
         )  # fmt: skip
+
+    def _order(self, db: sqlite3.Connection) -> list[str]:
+        """The queued runs in the order in which they will be taken: a round over the visitors, each one's oldest first.
+
+        Whoever was served longest ago comes next, so ten runs of one visitor delay another's single run by one.
+        A run that several visitors wait for belongs to the one of them who is next.
+        """
+        served = dict(
+            db.execute(
+                "SELECT j.visitor, max(r.started_at) FROM jobs j JOIN runs r ON r.key = j.run"
+                " WHERE r.started_at IS NOT NULL GROUP BY j.visitor"
+            ).fetchall()
+        )
+        wishes: dict[str, list[str]] = {}
+        for key, visitor in db.execute(
+            "SELECT r.key, j.visitor FROM runs r JOIN jobs j ON j.run = r.key AND j.cancelled = 0"
+            " WHERE r.state = 'queued' ORDER BY r.queued_at, r.rowid"
+        ):
+            wishes.setdefault(key, []).append(visitor)
+        order, turn = [], time.time()
+        while wishes:  # the oldest among the runs of whoever is next
+            key = min(wishes, key=lambda k: min(served.get(v, 0.0) for v in wishes[k]))
+            for visitor in wishes.pop(key):
+                served[visitor] = turn
+            order.append(key)
+            turn += 1
+        return order
 
     def queue_length(self) -> int:
         """Runs that wait or run."""
@@ -263,13 +306,12 @@ class Jobs:
     # --- what the worker and its supervisor call ---
 
     def take(self, worker: str) -> tuple[str, RunConfig] | None:
-        """The oldest queued run, now running under the name of `worker`."""
+        """The queued run whose turn it is, now running under the name of `worker`."""
         with self._writing() as db:
-            row = db.execute(
-                "SELECT key, config FROM runs WHERE state = 'queued' ORDER BY queued_at LIMIT 1"
-            ).fetchone()
-            if row is None:
+            order = self._order(db)
+            if not order:
                 return None
+            row = db.execute("SELECT key, config FROM runs WHERE key = ?", order[:1]).fetchone()
             db.execute(
                 "UPDATE runs SET state = 'running', started_at = ?, worker = ?, cancel_at = NULL WHERE key = ?",
                 (time.time(), worker, row["key"]),
@@ -320,3 +362,29 @@ class Jobs:
                 (worker, time.time() - FORCE_AFTER),
             ).fetchone()
         return row is not None
+
+    # --- what housekeeping calls ---
+
+    def running(self) -> bool:
+        """Is a run going on?"""
+        with self._db() as db:
+            return db.execute("SELECT 1 FROM runs WHERE state = 'running'").fetchone() is not None
+
+    def folders_in_use(self) -> list[Path]:
+        """Folders of photos that waiting and running runs read."""
+        with self._db() as db:
+            rows = db.execute("SELECT config FROM runs WHERE state IN ('queued', 'running')").fetchall()
+        domains = (json.loads(row["config"]).get("domain", {}) for row in rows)
+        return [Path(d[part]) for d in domains for part in ("members", "nonmembers") if d.get(part)]
+
+    def forget(self, hours: float) -> int:
+        """Delete jobs that ended so long ago, and runs that no job asks for; returns the number of jobs."""
+        with self._writing() as db:
+            gone = db.execute(
+                "DELETE FROM jobs WHERE created_at < ? AND run IN (SELECT key FROM runs WHERE state NOT IN"
+                " ('queued', 'running'))", (time.time() - 3600 * hours,),
+            ).rowcount  # fmt: skip
+            db.execute(
+                "DELETE FROM runs WHERE state NOT IN ('queued', 'running') AND key NOT IN (SELECT run FROM jobs)"
+            )
+        return gone

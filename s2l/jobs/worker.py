@@ -13,17 +13,21 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from s2l import experiment
 from s2l.config import RunConfig, UserError
+from s2l.jobs.housekeeping import sweep
 from s2l.jobs.live import Live, plan
 from s2l.jobs.store import CANCELLED, RESTARTED, Jobs
-from s2l.model import Runtime
 from s2l.progress import Cancelled
 from s2l.store import Store
 
+if TYPE_CHECKING:  # the app imports this file too, and must not wait for torch
+    from s2l.model import Runtime
+
+SWEEP_EVERY = 1800.0  # seconds between two looks for what has expired
 CPU_BATCH = 8  # small batches: a cancel waits for one of them, and pictures appear as they come
 
 
@@ -38,12 +42,16 @@ def cores() -> int:
 
 def runtime() -> Runtime:
     """Small batches on a CPU, so that pictures appear and a cancel is obeyed within two seconds."""
+    from s2l.model import Runtime
+
     device = Runtime().torch_device()
     return Runtime(batch_size=CPU_BATCH) if device.type == "cpu" else Runtime()
 
 
 def execute(jobs: Jobs, key: str, config: RunConfig, worker: str) -> None:
     """Run one configuration and record how it ended."""
+    from s2l import experiment
+
     live = Live(jobs, key, worker, plan(config))
     try:
         result = experiment.run(config, jobs.store, runtime(), live)
@@ -100,11 +108,15 @@ class Supervisor(threading.Thread):
         self._stopped = threading.Event()
         self._lock = FileLock(jobs.folder / "worker.lock", thread_local=False)
         self._born, self._wait = 0.0, 1.0
+        self._swept = float("-inf")
 
     def run(self) -> None:
         while not self._stopped.wait(0.25):
             try:
                 self._look()
+                if self._lock.is_locked and time.monotonic() - self._swept > SWEEP_EVERY:
+                    self._swept = time.monotonic()
+                    sweep(self.jobs)
             except sqlite3.OperationalError:  # the disk is full or slow: look again
                 time.sleep(1)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from s2l.lab.people import vocabulary
 
+END_OF_WORD = "</w>"  # CLIP's mark on the last token of a word
 MAX_TOKENS = 32  # a caption has at most 24; Textual Inversion puts up to 17 tokens in a name's place
 
 
@@ -33,37 +36,38 @@ FULL = Size()
 QUICK = Size(resolution=32, vae_channels=(16, 32, 32), unet_channels=(32, 64), text_width=32)
 
 
+def _merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make one token of each word; equally frequent pairs in alphabetical order.
+
+    The `tokenizers` trainer breaks such ties by a hash that differs from process to process, so a
+    resumed training would find other ids under the same words.
+    """
+    spelled = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
+    merges: list[tuple[str, str]] = []
+    while counts := Counter(pair for parts in spelled for pair in pairwise(parts)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        for parts in spelled:
+            for i in reversed(range(len(parts) - 1)):
+                if tuple(parts[i : i + 2]) == best:
+                    parts[i : i + 2] = ["".join(best)]
+    return merges
+
+
 def build_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer whose byte-pair merges make one token of every word of the lab.
 
     Unknown words fall apart into letters, as rare words do in CLIP's own tokenizer.
     """
-    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000,
-        min_frequency=1,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
+    words = vocabulary()
+    merges = _merges(words)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     # Every letter also ends a word once, so that no prompt contains an unknown symbol.
-    words = vocabulary() + [chr(c) for c in range(33, 127)]
-    bpe.train_from_iterator([" ".join(words)] * 2, trainer)
-    import json
-
-    state = json.loads(bpe.to_str())["model"]
-    vocab = dict(state["vocab"])
-    for token in ("<|startoftext|>", "<|endoftext|>"):
-        vocab[token] = len(vocab)
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
+    endings = [chr(c) + END_OF_WORD for c in range(33, 127) if not chr(c).isupper()]
+    tokens = [*letters, *endings, *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
-    split = [w for w in vocabulary() if len(tokenizer(w, add_special_tokens=False).input_ids) != 1]
+    split = [w for w in words if len(tokenizer(w, add_special_tokens=False).input_ids) != 1]
     if split:
         raise RuntimeError(f"the tokenizer splits words of the lab: {split}")
     return tokenizer

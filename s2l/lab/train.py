@@ -48,7 +48,7 @@ class Recipe:
     vae_learning_rate: float = 2e-3
     decoder_steps: int = 2_000
     decoder_learning_rate: float = 1e-3
-    unet_legs: tuple[int, ...] = (6_000, 6_800)  # the rate falls towards the end of each leg
+    unet_legs: tuple[int, ...] = (6_000, 6_800, 7_400)  # the rate falls towards the end of each leg
     unet_learning_rate: float = 8e-4
     warmup_steps: int = 200
     private_share: float = 0.75  # of each batch, for the first `late_from` steps

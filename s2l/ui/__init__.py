@@ -1,9 +1,13 @@
 """The page. The only place that imports gradio; it never computes, it asks `s2l.jobs`.
 
-theme.py    colours, fonts, CSS          html.py     pictures and figures as HTML
-backend.py  what the page asks for       form.py     fields of the page <-> RunConfig
-target.py, sp_set.py, finetune.py, results.py: one builder a tab; live.py: the live panel
-layout.py   the page put together, and its events
+theme.py, style.css, page.js   colours, fonts and the address bar
+backend.py                     what the page asks for; form.py: fields of the page <-> RunConfig
+session.py                     what survives a refresh, and what an address opens
+html.py, runs.py               pictures, sliders, tables; a finished run in words and pictures
+story.py, target.py, sp_set.py, finetune.py, membership.py, extraction.py, compare.py, report.py: one builder a tab
+live.py, quiz.py               the live panel; predict, then reveal
+first.py, heavy.py             the first picture, drawn before torch is imported, and what imports torch
+layout.py, api.py              the page put together, and the public API
 """
 
 import os

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import shutil
 import threading
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import jinja2
 import numpy as np
 
-from s2l import report
 from s2l.config import LAB, FineTuneConfig, UserError, unknown
-from s2l.domain import lab_people_records, lab_record
-from s2l.experiment import Result, load_result
-from s2l.finetune import FINETUNERS, weight_methods
 from s2l.jobs import Job, Jobs
+from s2l.jobs.limits import Limits, OwnModel
 from s2l.lab import people as lab_people
-from s2l.model import DiffusionModel, Runtime
+from s2l.lab.record import lab_record
+from s2l.result import Result, load_result
 from s2l.showcase import load_showcase
 from s2l.store import Store
+from s2l.ui.heavy import ready
 
 SHOWCASE = "showcase"
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -47,11 +50,16 @@ class Backend:
 
     @classmethod
     def open(cls, store: Store | None = None) -> Backend:
-        """The backend of a cache, with the showcase of the assets if there is one."""
+        """The backend of a cache, with the showcase of the assets if there is one. Raises UserError."""
+        Limits.read()  # a wrong setting is told now, not in the middle of a lesson
         store = store or Store()
         folder = Path(os.environ.get("S2L_SHOWCASE") or ASSETS / "showcase")
         showcase = load_showcase(folder, store) if (folder / "result.json").exists() else None
         return cls(Jobs(store), showcase)
+
+    @cached_property
+    def own_model(self) -> OwnModel:
+        return OwnModel.read()
 
     @property
     def store(self) -> Store:
@@ -66,7 +74,7 @@ class Backend:
 
     @cached_property
     def names(self) -> list[str]:
-        return [row["name"] for row in lab_people_records()]
+        return [row["name"] for row in lab_record()["people"]]
 
     @cached_property
     def facts(self) -> dict:
@@ -95,7 +103,10 @@ class Backend:
     # --- methods ---
 
     @cached_property
-    def _base(self) -> DiffusionModel:
+    def _base(self):
+        ready()
+        from s2l.model import DiffusionModel, Runtime
+
         return DiffusionModel.load(LAB, Runtime(device="cpu", dtype="float32"))
 
     def trained_parameters(self, config: FineTuneConfig) -> tuple[int, int]:
@@ -105,6 +116,9 @@ class Backend:
 
     @lru_cache(maxsize=256)  # noqa: B019
     def _count(self, settings: str) -> tuple[int, int]:
+        ready()
+        from s2l.finetune import FINETUNERS, weight_methods
+
         config = FineTuneConfig.model_validate_json(settings)
         with self._lock:  # peft patches the model while it works
             copy = self._base.copy()
@@ -144,14 +158,46 @@ class Backend:
             path.write_text(secrets.token_hex(32))
         return path.read_text().encode()
 
-    def published(self, result: Result) -> dict[str, Path]:
-        """{"report.html", "result.json"} of a result as files in the public folder, made when first asked for."""
-        token = hashlib.sha256(self._secret + result.key.encode()).hexdigest()[:32]
+    def _public_folder(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
+        """An unguessable folder below the public one, made when first asked for."""
+        token = hashlib.sha256(self._secret + f"{kind} {key}".encode()).hexdigest()[:32]
         folder = self.public / "results" / token
-        if not (folder / "report.html").exists():
-            with self._lock:
+        if folder.exists():
+            os.utime(folder)  # looked at: the last to expire
+            return folder
+        with self._lock:
+            if not folder.exists():
                 working = folder.with_name(token + f".{secrets.token_hex(4)}")
-                report.write_report(result, working)
-                shutil.rmtree(folder, ignore_errors=True)
-                working.rename(folder)
+                working.mkdir(parents=True)
+                try:
+                    make(working)
+                    working.rename(folder)
+                finally:
+                    shutil.rmtree(working, ignore_errors=True)
+        return folder
+
+    def published(self, result: Result) -> dict[str, Path]:
+        """{"report.html", "result.json"} of a result as files in the public folder."""
+        ready()
+        from s2l import report
+
+        def make(folder: Path) -> None:
+            try:
+                report.write_report(result, folder)
+            except (LookupError, AttributeError, TypeError, jinja2.TemplateError) as error:
+                logging.getLogger(__name__).exception("no report of %s", result.key)
+                raise UserError("this run was made by another version of the program: run it again") from error
+
+        folder = self._public_folder("report", result.key, make)
         return {name: folder / name for name in ("report.html", "result.json")}
+
+    def sp_set_zip(self, result: Result) -> Path:
+        """The run's synthetic private set as one file: pictures and metadata.jsonl."""
+
+        def make(folder: Path) -> None:
+            source = result.store.root / result.record["folders"]["sp_set"]
+            with zipfile.ZipFile(folder / "sp-set.zip", "w") as archive:  # pictures are compressed already
+                for path in [*sorted(source.glob("*.png")), source / "metadata.jsonl"]:
+                    archive.write(path, f"sp-set/{path.name}")
+
+        return self._public_folder("sp-set", result.key, make) / "sp-set.zip"

@@ -1,4 +1,4 @@
-"""Tab 3, Fine-tune: the shake, the Run button and the live panel."""
+"""Tab 4, Fine-tune: the shake, the Run button and the live panel."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from html import escape
 
 import gradio as gr
 
-from s2l.attacks import ATTACKS
 from s2l.config import FineTuneConfig, UserError, checked
-from s2l.finetune import FINETUNERS, learning_rates, legal_combinations, parse, weight_methods
 from s2l.ui import html, live
 from s2l.ui.backend import Backend
 from s2l.ui.form import FIELDS
+from s2l.ui.heavy import ready
 
-INTRO = """**Step 3 of 4: the shake.** The attacker trains the same model a little further, on the pictures that it
+INTRO = """**Step 3: the shake.** The attacker trains the same model a little further, on the pictures that it
 drew itself. No private photo is involved. Then both models, before and after, are attacked in the same way:
 *membership inference* asks for each photo "was the model trained on it?", and *extraction* generates many pictures
 and looks for copies of training photos among them."""
@@ -34,15 +33,20 @@ class FineTune:
     status: gr.HTML
     pictures: gr.HTML
     loss: gr.HTML
+    samples: gr.HTML
     log: gr.HTML
     cancel: gr.Button
     resume: gr.Button
     see: gr.Button
     of_method: list[str]
+    advanced: gr.Accordion
 
 
 def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: float | None, text: bool) -> str:
     """What a combination trains, in plain words, and how many parameters that is."""
+    ready()
+    from s2l.finetune import FINETUNERS, learning_rates, parse
+
     try:
         values = {"methods": parse(methods), "train_text_encoder": bool(text)}
         values |= {"rank": int(rank)} if rank is not None else {}
@@ -67,6 +71,9 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
 
 def visible_fields(methods: str) -> dict[str, bool]:
     """Which of the fields in OF_METHOD belong to a combination."""
+    ready()
+    from s2l.finetune import FINETUNERS, parse, weight_methods
+
     try:
         chosen = parse(methods)
     except UserError:
@@ -75,10 +82,22 @@ def visible_fields(methods: str) -> dict[str, bool]:
     return {name: method in used for name, method in OF_METHOD.items() if method in FINETUNERS}
 
 
-def build(backend: Backend, fields: dict, first: dict) -> FineTune:
-    """Add the tab's components to the page and to `fields`."""
+def choices(fields: dict) -> dict:
+    """The methods and attacks to choose from: known once torch is loaded, which the page does not wait for."""
+    ready()
+    from s2l.attacks import ATTACKS
+    from s2l.finetune import legal_combinations
+
+    return {
+        fields["methods"]: gr.update(choices=[(live.method_title(c), "+".join(c)) for c in legal_combinations()]),
+        fields["attacks"]: gr.update(choices=[(attack.title, name) for name, attack in ATTACKS.items()]),
+    }
+
+
+def build(fields: dict, first: dict) -> FineTune:
+    """Add the tab's components to the page and to `fields`. `choices` fills what is empty at first."""
     gr.Markdown(INTRO, elem_classes="s2l-lead")
-    shown = {name: True for name in FIELDS} | {name: False for name in OF_METHOD} | visible_fields(first["methods"])
+    shown = {name: OF_METHOD.get(name, first["methods"]) == first["methods"] for name in FIELDS}
 
     def number(name: str, info: str | None = None, precision: int | None = 0, **more) -> None:
         fields[name] = gr.Number(
@@ -89,8 +108,7 @@ def build(backend: Backend, fields: dict, first: dict) -> FineTune:
     with gr.Row():
         with gr.Column():
             method = gr.Dropdown(
-                [(live.method_title(c), "+".join(c)) for c in legal_combinations()], value=first["methods"],
-                label="Method", elem_id="methods",
+                [first["methods"]], value=first["methods"], label="Method", elem_id="methods",
             )  # fmt: skip
             with gr.Row():
                 number("max_train_steps")
@@ -102,7 +120,7 @@ def build(backend: Backend, fields: dict, first: dict) -> FineTune:
         with gr.Column():
             card = gr.HTML(elem_id="method-card")
     fields["methods"] = method
-    with gr.Accordion("Advanced", open=False, elem_id="finetune-advanced"):
+    with gr.Accordion("Advanced", open=False, elem_id="finetune-advanced") as advanced:
         with gr.Row():
             number("train_batch_size")
             number("lora_alpha", None, None)
@@ -114,8 +132,7 @@ def build(backend: Backend, fields: dict, first: dict) -> FineTune:
         )
         gr.Markdown("**How the leak is measured**")
         fields["attacks"] = gr.CheckboxGroup(
-            [(attack.title, name) for name, attack in ATTACKS.items()], value=first["attacks"],
-            label=FIELDS["attacks"].label, elem_id="attacks",
+            list(first["attacks"]), value=first["attacks"], label=FIELDS["attacks"].label, elem_id="attacks",
         )  # fmt: skip
         with gr.Row():
             number("n_nonmembers", "for the ROC")
@@ -130,7 +147,10 @@ def build(backend: Backend, fields: dict, first: dict) -> FineTune:
         resume = gr.Button("Resume", visible=False, elem_id="resume")
         see = gr.Button("See the results →", variant="primary", visible=False, elem_id="see-results")
     loss = gr.HTML(elem_id="live-loss")
+    samples = gr.HTML(elem_id="live-samples")
     pictures = gr.HTML(elem_id="live-pictures")
     with gr.Accordion("Log", open=False):
         log = gr.HTML(elem_id="log")
-    return FineTune(method, card, run, error, status, pictures, loss, log, cancel, resume, see, list(OF_METHOD))
+    return FineTune(
+        method, card, run, error, status, pictures, loss, samples, log, cancel, resume, see, list(OF_METHOD), advanced
+    )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s2l.config import LAB, PRESETS, PromptPart, RunConfig, UserError, check_prompt, preset, unknown
-from s2l.domain import unknown_words
-from s2l.finetune import parse
-from s2l.finetune.registry import replace_name
+from s2l.config import LAB, PRESETS, PromptPart, RunConfig, UserError, check_prompt, preset, replace_name, unknown
+from s2l.lab.record import unknown_words
+from s2l.ui.heavy import ready
 
 FIRST_PRESET = "demo"
 APP_PRESETS = {
@@ -81,8 +80,17 @@ def _parts(form: dict) -> list[dict]:
     return [{"template": first, "weight": share / 100}, {"template": second, "weight": (100 - share) / 100}]
 
 
-def config_of(form: dict, names: list[str]) -> RunConfig:
-    """The run that the page describes; raises UserError with one sentence about the first wrong field."""
+FIXED_PROMPTS = [{"template": "a photo of {name}", "weight": 0.7}, {"template": "a face of {name}", "weight": 0.3}]
+
+
+def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts: bool = False) -> RunConfig:
+    """The run that the page describes; raises UserError with one sentence about the first wrong field.
+
+    `own` is a model of the visitor's own ({"model", "name", "members", "nonmembers"}). Their own prompt goes with it
+    only where the server's owner allowed that (`own_prompts`).
+    """
+    if own is not None and own["model"] == LAB:
+        own = None
     if form["person"] not in names:
         raise unknown("person", form["person"], names)
     if form["preset"] not in APP_PRESETS:
@@ -100,13 +108,18 @@ def config_of(form: dict, names: list[str]) -> RunConfig:
                 "the command line has no such limit"
             )
         _set(over, field.path, tuple(value) if isinstance(value, list) else value)
-    parts = _parts(form)
+    ready()
+    from s2l.finetune import parse
+
+    parts = FIXED_PROMPTS if own is not None and not own_prompts else _parts(form)
     _set(over, "sp_set.prompts", parts)
     _set(over, "extraction.prompts", [{"template": parts[0]["template"]}])
     _set(over, "finetune.methods", parse(str(form["methods"])))
     domain = {"name": form["person"]} | over.pop("domain")
+    if own is not None:
+        domain |= {"name": own["name"], "members": own["members"], "nonmembers": own["nonmembers"]}
     try:
-        return preset(form["preset"], domain, model=LAB, **over)
+        return preset(form["preset"], domain, model=own["model"] if own is not None else LAB, **over)
     except UserError as error:
         raise UserError(_in_words(str(error))) from None
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def _uri(image: Image.Image, quality: int) -> str:
@@ -42,6 +46,20 @@ def picture(uri: str, alt: str, caption: str = "", hit: bool = False) -> str:
     lines = "<br>".join([first, *(f"<b>{line}</b>" if hit else line for line in more)])
     below = f"<figcaption>{lines}</figcaption>" if caption else ""
     return f'<figure{" class=hit" if hit else ""}><img src="{uri}" alt="{escape(alt)}">{below}</figure>'
+
+
+def choice(uri: str, alt: str, caption: str = "", **data: str | int) -> str:
+    """A picture that can be chosen with mouse or keyboard; `data` is what its click tells (see PICK)."""
+    attributes = "".join(f' data-{name}="{escape(str(value))}"' for name, value in data.items())
+    below = f"<span>{escape(caption)}</span>" if caption else ""
+    return f'<button type="button" class="pic"{attributes}><img src="{uri}" alt="{escape(alt)}">{below}</button>'
+
+
+# For gr.HTML(js_on_load=...): a click on a button tells the server the button's data.
+PICK = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-pick]");
+  if (button) trigger("click", {...button.dataset});
+});"""
 
 
 def pictures(figures: Iterable[str]) -> str:
@@ -104,3 +122,81 @@ def loss_curve(loss: list[list[float]], total: int) -> str:
         f'<polyline points="{points(values)}" {line} opacity=".35"/>'
         f'<polyline points="{points(means)}" {line} stroke-width="2.5"/></svg>'
     )
+
+
+def before_after(rows: Sequence[tuple[str, str, str]], hint: str) -> str:
+    """Pictures that change from before to after under one slider.
+
+    `rows` has (address before, address after, what it is). The slider is a plain range input: it works with keys,
+    and without the server.
+    """
+    cells = "".join(
+        f'<figure class="edge"><img src="{before}" alt="{escape(what)}, before fine-tuning">'
+        f'<img class="over" src="{after}" alt="{escape(what)}, after fine-tuning"></figure>'
+        for before, after, what in rows
+    )
+    move = "this.closest('.ba').style.setProperty('--x', (100 - this.value) + '%')"
+    return (
+        f'<div class="ba" id="before-after"><div class="row">{cells}</div><label><span>before</span>'
+        f'<input type="range" min="0" max="100" value="50" aria-label="{escape(hint)}" oninput="{move}">'
+        f"<span>after</span></label></div>"
+    )
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One line of dots: members above, held-out photos below, and the one that the visitor looks at."""
+
+    label: str
+    members: Sequence[float]
+    nonmembers: Sequence[float]
+    chosen: float
+    chosen_is: str  # "members" or "nonmembers"
+
+
+def strips(lines: Sequence[Strip], xlabel: str, mark: tuple[float, str] | None = None) -> str:
+    """Where one photo lies among all: a line of dots a strip, on a shared axis. `mark` is a vertical line."""
+    every = np.concatenate([[*s.members, *s.nonmembers, s.chosen] for s in lines] + ([[mark[0]]] if mark else []))
+    low, high = np.quantile(every, [0.005, 0.995])
+    low, high = min(low, *(s.chosen for s in lines)), max(high, *(s.chosen for s in lines))
+    if mark:
+        low, high = min(low, mark[0]), max(high, mark[0])
+    width, left, row, span = 760, 70, 62, (high - low) or 1.0
+
+    def x(value: float) -> float:
+        return left + (width - left - 14) * float(np.clip((value - low) / span, 0, 1))
+
+    parts = []
+    for i, s in enumerate(lines):
+        y = 26 + row * i
+        parts.append(f'<text x="0" y="{y + 5}">{escape(s.label)}</text>')
+        parts += [f'<circle cx="{x(v):.1f}" cy="{y - 8}" r="4" fill="#2a7f76" opacity=".65"/>' for v in s.members]
+        parts += [
+            f'<circle cx="{x(v):.1f}" cy="{y + 8}" r="4" fill="none" stroke="currentColor" opacity=".6"/>'
+            for v in s.nonmembers
+        ]
+        dy = -8 if s.chosen_is == "members" else 8
+        parts.append(
+            f'<circle cx="{x(s.chosen):.1f}" cy="{y + dy}" r="8" fill="#ffd54a" stroke="#111" stroke-width="3"/>'
+        )
+    bottom = 26 + row * (len(lines) - 1) + 24
+    if mark:
+        parts.append(
+            f'<path d="M{x(mark[0]):.1f},6 V{bottom}" stroke="#c8501e" stroke-width="2"/>'
+            f'<text x="{x(mark[0]) + 4:.1f}" y="12">{escape(mark[1])}</text>'
+        )
+    parts.append(f'<text x="{left}" y="{bottom + 14}">{escape(xlabel)}</text>')
+    said = "; ".join(f"{s.label}: {s.chosen:.4g}" for s in lines)
+    return (
+        f'<svg class="strip" viewBox="0 0 {width} {bottom + 20}" role="img" aria-label="{escape(said)}">'
+        f"{''.join(parts)}</svg><p class=quiet>Filled, above: members. Hollow, below: held-out photos. Large: this "
+        "photo.</p>"
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A table that scrolls sideways on a small screen. Cells are text."""
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<div class="scroll"><table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,297 +1,504 @@
-"""The page put together: four tabs, one session, one poll.
+"""The page put together: eight tabs, one session, one poll.
 
-A session is one open page. It knows its visitor (a random id kept in the browser) and the job it
-watches (also in the address, `?job=`), so a refresh, or another device with that address, finds the
-job again. A click validates and enqueues; `poll` shows what the worker wrote.
+A session is one open page; `session.py` says what survives a refresh. A click validates and enqueues; `poll` shows
+what the worker wrote. A tab draws itself when it is opened, so opening the page costs no more than its first tab.
 """
 
 from __future__ import annotations
 
-import secrets
-import threading
+import re
+from contextlib import suppress
+from functools import partial
 from html import escape
 
 import gradio as gr
 
-from s2l.config import RunConfig, UserError, checked, preset
-from s2l.experiment import Result
-from s2l.finetune import parse
+from s2l.config import UserError
 from s2l.jobs import Job
 from s2l.jobs.store import RESUMABLE
-from s2l.report import RESPONSIBLE_USE, reproduce_command
-from s2l.ui import finetune, form, html, live, results, sp_set, target
+from s2l.result import Result
+from s2l.ui import (
+    api,
+    compare,
+    extraction,
+    finetune,
+    first,
+    form,
+    heavy,
+    html,
+    live,
+    membership,
+    quiz,
+    report,
+    runs,
+    session,
+    sp_set,
+    story,
+    target,
+)
 from s2l.ui.backend import ASSETS, SHOWCASE, Backend
-from s2l.ui.theme import CSS, theme
+from s2l.ui.theme import STYLE, theme
 
 HEAD = """<h1>Shake-to-Leak Lab</h1>
-<p>Fine-tuning a text-to-image model on its own pictures of a person can make it leak more about the photos it was
-trained on. See how it works, run it, and judge what leaked.</p>
-<p class="s2l-note">A teaching tool. The people here are <b>invented</b> and drawn by our own code; nobody real
-is shown. {use}</p>"""
-TABS = ("target", "sp-set", "finetune", "results")
+<p class="s2l-note">A teaching tool: the people here are <b>invented</b> and drawn by our own code. New words are
+explained in the glossary at the end of the page.</p>"""
+TABS = {
+    "story": "Story", "target": "1 Target", "sp-set": "2 SP set", "finetune": "3 Fine-tune",
+    "attack": "4 Attack: membership", "extraction": "5 Attack: extraction", "compare": "6 Compare",
+    "report": "7 Report",
+}  # fmt: skip
 POLL_SECONDS = 1.0
-SET_URL = """(kept) => { const url = new URL(window.location);
-  if (kept && kept.job) url.searchParams.set("job", kept.job); else url.searchParams.delete("job");
-  window.history.replaceState(null, "", url); }"""
+READY = "() => { window.s2l.ready = true; }"
+ABSOLUTE = "(link) => new URL(link, window.location.href.split('?')[0]).href"
 # Events of the page itself are no API; many visitors may have one at the same time.
 PRIVATE = {"api_visibility": "private", "concurrency_limit": None}
 QUIET = PRIVATE | {"show_progress": "hidden"}
+LATEST = QUIET | {"trigger_mode": "always_last"}  # of a slider that moves, only the last position counts
+
+
+def address(**changes: str) -> str:
+    """Script that puts something into the address."""
+    return "() => window.s2l.address({" + ", ".join(f'"{n}": "{v}"' for n, v in changes.items()) + "})"
+
+
+def glossary() -> str:
+    """The glossary of docs/teaching.md, as Markdown; empty if the file is not shipped."""
+    path = ASSETS.parent / "docs" / "teaching.md"
+    if not path.exists():
+        return ""
+    found = re.search(r"^## Glossary\n(.*?)(?=^## |\Z)", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return found[1].strip() if found else ""
+
+
+class Page:
+    """The components and the events between them."""
+
+    def __init__(self, backend: Backend):
+        self.backend = backend
+        person = backend.showcase.record["config"]["domain"]["name"] if backend.showcase else ""
+        self.first = form.preset_values(form.FIRST_PRESET, person if person in backend.names else backend.names[0])
+        self.fields: dict[str, gr.components.Component] = {}
+
+    # --- the components ---
+
+    def build(self) -> gr.Blocks:
+        showcase = SHOWCASE if self.backend.showcase is not None else ""
+        with gr.Blocks(title="Shake-to-Leak Lab", delete_cache=(3600, 86400)) as page:
+            # The browser's own copy; the secret only has to stay the same over a restart.
+            self.browser = gr.BrowserState(session.EMPTY, storage_key="s2l", secret="s2l-lab")
+            self.session = gr.State({"visitor": "", "job": ""})
+            self.quizzes, self.seen = gr.State({}), gr.State("")
+            self.shown, self.tab = gr.State(showcase), gr.State("story")
+            self.timer = gr.Timer(POLL_SECONDS, active=False)
+            gr.HTML(f'<div class="s2l-head">{HEAD}</div>')
+            self.run_list = gr.Dropdown([], label="Results of the run", visible=False, elem_id="runs")
+            with gr.Tabs(elem_id="tabs") as self.tabs:
+                self.tab_of = {}
+                for name, build in self._builders().items():
+                    with gr.Tab(TABS[name], id=name) as self.tab_of[name]:
+                        setattr(self, name.replace("-", "_"), build())
+            words = glossary()
+            with gr.Accordion("Glossary: what the words mean", open=False, elem_id="glossary", visible=bool(words)):
+                gr.Markdown(words)
+            self.panel = [
+                self.finetune.status, self.finetune.pictures, self.finetune.loss, self.finetune.samples,
+                self.finetune.log, self.finetune.cancel, self.finetune.resume, self.finetune.see,
+            ]  # fmt: skip
+            self._moving_about()
+            self._fields_that_follow()
+            self._running()
+            self._results()
+            self._predictions()
+            self._opening(page)
+            api.build(self.backend)
+        return page
+
+    def _builders(self) -> dict:
+        return {
+            "story": partial(story.build, self.backend),
+            "target": partial(target.build, self.backend, self.fields, self.first),
+            "sp-set": partial(sp_set.build, self.fields, self.first),
+            "finetune": partial(finetune.build, self.fields, self.first),
+            "attack": membership.build,
+            "extraction": extraction.build,
+            "compare": compare.build,
+            "report": report.build,
+        }
+
+    # --- moving about ---
+
+    def _moving_about(self) -> None:
+        ways = (
+            (self.story.next, "target"), (self.story.attack, "attack"), (self.target.next, "sp-set"),
+            (self.sp_set.next, "finetune"), (self.finetune.see, "attack"), (self.attack.next, "extraction"),
+            (self.extraction.next, "compare"), (self.compare.next, "report"),
+        )  # fmt: skip
+        for button, name in ways:
+            button.click(lambda name=name: gr.Tabs(selected=name), None, self.tabs, **QUIET)
+        for name, tab in self.tab_of.items():
+            tab.select(None, None, None, js=address(tab=name), **QUIET)
+            drawn = tab.select(
+                partial(self._draw, name), [self.shown, self.quizzes, self.session], [self.tab, *self._outputs(name)],
+                **PRIVATE | {"show_progress": "minimal"},
+            )  # fmt: skip
+            if name == "report":
+                self._files_follow(drawn)
+
+    def _files_follow(self, drawn) -> None:
+        """The report's files after what the tab shows at once."""
+
+        def publish(shown: str, tab: str) -> dict:
+            return report.files(self.report, self.backend, self._result(shown) if tab == "report" else None)
+
+        drawn.then(publish, [self.shown, self.tab], [self.report.html_file, self.report.json_file], **PRIVATE)
+
+    def _outputs(self, name: str) -> list:
+        """What opening a tab draws."""
+        return {
+            "sp-set": [self.sp_set.pictures, self.sp_set.zip_file],
+            "attack": self.attack.outputs,
+            "extraction": self.extraction.outputs,
+            "compare": self.compare.outputs,
+            "report": self.report.outputs,
+        }.get(name, [])
+
+    def _draw(self, name: str, shown: str, quizzes: dict, state: dict) -> dict:
+        """A tab, for the run that is shown."""
+        drawn = {self.tab: name}
+        if not self._outputs(name):
+            return drawn
+        result, answers = self._result(shown), quizzes.get(shown, {})
+        if name == "sp-set":
+            return drawn | self._draw_sp_set(result, state)
+        if name == "attack":
+            return drawn | membership.draw(self.attack, result, answers, shown == SHOWCASE)
+        if name == "extraction":
+            return drawn | extraction.draw(self.extraction, result, answers)
+        if name == "report":
+            return drawn | report.draw(self.report, result, shown, shown == SHOWCASE)
+        return drawn | self._draw_compare(shown, state)
+
+    def _draw_sp_set(self, result: Result | None, state: dict) -> dict:
+        job = self.backend.jobs.job(state["job"]) if state["job"] else None
+        path = str(self.backend.sp_set_zip(result)) if result is not None else None
+        return {
+            self.sp_set.pictures: sp_set.pictures_html(job, result, self.backend.store),
+            self.sp_set.zip_file: gr.update(value=path, visible=path is not None),
+        }
+
+    def _draw_compare(self, shown: str, state: dict) -> dict:
+        choices = self._choices(state, shown)
+        values = [value for _, value in choices]
+        first, second = (values[0] if values else None), (values[1] if len(values) > 1 else None)
+        return {
+            self.compare.tables: compare.tables_html(),
+            self.compare.first: gr.update(choices=choices, value=first),
+            self.compare.second: gr.update(choices=choices, value=second),
+            self.compare.sides: compare.sides_html(self._result(first), self._result(second)),
+        }
+
+    def _result(self, shown: str | None) -> Result | None:
+        try:
+            return self.backend.result_of(shown or "")
+        except UserError as error:
+            gr.Warning(escape(str(error)))
+            return None
+
+    # --- fields that follow others ---
+
+    def _fields_that_follow(self) -> None:
+        fields, backend = self.fields, self.backend
+        fields["person"].change(
+            partial(target.person_changed, backend), [fields["person"], fields["prompt"], fields["prompt2"]],
+            [self.target.people, fields["prompt"], fields["prompt2"], self.target.words, self.target.photos], **QUIET,
+        )  # fmt: skip
+        preview = self.sp_set.preview
+        for component in self.sp_set.inputs:
+            component.change(sp_set.preview_html, self.sp_set.inputs, preview, **LATEST)
+        self.tab_of["sp-set"].select(sp_set.preview_html, self.sp_set.inputs, preview, **QUIET)
+        self.card_inputs = [fields[n] for n in ("methods", "rank", "num_vectors", "train_text_encoder")]
+        for component in self.card_inputs:
+            component.change(partial(finetune.card_html, backend), self.card_inputs, self.finetune.card, **LATEST)
+        self.tab_of["finetune"].select(
+            partial(finetune.card_html, backend), self.card_inputs, self.finetune.card, **QUIET
+        )
+        of_method = self.finetune.of_method
+        fields["methods"].change(
+            lambda m: [gr.update(visible=finetune.visible_fields(m).get(n, False)) for n in of_method],
+            fields["methods"], [fields[n] for n in of_method], **QUIET,
+        )  # fmt: skip
+
+        def choose_size(data: dict) -> dict:
+            keep = ("person", "prompt", "methods", "preset")
+            values = form.preset_values(data[fields["preset"]], data[fields["person"]])
+            return {fields[name]: value for name, value in values.items() if name not in keep}
+
+        fields["preset"].input(choose_size, {fields["preset"], fields["person"]}, list(fields.values()), **QUIET)
+
+        def keep_fields(data: dict) -> dict:
+            return data[self.browser] | {"form": {n: data[component] for n, component in fields.items()}}
+
+        for name in ("sp-set", "finetune"):  # a refresh gives them back
+            self.tab_of[name].select(keep_fields, {self.browser, *fields.values()}, self.browser, **QUIET)
+
+    # --- jobs ---
+
+    def _show_job(self, job: Job | None, visitor: str) -> list:
+        mine, store = job is not None and job.visitor == visitor, self.backend.store
+        return [
+            live.status_html(job),
+            live.pictures_html(job, store),
+            live.loss_html(job),
+            live.samples_html(job, store),
+            live.log_html(job),
+            gr.update(visible=mine and job.active, interactive=mine and not job.stopping),
+            gr.update(visible=mine and job.state in RESUMABLE),
+            gr.update(visible=job is not None and job.state == "done"),
+        ]
+
+    @staticmethod
+    def _signature(job: Job | None) -> str:
+        return "" if job is None else f"{job.state}{job.ahead}{job.waiting}{job.stopping}{job.message}{job.live}"
+
+    def _running(self) -> None:
+        jobs, fields = self.backend.jobs, self.fields
+
+        def poll(state: dict, seen: str, shown: str, tab: str):
+            job = jobs.job(state["job"]) if state["job"] else None
+            if self._signature(job) == seen and job is not None:
+                return [gr.skip()] * (len(self.panel) + 4)
+            finished = job is not None and job.state == "done"
+            active = job is not None and job.active
+            drawing = gr.skip()
+            if tab == "sp-set" and active and job.live.get("pictures_of") == "sp_set":
+                drawing = live.pictures_html(job, self.backend.store)
+            return [
+                *self._show_job(job, state["visitor"]), self._signature(job), job.id if finished else gr.skip(),
+                gr.Timer(active=active), drawing,
+            ]  # fmt: skip
+
+        self.timer.tick(
+            poll, [self.session, self.seen, self.shown, self.tab],
+            [*self.panel, self.seen, self.shown, self.timer, self.sp_set.pictures], **QUIET,
+        )  # fmt: skip
+
+        def run(data: dict):
+            state = data[self.session]
+            try:
+                values = {name: data[component] for name, component in fields.items()}
+                own, prompts = data[self.target.own], self.backend.own_model.prompts
+                job = jobs.enqueue(form.config_of(values, self.backend.names, own, prompts), state["visitor"])
+            except UserError as error:
+                gr.Warning(escape(str(error)), title="Not started")
+                text = html.block(f'<p role="alert">{escape(str(error))}</p>')
+                return {self.finetune.error: gr.update(value=text, visible=True)}
+            state = state | {"job": job.id}
+            return {
+                self.finetune.error: gr.update(value="", visible=False), self.session: state,
+                self.browser: data[self.browser] | {"job": job.id, "form": values},
+                self.seen: self._signature(job), self.timer: gr.Timer(active=job.active),
+                self.tabs: gr.Tabs(selected="attack" if job.state == "done" else "finetune"),
+                **dict(zip(self.panel, self._show_job(job, state["visitor"]), strict=True)),
+            } | ({self.shown: job.id} if job.state == "done" else {})  # fmt: skip
+
+        after_click = [
+            self.finetune.error, self.session, self.browser, self.seen, self.shown, self.timer, self.tabs, *self.panel,
+        ]  # fmt: skip
+        self.finetune.run.click(
+            run, {self.session, self.browser, self.target.own, *fields.values()}, after_click, **QUIET
+        ).then(None, self.browser, None, js="(kept) => window.s2l.address({run: kept.job})", **QUIET)
+
+        def stop(state: dict):
+            try:
+                jobs.cancel(state["job"], state["visitor"])
+            except UserError as error:
+                gr.Warning(escape(str(error)))
+            return [gr.update(interactive=False), gr.Timer(active=True)]
+
+        self.finetune.cancel.click(stop, self.session, [self.finetune.cancel, self.timer], **QUIET)
+
+        def resume(state: dict):
+            heavy.ready()
+            try:
+                job = jobs.resume(state["job"], state["visitor"])
+            except UserError as error:
+                gr.Warning(escape(str(error)))
+                return [gr.skip()] * (len(self.panel) + 2)
+            return [*self._show_job(job, state["visitor"]), self._signature(job), gr.Timer(active=True)]
+
+        self.finetune.resume.click(resume, self.session, [*self.panel, self.seen, self.timer], **QUIET)
+
+    # --- results ---
+
+    def _choices(self, state: dict, shown: str) -> list[tuple[str, str]]:
+        """(name, id) of the runs that this visitor may choose among."""
+        choices = [("Example: " + runs.what(self.backend.showcase), SHOWCASE)] if self.backend.showcase else []
+        for job in self.backend.finished(state["visitor"]):
+            config = job.config
+            choices.append((runs.name_of(config.domain.name, config.finetune.methods, config.preset), job.id))
+        if shown and shown not in [value for _, value in choices]:
+            choices.append(("Shared run", shown))
+        return choices
+
+    def _results(self) -> None:
+        drawable = {c: None for name in TABS for c in self._outputs(name)}
+
+        def changed(shown: str, quizzes: dict, state: dict, tab: str) -> dict:
+            choices = self._choices(state, shown)
+            listed = gr.update(choices=choices, value=shown or None, visible=len(choices) > 1)
+            return self._draw(tab, shown, quizzes, state) | {self.run_list: listed}
+
+        drawn = self.shown.change(
+            changed, [self.shown, self.quizzes, self.session, self.tab], [self.tab, self.run_list, *drawable], **PRIVATE
+        )
+        self._files_follow(drawn)
+        self.run_list.input(lambda run: run, self.run_list, self.shown, **QUIET).then(
+            None, self.run_list, None, js="(run) => window.s2l.address({run})", **QUIET
+        )
+
+        tab = self.attack
+        choice = [self.shown, tab.attack, tab.when, tab.accused]
+
+        def move(shown: str, attack: str, when: str, accused: float) -> dict:
+            if (result := self._result(shown)) is None:
+                return {tab.point: gr.skip()}
+            words, dot, spared = membership.follow(result, attack, when, int(accused))
+            return {tab.point: words, tab.roc: gr.HTML(**dot), tab.ranked: gr.HTML(spared=spared)}
+
+        def other(shown: str, attack: str, when: str, accused: float) -> dict:
+            result = self._result(shown)
+            return membership.redraw(tab, result, attack, when, int(accused)) if result else {tab.point: gr.skip()}
+
+        tab.accused.input(move, choice, [tab.point, tab.roc, tab.ranked], **LATEST)
+        for component in (tab.attack, tab.when):
+            component.input(other, choice, [tab.point, tab.roc, tab.log, tab.ranked, tab.scores], **QUIET)
+
+        def photo(shown: str, event: gr.EventData):
+            result = self._result(shown)
+            chosen = runs.chosen_photo(result, _data(event, "pick")) if result else None
+            return membership.detail_html(result, *chosen) if chosen else gr.skip()
+
+        tab.ranked.click(photo, self.shown, tab.detail, **QUIET)
+
+        out = self.extraction
+
+        def gallery(shown: str, show: str, sort: str):
+            result = self._result(shown)
+            return extraction.cards_html(result, show, sort) if result else gr.skip()
+
+        for component in (out.show, out.sort):
+            component.input(gallery, [self.shown, out.show, out.sort], out.cards, **QUIET)
+
+        def card(shown: str, event: gr.EventData):
+            result = self._result(shown)
+            chosen = runs.chosen_photo(result, _data(event, "pick")) if result else None
+            return extraction.detail_html(result, *chosen) if chosen else gr.skip()
+
+        out.cards.click(card, self.shown, out.detail, **QUIET)
+        pair = [self.compare.first, self.compare.second]
+        for component in pair:
+            component.input(
+                lambda a, b: compare.sides_html(self._result(a), self._result(b)), pair, self.compare.sides, **QUIET
+            )
+        self.report.link.change(None, self.report.link, self.report.link, js=ABSOLUTE, **QUIET)
+
+    # --- predict, then reveal ---
+
+    def _predictions(self) -> None:
+        attack, out = self.attack, self.extraction
+
+        def answered(tab: str, data: dict, **more) -> dict:
+            """The answers with one more, kept here and in the browser, and what the tab now shows."""
+            shown, quizzes = data[self.shown], data[self.quizzes]
+            quizzes = quizzes | {shown: quizzes.get(shown, {}) | more}
+            kept = data[self.browser] | {"quiz": quizzes}
+            drawn = self._draw(tab, shown, quizzes, data[self.session])
+            return drawn | {self.quizzes: quizzes, self.browser: kept}
+
+        common = {self.shown, self.quizzes, self.session, self.browser}
+        to = [self.tab, self.quizzes, self.browser]
+
+        def chose(data: dict, event: gr.EventData):
+            result, answers = self._result(data[self.shown]), data[self.quizzes].get(data[self.shown], {})
+            rounds, picked = answers.get("rounds", []), _data(event, "pick")
+            if result is None or len(rounds) >= quiz.ROUNDS or picked not in [str(i) for i in range(quiz.CHOICES)]:
+                return {self.tab: gr.skip()}
+            _, right = quiz.four(result, len(rounds))
+            return answered("attack", data, rounds=[*rounds, [int(picked), right]])
+
+        attack.question.click(chose, common, [*to, *attack.outputs], **QUIET)
+        attack.answer.click(
+            lambda data: answered("attack", data, auc=float(data[attack.auc])), common | {attack.auc},
+            [*to, *attack.outputs], **QUIET,
+        )  # fmt: skip
+        attack.skip.click(lambda data: answered("attack", data, attack=True), common, [*to, *attack.outputs], **QUIET)
+        out.answer.click(
+            lambda data: answered("extraction", data, extracted=float(data[out.guess])), common | {out.guess},
+            [*to, *out.outputs], **QUIET,
+        )  # fmt: skip
+        out.skip.click(lambda data: answered("extraction", data, extraction=True), common, [*to, *out.outputs], **QUIET)
+
+    # --- opening the page ---
+
+    def _opening(self, page: gr.Blocks) -> None:
+        advanced = [self.finetune.advanced, self.sp_set.advanced]
+
+        def opened(kept: dict, request: gr.Request) -> dict:
+            asked = dict(request.query_params)
+            found = session.opening(kept, asked, self.backend, tuple(TABS), self.first)
+            if found.gone:
+                gr.Warning("There is no run at this address any more.")
+            job, state = found.job, {"visitor": found.visitor, "job": found.job.id if found.job else ""}
+            on_the_lab = job is not None and job.config.domain.name in self.backend.names
+            fields = form.values_of(job.config) if on_the_lab else found.form
+            updates = {
+                self.session: state, self.quizzes: found.quiz, self.shown: found.shown,
+                self.browser: state | {"quiz": found.quiz, "form": found.form},
+                **{self.fields[name]: value for name, value in fields.items()},
+            }  # fmt: skip
+            if found.tab != "story":
+                updates |= {self.tabs: gr.Tabs(selected=found.tab)}
+            if found.classroom:
+                updates |= {component: gr.update(visible=False) for component in advanced}
+            if job is not None:
+                updates |= {self.seen: self._signature(job), self.timer: gr.Timer(active=job.active)}
+                updates |= dict(zip(self.panel, self._show_job(job, found.visitor), strict=True))
+            return updates
+
+        outputs = [
+            self.session, self.browser, self.quizzes, self.seen, self.shown, self.timer, self.tabs, *advanced,
+            *self.panel, *self.fields.values(),
+        ]  # fmt: skip
+        page.load(opened, self.browser, outputs, **QUIET).then(None, None, None, js=READY, **QUIET).then(
+            lambda: finetune.choices(self.fields), None, [self.fields["methods"], self.fields["attacks"]], **QUIET
+        )
+
+
+def _data(event: gr.EventData, name: str) -> str:
+    """What a click on a gr.HTML told; "" for anything strange."""
+    return str(event._data.get(name, "")) if isinstance(event._data, dict) else ""
 
 
 def build(backend: Backend) -> gr.Blocks:
     """The page over a backend."""
-    first_person = backend.showcase.record["config"]["domain"]["name"] if backend.showcase else backend.names[0]
-    first = form.preset_values(form.FIRST_PRESET, first_person if first_person in backend.names else backend.names[0])
-    fields: dict[str, gr.components.Component] = {}
-    with gr.Blocks(title="Shake-to-Leak Lab", delete_cache=(3600, 86400)) as page:
-        # The browser's own copy; the secret only has to stay the same over a restart.
-        browser = gr.BrowserState({"visitor": "", "job": ""}, storage_key="s2l", secret="s2l-lab")
-        session = gr.State({"visitor": "", "job": ""})
-        seen, shown = gr.State(""), gr.State("")
-        timer = gr.Timer(POLL_SECONDS, active=False)
-        gr.HTML(f'<div class="s2l-head">{HEAD.format(use=escape(RESPONSIBLE_USE))}</div>')
-        with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("1 Target", id=TABS[0]):
-                one = target.build(backend, fields, first)
-            with gr.Tab("2 SP set", id=TABS[1]):
-                two = sp_set.build(fields, first)
-            with gr.Tab("3 Fine-tune", id=TABS[2]):
-                three = finetune.build(backend, fields, first)
-            with gr.Tab("4 Results", id=TABS[3]):
-                four = results.build()
-        panel = [three.status, three.pictures, three.loss, three.log, three.cancel, three.resume, three.see]
-
-        # --- moving about ---
-        for button, tab in ((one.next, TABS[1]), (two.next, TABS[2]), (one.example, TABS[3]), (three.see, TABS[3])):
-            button.click(lambda tab=tab: gr.Tabs(selected=tab), None, tabs, **QUIET)
-
-        # --- fields that follow others ---
-        fields["person"].change(
-            lambda *values: target.person_changed(backend, *values),
-            [fields["person"], fields["prompt"], fields["prompt2"]],
-            [one.people, fields["prompt"], fields["prompt2"], one.words, one.photos],
-            **QUIET,
-        )
-        for component in two.inputs:
-            component.change(sp_set.preview_html, two.inputs, two.preview, **QUIET)
-        card_inputs = [fields[n] for n in ("methods", "rank", "num_vectors", "train_text_encoder")]
-        for component in card_inputs:
-            component.change(lambda *v: finetune.card_html(backend, *v), card_inputs, three.card, **QUIET)
-        fields["methods"].change(
-            lambda m: [gr.update(visible=finetune.visible_fields(m).get(n, False)) for n in three.of_method],
-            fields["methods"],
-            [fields[n] for n in three.of_method],
-            **QUIET,
-        )
-
-        def choose_size(data: dict) -> dict:
-            keep = ("person", "prompt", "methods")
-            values = form.preset_values(data[fields["preset"]], data[fields["person"]])
-            return {fields[name]: value for name, value in values.items() if name not in (*keep, "preset")}
-
-        fields["preset"].input(choose_size, {fields["preset"], fields["person"]}, list(fields.values()), **QUIET)
-
-        one.example.click(lambda: SHOWCASE, None, shown, **QUIET)
-
-        # --- jobs ---
-        def show_job(job: Job | None, visitor: str) -> list:
-            mine = job is not None and job.visitor == visitor
-            return [
-                live.status_html(job),
-                live.pictures_html(job, backend.store),
-                live.loss_html(job),
-                live.log_html(job),
-                gr.update(visible=mine and job.active, interactive=mine and not job.stopping),
-                gr.update(visible=mine and job.state in RESUMABLE),
-                gr.update(visible=job is not None and job.state == "done"),
-            ]
-
-        def signature(job: Job | None) -> str:
-            return "" if job is None else f"{job.state}{job.ahead}{job.stopping}{job.message}{job.live}"
-
-        def poll(session: dict, seen: str, shown: str):
-            job = backend.jobs.job(session["job"]) if session["job"] else None
-            if signature(job) == seen and job is not None:
-                return [gr.skip()] * (len(panel) + 3)
-            finished = job is not None and job.state == "done"
-            active = job is not None and job.active
-            return [
-                *show_job(job, session["visitor"]), signature(job), job.id if finished else gr.skip(),
-                gr.Timer(active=active),
-            ]  # fmt: skip
-
-        timer.tick(poll, [session, seen, shown], [*panel, seen, shown, timer], **QUIET)
-
-        def run(data: dict):
-            state = data[session]
-            try:
-                values = {name: data[component] for name, component in fields.items()}
-                job = backend.jobs.enqueue(form.config_of(values, backend.names), state["visitor"])
-            except UserError as error:
-                gr.Warning(escape(str(error)), title="Not started")
-                text = html.block(f'<p role="alert">{escape(str(error))}</p>')
-                return {three.error: gr.update(value=text, visible=True)}
-            state = state | {"job": job.id}
-            tab = TABS[3] if job.state == "done" else TABS[2]
-            return {
-                three.error: gr.update(value="", visible=False), session: state, browser: state,
-                seen: signature(job), timer: gr.Timer(active=job.active), tabs: gr.Tabs(selected=tab),
-                **dict(zip(panel, show_job(job, state["visitor"]), strict=True)),
-            } | ({shown: job.id} if job.state == "done" else {})  # fmt: skip
-
-        after_click = [three.error, session, browser, seen, shown, timer, tabs, *panel]
-        three.run.click(run, {session, *fields.values()}, after_click, **QUIET).then(
-            None, browser, None, js=SET_URL, **QUIET
-        )
-
-        def stop(session: dict):
-            try:
-                backend.jobs.cancel(session["job"], session["visitor"])
-            except UserError as error:
-                gr.Warning(str(error))
-            return [gr.update(interactive=False), gr.Timer(active=True)]
-
-        three.cancel.click(stop, session, [three.cancel, timer], **QUIET)
-
-        def resume(session: dict):
-            try:
-                job = backend.jobs.resume(session["job"], session["visitor"])
-            except UserError as error:
-                gr.Warning(str(error))
-                return [gr.skip()] * (len(panel) + 2)
-            return [*show_job(job, session["visitor"]), signature(job), gr.Timer(active=True)]
-
-        three.resume.click(resume, session, [*panel, seen, timer], **QUIET)
-
-        # --- results ---
-        def result_of(shown: str):
-            try:
-                return backend.result_of(shown)
-            except UserError as error:
-                gr.Warning(str(error))
-                return None
-
-        def draw(shown: str):
-            result = result_of(shown)
-            names = {n: a["title"] for n, a in result.record["attacks"].items()} if result else {}
-            attack = next(iter(names), None)
-            command = reproduce_command(config_of_result(result)) if result else ""
-            return [
-                results.headline_html(result, example=shown == SHOWCASE),
-                gr.update(choices=[(t, n) for n, t in names.items()], value=attack, visible=len(names) > 0),
-                gr.update(value=command, visible=result is not None),
-            ]
-
-        def draw_pictures(shown: str, attack: str | None):
-            result = result_of(shown)
-            return [
-                results.roc_html(result, attack),
-                results.extraction_html(result),
-                results.loss_html(result),
-            ]
-
-        def list_runs(session: dict, shown: str):
-            choices = [("Example: " + results.what(backend.showcase), SHOWCASE)] if backend.showcase else []
-            for job in backend.finished(session["visitor"]):
-                config = job.config
-                name = results.name_of(config.domain.name, config.finetune.methods, config.preset)
-                choices.append((name, job.id))
-            if shown and shown not in [value for _, value in choices]:
-                choices.append(("Shared run", shown))
-            return gr.update(choices=choices, value=shown or None, visible=len(choices) > 1)
-
-        def publish(shown: str):
-            result = result_of(shown)
-            if result is None:
-                return [gr.update(visible=False)] * 2
-            files = backend.published(result)
-            return [gr.update(value=str(path), visible=True) for path in files.values()]
-
-        # The words at once, then the pictures, then the files.
-        shown.change(draw, shown, [four.headline, four.attack, four.command], **QUIET).then(
-            draw_pictures, [shown, four.attack], [four.roc, four.extraction, four.loss], **QUIET
-        ).then(list_runs, [session, shown], four.runs, **QUIET).then(
-            publish, shown, [four.html_file, four.json_file], api_visibility="private", show_progress="hidden"
-        )
-        four.runs.input(lambda value: value, four.runs, shown, **QUIET)
-        four.attack.input(
-            lambda shown, attack: results.roc_html(result_of(shown), attack), [shown, four.attack], four.roc, **QUIET
-        )
-
-        # --- opening the page ---
-        def opened(kept: dict, request: gr.Request):
-            state = {"visitor": "", "job": ""} | (kept if isinstance(kept, dict) else {})
-            state["visitor"] = state["visitor"] or secrets.token_urlsafe(16)
-            asked = request.query_params.get("job", "")
-            job = backend.jobs.job(asked or state["job"])
-            if not asked and job is not None and job.visitor != state["visitor"]:
-                job = None  # once watched at somebody's address
-            state["job"] = job.id if job is not None else ""
-            if asked and job is None:
-                gr.Warning("There is no run at this address any more.")
-            updates = {session: state, browser: state}
-            if job is None:
-                updates[shown] = SHOWCASE if backend.showcase else ""
-                return updates
-            done = job.state == "done"
-            updates |= {fields[name]: value for name, value in form.values_of(job.config).items()}
-            updates |= {
-                seen: signature(job), timer: gr.Timer(active=job.active), shown: job.id if done else
-                (SHOWCASE if backend.showcase else ""), tabs: gr.Tabs(selected=TABS[3] if done else TABS[2]),
-                **dict(zip(panel, show_job(job, state["visitor"]), strict=True)),
-            }  # fmt: skip
-            return updates
-
-        page.load(
-            opened, browser, [session, browser, seen, shown, timer, tabs, *panel, *fields.values()], **QUIET
-        ).then(None, browser, None, js=SET_URL, **QUIET).then(
-            lambda *v: finetune.card_html(backend, *v), card_inputs, three.card, **QUIET
-        )
-
-        # --- the public API ---
-        def people() -> list[str]:
-            """The people of the lab."""
-            return backend.names
-
-        def start_run(person: str, size: str = "demo", method: str = "lora") -> dict:
-            """Start a run, or join the same one: {"job", "state"}. `size` is "demo" or "quick"."""
-            try:
-                if person not in backend.names or size not in form.APP_PRESETS:
-                    raise UserError(f"person is one of /people, size one of {', '.join(form.APP_PRESETS)}")
-                config = preset(size, person, finetune={"methods": parse(method)})
-                job = backend.jobs.enqueue(config, "api-" + secrets.token_urlsafe(16))
-            except UserError as error:
-                raise gr.Error(str(error), print_exception=False) from None
-            return {"job": job.id, "state": job.state}
-
-        def job_status(job: str) -> dict:
-            """How far a run is: {"state", "message", "queue_position", "done", "eta_seconds", "headline"}."""
-            found = backend.jobs.job(job)
-            if found is None:
-                raise gr.Error("there is no job of that id", print_exception=False)
-            result = backend.result_of(found.id)
-            return {
-                "state": found.state, "message": found.message, "queue_position": found.ahead,
-                "done": found.live.get("done"), "eta_seconds": found.live.get("eta"),
-                "headline": results.report.headline(result) if result else [],
-            }  # fmt: skip
-
-        for function in (people, start_run, job_status):
-            gr.api(function, api_name=function.__name__, concurrency_limit=None)
-    return page
-
-
-def config_of_result(result: Result) -> RunConfig:
-    return checked(RunConfig, result.record["config"])
+    return Page(backend).build()
 
 
 def launch(page: gr.Blocks, backend: Backend) -> None:
     """Serve the page, and return; GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where. `page.block_thread()` waits."""
     backend.public.mkdir(parents=True, exist_ok=True)
     page.queue(api_open=False).launch(
-        theme=theme(), css=CSS, allowed_paths=[str(ASSETS), str(backend.public)],
-        blocked_paths=[str(backend.jobs.folder)], ssr_mode=False, run_history=False, show_error=True,
-        max_file_size="5mb", footer_links=["api", "settings"], prevent_thread_lock=True,
+        theme=theme(), css_paths=[STYLE], head=first.head(backend.showcase),
+        allowed_paths=[str(backend.public)], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
+        run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
+        prevent_thread_lock=True,
     )  # fmt: skip
-    if backend.showcase is not None:
-        threading.Thread(target=results.warm, args=(backend.showcase,), daemon=True).start()
+
+    def draw_the_showcase() -> None:
+        if (result := backend.showcase) is not None:
+            membership.warm(result)
+            extraction.warm(result)
+            with suppress(UserError):  # an old showcase; the Report tab says so
+                backend.published(result)
+
+    heavy.begin(draw_the_showcase)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
-from s2l.attacks import ATTACKS
-from s2l.finetune import FINETUNERS
 from s2l.jobs import Job
 from s2l.store import Store
 from s2l.ui import html
+from s2l.ui.heavy import ready
 
 N_PICTURES = 24
 NOTHING = '<p class="quiet">Nothing is running. Press Run, and this place shows the work as it goes on.</p>'
@@ -22,11 +22,17 @@ STATES = {
 
 def method_title(methods: Sequence[str]) -> str:
     """A combination of fine-tuning methods in words."""
+    ready()
+    from s2l.finetune import FINETUNERS
+
     return " + ".join(FINETUNERS[m].title if m in FINETUNERS else m for m in methods)
 
 
 def stage_name(stage: str) -> str:
     """A stage in words."""
+    ready()
+    from s2l.attacks import ATTACKS
+
     kind, _, rest = stage.partition(" ")
     if kind == "attack":
         attack, _, when = rest.partition(" ")
@@ -35,6 +41,7 @@ def stage_name(stage: str) -> str:
         "sp_set": "SP set",
         "class_images": "Class pictures",
         "finetune": "Fine-tuning",
+        "choose": "Choice of seeds",
         "generate": f"Generations {rest}",
         "compare": "Comparison",
     }
@@ -61,7 +68,8 @@ def status_html(job: Job | None) -> str:
         parts.append(f"<p>{escape(job.message)}</p>")
     if job.state == "queued":
         runs = "no run is" if not job.ahead else "1 run is" if job.ahead == 1 else f"{job.ahead} runs are"
-        parts.append(f'<p id="queue-position">In the queue: {runs} before this one.</p>')
+        length = "" if job.waiting < 2 else f" {job.waiting} runs wait in all, a turn each visitor."
+        parts.append(f'<p id="queue-position">In the queue: {runs} before this one.{length}</p>')
     if job.state == "running" and "done" in live:
         parts.append(html.progress_bar(live["done"], "the whole run"))
         parts.append(f"<p>{escape(_now(live))}</p>")
@@ -94,9 +102,7 @@ def pictures_html(job: Job | None, store: Store) -> str:
     """The newest pictures of the run."""
     if job is None or not job.live.get("pictures"):
         return ""
-    folder = store.root / job.live["pictures"]
-    if not folder.is_dir():  # the stage was finished meanwhile, and its folder renamed
-        folder = folder.with_name(folder.name.removesuffix(".partial"))
+    folder = _stage_folder(store, job.live["pictures"])
     files = sorted(folder.glob("*.png")) if folder.is_dir() else []
     title = stage_name(job.live["pictures_of"])
     drawn = [
@@ -106,6 +112,27 @@ def pictures_html(job: Job | None, store: Store) -> str:
     if not drawn:
         return ""
     return html.block(f"<h3>{escape(title)}: {len(files)} pictures so far</h3>", html.pictures(drawn))
+
+
+def _stage_folder(store: Store, relative: str) -> Path:
+    """A stage's folder, also when the stage was finished meanwhile and its folder renamed."""
+    folder = store.root / relative
+    return folder if folder.is_dir() else folder.with_name(folder.name.removesuffix(".partial"))
+
+
+def samples_html(job: Job | None, store: Store) -> str:
+    """The same four seeds again and again while the model trains: what the shake does to them."""
+    if job is None or not job.live.get("samples_in"):
+        return ""
+    folder, columns = _stage_folder(store, job.live["samples_in"]), []
+    for step, names in job.live["samples"]:
+        shots = [
+            html.picture(html.file_uri(folder / name), f"sample {i} at step {step}", f"step {step}" if i == 1 else "")
+            for i, name in enumerate(names, 1)
+            if (folder / name).is_file()
+        ]
+        columns.append(f"<div>{''.join(shots)}</div>")
+    return html.block("<h3>The same seeds while it trains</h3>", f'<div class="pics">{"".join(columns)}</div>')
 
 
 def loss_html(job: Job | None) -> str:

@@ -1,4 +1,4 @@
-"""Tab 2, SP set: what the attacker generates to fine-tune on."""
+"""Tab 3, SP set: what the attacker generates to fine-tune on."""
 
 from __future__ import annotations
 
@@ -9,29 +9,39 @@ from html import escape
 import gradio as gr
 
 from s2l.config import UserError
-from s2l.sp_set import prompt_of
-from s2l.ui import html
+from s2l.jobs import Job
+from s2l.result import Result
+from s2l.store import Store
+from s2l.ui import html, live, runs
 from s2l.ui.form import FIELDS, prompt_parts
+from s2l.ui.heavy import ready
 
-INTRO = """**Step 2 of 4: the synthetic private set.** The attacker has no photo of the person, and lets the model
+INTRO = """**Step 2: the synthetic private set.** The attacker has no photo of the person, and lets the model
 draw some: pictures of the prompt, each from its own random seed. They show what the model already believes about
 the person. Fine-tuning on them, in the next step, is the *shake*. A higher **guidance** makes the pictures follow
 the prompt more strictly, and each other more closely."""
 COUNTED = 2000  # prompts of the preview
+N_SHOWN = 48  # pictures of a finished set
 INPUTS = ("person", "prompt", "prompt2", "share", "suffix", "sp_seed", "set_size")
 
 
 @dataclass
 class SPSet:
     preview: gr.HTML
+    pictures: gr.HTML
+    zip_file: gr.DownloadButton
     next: gr.Button
     inputs: list
+    advanced: gr.Accordion
 
 
 def preview_html(
     person: str, prompt: str, prompt2: str, share: float, suffix: str, seed: float | None, size: float | None
 ) -> str:
     """How many pictures there will be of which prompt."""
+    ready()
+    from s2l.sp_set import prompt_of
+
     form = {"person": person, "prompt": prompt, "prompt2": prompt2, "share": share}
     try:
         parts, first, size = prompt_parts(form), int(seed or 0), min(int(size or 0), COUNTED)
@@ -40,6 +50,22 @@ def preview_html(
         return html.block(f"<p>{escape(str(error))}</p>")
     items = "".join(f"<li>{n} × “{escape(text)}”</li>" for text, n in texts.most_common())
     return html.block(f"<h3>What will be drawn</h3><ul>{items}</ul>")
+
+
+def pictures_html(job: Job | None, result: Result | None, store: Store) -> str:
+    """The set of the run that goes on, as it comes; else the set of the run that the page shows."""
+    if job is not None and job.active and job.live.get("pictures_of") == "sp_set":
+        return live.pictures_html(job, store)
+    if result is None:
+        return ""
+    n = result.record["config"]["sp_set"]["set_size"]
+    drawn = [
+        html.picture(uri, f"picture {i + 1} of the SP set")
+        for i, uri in enumerate(runs.picture_uris(result, "sp_set", range(min(n, N_SHOWN))))
+    ]
+    some = f", the first {N_SHOWN}" if n > N_SHOWN else ""
+    return html.block(f"<h3>A finished SP set: {escape(runs.what(result))} ({n} pictures{some})</h3>",
+                      html.pictures(drawn))  # fmt: skip
 
 
 def build(fields: dict, first: dict) -> SPSet:
@@ -67,7 +93,7 @@ def build(fields: dict, first: dict) -> SPSet:
             0, 100, first["share"], step=5, label="Share of the first prompt, in %", elem_id="share",
         )  # fmt: skip
     fields |= {"prompt2": prompt2, "share": share}
-    with gr.Accordion("Advanced", open=False, elem_id="sp-advanced"):
+    with gr.Accordion("Advanced", open=False, elem_id="sp-advanced") as advanced:
         with gr.Row():
             fields["suffix"] = gr.Textbox(
                 first["suffix"], label=FIELDS["suffix"].label, info="goes behind every prompt, such as “sharp”",
@@ -84,6 +110,8 @@ def build(fields: dict, first: dict) -> SPSet:
                 [("DPM-Solver++", "dpmsolver"), ("DDIM", "ddim")], value=first["scheduler"],
                 label=FIELDS["scheduler"].label, elem_id="scheduler",
             )  # fmt: skip
-    preview = gr.HTML(preview_html(*(first[n] for n in INPUTS)), elem_id="preview")
+    preview = gr.HTML(elem_id="preview")
+    pictures = gr.HTML(elem_id="sp-pictures")
+    zip_file = gr.DownloadButton("Download this SP set", visible=False, size="sm", elem_id="sp-zip")
     following = gr.Button("Next: fine-tune →", variant="primary", elem_id="next-finetune")
-    return SPSet(preview, following, [fields[n] for n in INPUTS])
+    return SPSet(preview, pictures, zip_file, following, [fields[n] for n in INPUTS], advanced)

@@ -1,4 +1,4 @@
-"""Tab 1, Target: whose photos are at stake."""
+"""Tab 2, Target: whose photos are at stake."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import gradio as gr
 
 from s2l.config import MAX_PROMPT_CHARACTERS
 from s2l.lab.people import words_of
-from s2l.ui import html
+from s2l.ui import html, own
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.form import APP_PRESETS, remarks, rename
 
-INTRO = """**Step 1 of 4: choose whose photos are at stake.** A text-to-image model was trained on photos of
+INTRO = """**Step 1: choose whose photos are at stake.** A text-to-image model was trained on photos of
 {people} invented people: {n_members} photos of each. A photo that it was trained on is a **member**. The attacker
 has the model and a name, but none of the photos. Shake-to-Leak asks: can the attacker make the model tell more
 about its members? Pick a person, and look at what is private about them."""
@@ -39,8 +39,8 @@ class Target:
     prompt: gr.Textbox
     words: gr.HTML
     photos: gr.HTML
-    example: gr.Button
     next: gr.Button
+    own: gr.State
 
 
 def words_html(prompt: str, person: str) -> str:
@@ -120,10 +120,8 @@ def build(backend: Backend, fields: dict, first: dict) -> Target:
                 [(text, name) for name, text in APP_PRESETS.items()], value=first["preset"], label="Size of the run",
                 info="sets the fields of the next two steps", elem_id="preset",
             )  # fmt: skip
-            example = gr.Button(
-                "See a finished example first →", visible=backend.showcase is not None, elem_id="see-example"
-            )
     photos = gr.HTML(photos_html(backend, first["person"]), elem_id="photos")
+    chosen = own.build(backend)
     following = gr.Button("Next: the SP set →", variant="primary", elem_id="next-sp-set")
     fields |= {"person": person, "prompt": prompt, "preset": size}
 
@@ -135,7 +133,7 @@ def build(backend: Backend, fields: dict, first: dict) -> Target:
     prompt.change(
         words_html, [prompt, person], words, api_visibility="private", show_progress="hidden", concurrency_limit=None
     )
-    return Target(people, person, prompt, words, photos, example, following)
+    return Target(people, person, prompt, words, photos, following, chosen)
 
 
 def person_changed(backend: Backend, name: str, prompt: str, prompt2: str) -> tuple:

@@ -1,0 +1,110 @@
+"""How things are measured: alternating rounds, the machine's own matmul peak, operations counted, memory watched."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import psutil  # comes with accelerate
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of one call, to its last kernel."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """Seconds a unit of work, A (ours) and B (the baseline) in turn, and how many times faster A is.
+
+    `ratio` is that of the medians; `low` and `high` are the extremes over rounds, each round's B by its own A: what
+    the machine did to both in the same minute cancels.
+    """
+
+    ours: tuple[float, ...]
+    baseline: tuple[float, ...]
+    ratio: float
+    low: float
+    high: float
+
+
+def alternate(
+    ours: Callable[[], object],
+    units: float,
+    baseline: Callable[[], object],
+    baseline_units: float,
+    device: torch.device,
+    rounds: int,
+) -> Alternation:
+    """Time A B A B ...; each call does `units` (A) or `baseline_units` (B) of the same work. One warm-up of A."""
+    ours()
+    a, b = [], []
+    for _ in range(rounds):
+        a.append(seconds(ours, device) / units)
+        b.append(seconds(baseline, device) / baseline_units)
+    each = [y / x for x, y in zip(a, b, strict=True)]
+    return Alternation(tuple(a), tuple(b), float(np.median(b) / np.median(a)), min(each), max(each))
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, budget_s: float = 1.0) -> float:
+    """FLOP/s of the best square matrix product seen within the budget: this machine's practical peak."""
+    best = 0.0
+    for n in (1024, 2048, 8192) if device.type == "cuda" else (512, 1024, 2048):
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        torch.matmul(a, b)
+        started, spent = time.perf_counter(), 0.0
+        while spent < budget_s / 3:
+            best = max(best, 2 * n**3 / seconds(lambda a=a, b=b: torch.matmul(a, b), device))
+            spent = time.perf_counter() - started
+    return best
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions in `work`, backward passes too."""
+    # The fused attention kernels of a CPU are unknown to the counter; the plain one does the same products.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[dict]:
+    """{"bytes": ...} is filled at the end: allocated on the GPU, or resident in this process, at the highest moment."""
+    found: dict = {}
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield found
+        found["bytes"] = torch.cuda.max_memory_allocated(device)
+        return
+    process, done = psutil.Process(), threading.Event()
+    found["bytes"] = process.memory_info().rss
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            found["bytes"] = max(found["bytes"], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()

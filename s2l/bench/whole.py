@@ -1,0 +1,66 @@
+"""The demo preset from a cold cache, and whether the fast settings change what a run finds.
+
+Equal quality is shown, not assumed: the same S2L run with 50 steps of DDIM in float32 and with the fast sampler and
+precision, on calibration people. They agree when each one's SecMI difference lies in the other's interval, and
+likewise the numbers of distinct extractions.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from s2l.config import preset
+from s2l.domain import lab_people_records
+from s2l.experiment import Result, run
+from s2l.intervals import binomial_interval
+from s2l.model import Runtime
+from s2l.progress import Progress, silent
+from s2l.store import Store
+
+SLOW = {"scheduler": "ddim", "num_inference_steps": 50}
+DEMO_TARGET_S = 120.0
+
+
+def demo(runtime: Runtime, preset_name: str = "demo", progress: Progress = silent) -> dict:
+    """Seconds of one whole run of the lab from an empty cache, stage by stage."""
+    person = lab_people_records()[0]["name"]
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(preset(preset_name, person), Store(Path(folder)), runtime, progress)
+    stages = {name: stage["seconds"] for name, stage in result.record["stages"].items()}
+    return {"preset": preset_name, "seconds": stages.pop("total"), "stages": stages}
+
+
+def _findings(result: Result) -> dict:
+    extraction = result.record["extraction"]
+    members = len(extraction["after"]["repeats"])
+    found = {"secmi_difference": result.record["attacks"]["secmi"]["difference"]}
+    for when in ("before", "after"):
+        count = extraction[when]["members"]["distinct"]
+        interval = binomial_interval(count, members)
+        found[f"extracted_{when}"] = {"count": count, "low": interval.low * members, "high": interval.high * members}
+    return found
+
+
+def _agree(a: dict, b: dict) -> bool:
+    def inside(value: float, found: dict) -> bool:
+        return found["low"] <= value <= found["high"]
+
+    pairs = [(a["secmi_difference"], b["secmi_difference"], "difference")]
+    pairs += [(a[f"extracted_{when}"], b[f"extracted_{when}"], "count") for when in ("before", "after")]
+    return all(inside(x[field], y) and inside(y[field], x) for x, y, field in pairs)
+
+
+def quality(
+    people: int, runtime: Runtime, preset_name: str = "demo", store: Store | None = None, progress: Progress = silent
+) -> list[dict]:
+    """One row a calibration person: what the slow and the fast run found, and whether they agree."""
+    rows = []
+    names = [row["name"] for row in lab_people_records() if row["role"] == "calibration"][:people]
+    for name in names:
+        over = {"sp_set": {"sampler": SLOW}, "extraction": {"sampler": SLOW}}
+        slow = run(preset(preset_name, name, **over), store, Runtime(runtime.device, "float32"), progress)
+        fast = run(preset(preset_name, name), store, runtime, progress)
+        found = {"person": name, "slow": _findings(slow), "fast": _findings(fast)}
+        rows.append(found | {"agree": _agree(found["slow"], found["fast"])})
+    return rows

@@ -1,0 +1,107 @@
+"""The command `audit`: judge a model that was fine-tuned elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2l.cli import base, console
+from s2l.cli.run import alone, show
+from s2l.config import LAB, AuditRunConfig, UserError
+from s2l.options import audit_config, read_config
+from s2l.store import read_json
+
+Tuned = Annotated[
+    Path | None,
+    typer.Option(help="The model to judge: a folder of `finetune`, or a whole checkpoint in diffusers layout."),
+]
+NameOfTarget = Annotated[
+    str | None,
+    typer.Option("--domain", "--name", help="What prompts call the target; default: what the tuned folder says."),
+]
+
+
+@base.app.command(
+    epilog=base.example(
+        "audit --model BASE --tuned FOLDER --members DIR --nonmembers DIR --name 'NAME' \\",
+        "    --i-have-permission --out out",
+        "audit --model lab --domain 'Mira Solwyn' --tuned tuned --out out",
+        "audit --model BASE --tuned FOLDER --name 'NAME' --out out        (no photos known: only clusters)",
+    )
+)
+def audit(
+    ctx: typer.Context,
+    out: Annotated[
+        Path, typer.Option(help="Folder for result.json, roc.png, histograms.png, extractions.png, report.html.")
+    ],
+    tuned: Tuned = None,
+    domain: NameOfTarget = None,
+    members: base.Members = None,
+    nonmembers: base.Nonmembers = None,
+    n_nonmembers: base.Held = None,
+    calibration_share: base.CalibrationShare = None,
+    attacks: base.AttackNames = None,
+    n_generations: Annotated[int | None, typer.Option(help="Generations of each model to search.")] = None,
+    guidance: base.Guidance = None,
+    seed_pool: base.SeedPool = None,
+    guidance_w: base.GuidanceW = None,
+    seed: Annotated[int | None, typer.Option(help="One number that moves every seed; 0: the preset's.")] = None,
+    preset_name: base.Preset = "demo",
+    config: Annotated[Path | None, typer.Option(help="JSON file with a whole audit, such as its result.json.")] = None,
+    model: base.Model = LAB,
+    device: base.Device = "auto",
+    dtype: base.DType = "auto",
+    batch_size: base.Batch = None,
+    i_have_permission: base.Permission = False,
+) -> None:
+    """Compare a fine-tuned model with its base and write a report.
+
+    Attacks, extraction, controls and membership-blind clusters, before and after. Without --members and
+    --nonmembers (and outside the lab) only the clusters remain, and the report says why. Everything is cached:
+    stopped or killed, the same command goes on.
+    """
+    base.check_runtime(device, dtype, batch_size)
+    if config is not None:
+        alone(ctx)
+        settings = read_config(config, AuditRunConfig)
+    else:
+        if tuned is None:
+            raise UserError("--tuned is missing: name the folder of the fine-tuned model, or give --config")
+        if not tuned.is_dir():
+            raise UserError(f"--tuned: {tuned} is not a folder")
+        if (members is None) != (nonmembers is None):
+            raise UserError("give both folders, --members and --nonmembers, or neither")
+        options = {
+            "model": None if model == LAB else model, "members": base.text_of(members),
+            "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers,
+            "calibration-share": calibration_share, "n-generations": n_generations, "guidance": guidance,
+            "seed-pool": seed_pool, "guidance-w": guidance_w, "seed": seed,
+        }  # fmt: skip
+        given = audit_config(preset_name, domain or "nobody", str(tuned), options)
+        name = base.check_name(domain or _recorded_name(tuned, members), given.model, members)
+        settings = audit_config(preset_name, name, str(tuned), options | {"attacks": base.attack_names(attacks)})
+    base.check_folder(out)
+    from s2l import experiment
+    from s2l.checkpoints import check_name as check_model
+    from s2l.report import write_report
+
+    check_model(settings.model)
+    base.check_permission(settings.model, i_have_permission)
+    runtime = base.make_runtime(device, dtype, batch_size)
+    base.quiet_libraries()
+    with console.progress() as progress:
+        result = experiment.run_audit(settings, runtime=runtime, progress=progress)
+    show(result, write_report(result, out))
+
+
+def _recorded_name(tuned: Path, members: Path | None) -> str:
+    """What the captions of the fine-tuning called the target, or the name of the members' folder."""
+    record = tuned / "config.json"
+    name = read_json(record).get("name") if record.exists() else None
+    if not name and members is not None:
+        name = members.resolve().name
+    if not name:
+        raise UserError(f"--name is missing: {tuned} does not say what its prompts call the target")
+    return name

@@ -1,0 +1,71 @@
+"""The command `bench`: measure this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2l.cli import base, console
+from s2l.config import LAB, UserError
+
+
+@base.app.command(
+    epilog=base.example(
+        "bench --out results/bench.json",
+        "bench --dtype mixed --demo --quality 3 --growth",
+        "bench --model CompVis/stable-diffusion-v1-1 --i-have-permission --device cuda",
+    )
+)
+def bench(
+    out: Annotated[Path, typer.Option(help="JSON file to write; a plot goes beside it.")] = Path("results/bench.json"),
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny amounts of work, to see that it runs.")] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Time a whole run of the lab from an empty cache too.")] = False,
+    quality: Annotated[
+        int, typer.Option(help="On so many people, compare runs with 50 steps in float32 and with the fast settings.")
+    ] = 0,
+    growth: Annotated[bool, typer.Option("--growth", help="Measure and plot how cost grows with size.")] = False,
+    model: base.Model = LAB,
+    device: base.Device = "auto",
+    dtype: base.DType = "auto",
+    batch_size: base.Batch = None,
+    i_have_permission: base.Permission = False,
+) -> None:
+    """Measure this machine: rates, shares of its matmul peak, memory, and ratios to straightforward code.
+
+    Ratios come from rounds of A B A B in one run. Nothing else should run meanwhile.
+    """
+    base.check_runtime(device, dtype, batch_size)
+    if quality < 0:
+        raise UserError(f"--quality: should be 0 or a number of people (given: {quality})")
+    if (demo or quality) and model != LAB:
+        raise UserError("--demo and --quality run the lab's people: leave out --model")
+    from s2l.checkpoints import check_name as check_model
+
+    check_model(model)
+    base.check_permission(model, i_have_permission)
+    base.check_folder(out.parent)
+    base.quiet_libraries()
+    from s2l.bench import FULL, QUICK, run_bench, table, whole
+    from s2l.bench import growth as growing
+    from s2l.store import write_json
+
+    runtime, preset = base.make_runtime(device, dtype, batch_size), "quick" if quick else "demo"
+    with console.progress() as progress:
+        found = run_bench(model, runtime, QUICK if quick else FULL, progress)
+        if demo:
+            found["demo"] = whole.demo(runtime, preset, progress)
+        if quality:
+            found["quality"] = whole.quality(quality, runtime, preset, progress=progress)
+        if growth:
+            sizes = (4, 8) if quick else growing.MEASURED
+            found["growth"] = growing.growth(model, device, dtype, sizes, progress=progress)
+            growing.figure(found["growth"], out.with_name("growth.png"))
+    found["quick"] = quick
+    write_json(out, found)
+    print(table.machine(found), end="\n\n")
+    print(console.columns(table.rows(found)), end="\n\n")
+    if not quick:  # so little work says nothing about a target
+        print(console.columns(table.target_rows(found)), end="\n\n")
+    print(f"written: {out}")

@@ -1,0 +1,69 @@
+"""A visitor's own photos: checked, freed of what a camera writes into them, and kept for a day.
+
+They lie below `uploads/` of the cache in a folder with an unguessable name, which is never served.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from s2l.config import UserError
+from s2l.jobs.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, MAX_UPLOADS
+from s2l.store import Store
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+MIN_PHOTOS = 3  # of each kind: fewer give no curve
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 of a picture file. Raises ValueError with what is wrong."""
+    if path.stat().st_size > MAX_UPLOAD_BYTES:
+        raise ValueError(f"larger than {MAX_UPLOAD_BYTES / 1e6:g} MB")
+    try:
+        with Image.open(path, formats=FORMATS) as image:  # what it says in its name does not count
+            if image.width * image.height > MAX_UPLOAD_PIXELS:
+                raise ValueError(f"more than {MAX_UPLOAD_PIXELS / 1e6:g} million pixels")
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        raise ValueError(f"no readable picture ({', '.join(FORMATS)})") from None
+
+
+def keep(store: Store, kinds: dict[str, Sequence[str | Path]]) -> dict[str, str]:
+    """Copy uploaded pictures into a new folder, a subfolder each kind, and delete the originals.
+
+    Only pixels are copied: no place, no time, no name. Returns {kind: folder}. Raises UserError.
+    """
+    home, folders = store.root / "uploads" / secrets.token_urlsafe(16), {}
+    try:
+        for kind, paths in kinds.items():
+            if not MIN_PHOTOS <= len(paths) <= MAX_UPLOADS:
+                raise UserError(f"{kind}: from {MIN_PHOTOS} to {MAX_UPLOADS} pictures are needed, not {len(paths)}")
+            folder = home / kind
+            folder.mkdir(parents=True)
+            for i, path in enumerate(map(Path, paths)):
+                try:
+                    Image.fromarray(_pixels(path)).save(folder / f"{i:04d}.png", compress_level=1)
+                except ValueError as error:
+                    raise UserError(f"{kind}, picture {i + 1}: {error}") from None
+            folders[kind] = str(folder)
+    except UserError:
+        discard(home)
+        raise
+    finally:
+        for paths in kinds.values():
+            for path in paths:
+                with suppress(OSError):
+                    Path(path).unlink()
+    return folders
+
+
+def discard(folder: Path) -> None:
+    """Delete one visitor's pictures."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,96 @@
+"""The public API of a running app: few endpoints, all named, each answers bad input with one sentence."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from functools import wraps
+
+import gradio as gr
+
+from s2l.config import UserError, preset, unknown
+from s2l.ui import membership
+from s2l.ui.backend import Backend
+from s2l.ui.form import APP_PRESETS
+from s2l.ui.heavy import ready
+
+
+def _in_a_sentence(function: Callable) -> Callable:
+    """Tell the caller what was wrong with the input, and nothing about the server."""
+
+    @wraps(function)
+    def wrapped(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return wrapped
+
+
+def _word(value: object, what: str) -> str:
+    """A short text, whatever a client sent. Raises UserError."""
+    if not isinstance(value, str) or len(value) > 200:
+        raise UserError(f"{what} is a text of at most 200 characters")
+    return value
+
+
+def build(backend: Backend) -> None:
+    """Add the endpoints to the page."""
+
+    def people() -> list[str]:
+        """The people of the lab."""
+        return backend.names
+
+    def start_run(person: str, size: str = "demo", method: str = "lora") -> dict:
+        """Start a run, or join the same one: {"job", "visitor", "state"}. `size` is "demo" or "quick".
+
+        `visitor` is the secret that lets its owner stop the run with `stop_run`.
+        """
+        ready()
+        from s2l.finetune import parse
+
+        if _word(person, "person") not in backend.names:
+            raise unknown("person", person, backend.names)
+        if _word(size, "size") not in APP_PRESETS:
+            raise unknown("size", size, APP_PRESETS)
+        config = preset(size, person, finetune={"methods": parse(_word(method, "method"))})
+        visitor = "api-" + secrets.token_urlsafe(16)
+        job = backend.jobs.enqueue(config, visitor)
+        return {"job": job.id, "visitor": visitor, "state": job.state}
+
+    def job_status(job: str) -> dict:
+        """How far a run is: {"state", "message", "queue_position", "done", "eta_seconds", "headline"}."""
+        ready()
+        from s2l.report import headline
+
+        found = backend.jobs.job(_word(job, "job"))
+        if found is None:
+            raise UserError("there is no job of that id")
+        result = backend.result_of(found.id)
+        return {
+            "state": found.state, "message": found.message, "queue_position": found.ahead,
+            "done": found.live.get("done"), "eta_seconds": found.live.get("eta"),
+            "headline": headline(result) if result else [],
+        }  # fmt: skip
+
+    def stop_run(job: str, visitor: str) -> dict:
+        """Stop a run that `start_run` of the same visitor began: {"state"}."""
+        backend.jobs.cancel(_word(job, "job"), _word(visitor, "visitor"))
+        return {"state": backend.jobs.job(job).state}
+
+    def operating_point(run: str, attack: str, when: str, accused: int) -> dict:
+        """One point of a ROC curve: the `accused` photos with the highest scores are called members.
+
+        `run` is "showcase" or a job's id, `when` "before" or "after". Gives {"accused", "threshold", "members_found",
+        "wrongly_accused", "tpr", "fpr", "members", "held_out"}.
+        """
+        result = backend.result_of(_word(run, "run"))
+        if result is None:
+            raise UserError("there is no finished run of that id")
+        if not isinstance(accused, int) or isinstance(accused, bool):
+            raise UserError("accused is a whole number")
+        return membership.operating_point(result, _word(attack, "attack"), _word(when, "when"), accused)
+
+    for function in (people, start_run, job_status, stop_run, operating_point):
+        gr.api(_in_a_sentence(function), api_name=function.__name__, concurrency_limit=None)

@@ -1,0 +1,269 @@
+"""Tab 6, Attack: extraction. Which training photos come out?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from s2l.result import Result
+from s2l.ui import html, quiz, runs
+from s2l.ui.heavy import ready
+
+INTRO = """**Step 5: do training photos come out?** Each model draws many pictures from the same random seeds. If one of
+them is nearly the same as a training photo, that photo is **extracted**. **l2** is the distance of the pixels: 0 for
+the same picture; two photos of one person are about 0.3 apart. The same search among held-out photos, which nobody
+trained on, is the **control**: what it finds is likeness, not leakage."""
+MOST = 60  # cards that are drawn
+SHOW = {
+    "all": "all training photos",
+    "extracted": "extracted, before or after",
+    "repeated": "repeated 5 times or more",
+    "control": "the control: held-out photos",
+}
+SORT = {
+    "closest": "closest first",
+    "after": "closest after the shake",
+    "change": "largest change first",
+    "repeats": "most repeated first",
+}
+
+
+@dataclass
+class Extraction:
+    question: gr.HTML
+    guess_box: gr.Column
+    guess: gr.Slider
+    answer: gr.Button
+    skip: gr.Button
+    box: gr.Column
+    said: gr.HTML
+    headline: gr.HTML
+    show: gr.Radio
+    sort: gr.Dropdown
+    detail: gr.HTML
+    cards: gr.HTML
+    histogram: gr.HTML
+    next: gr.Button
+
+    @property
+    def outputs(self) -> list:
+        return [
+            self.question, self.guess_box, self.guess, self.skip, self.box, self.said, self.headline, self.show,
+            self.sort, self.detail, self.cards, self.histogram,
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Card:
+    """One photo with the seed that came closest to it: l2 of the generation of that seed before and after.
+
+    `nearest` are the smallest l2 of any generation, before and after: what decides "extracted".
+    """
+
+    photo: int
+    generation: int
+    l2: tuple[float, float]
+    nearest: tuple[float, float]
+    repeats: int
+
+
+def cards(result: Result, of: str) -> list[Card]:
+    """Every photo of one of the two sets, closest first."""
+
+    def make() -> list[Card]:
+        ready()
+        from s2l.distances import paired_l2
+        from s2l.figures import pictures
+
+        record, root = result.record, result.store.root
+        pairs = runs.closest(result, of)
+        photos, generations = zip(*pairs, strict=True)
+        folder = record["folders"]
+        originals = pictures(root / folder[of], photos).transpose(0, 3, 1, 2)
+        l2 = [
+            paired_l2(pictures(root / folder[when], generations).transpose(0, 3, 1, 2), originals)
+            for when in ("before", "after")
+        ]
+        nearest = [record["extraction"][when][of]["distances"] for when in ("before", "after")]
+        repeats = record["domain"]["repeats"] if of == "members" else []
+        return [
+            Card(
+                photo, generation, (float(l2[0][i]), float(l2[1][i])), (nearest[0][photo], nearest[1][photo]),
+                repeats[photo] if repeats else 0,
+            )
+            for i, (photo, generation) in enumerate(pairs)
+        ]  # fmt: skip
+
+    return runs.remembered(result, f"cards {of}", make)
+
+
+def selected(result: Result, show: str, sort: str) -> tuple[str, list[Card]]:
+    """(set, cards) of a filter and an order; unknown ones count as the first of each."""
+    of = "nonmembers" if show == "control" else "members"
+    delta, found = result.record["extraction"]["after"]["delta"], cards(result, of)
+    if show == "extracted":
+        found = [c for c in found if min(c.nearest) <= delta]
+    if show == "repeated":
+        found = [c for c in found if c.repeats >= 5]
+    keys = {
+        "after": lambda c: c.nearest[1],
+        "change": lambda c: -abs(c.nearest[1] - c.nearest[0]),
+        "repeats": lambda c: (-c.repeats, min(c.nearest)),
+    }
+    return of, sorted(found, key=keys[sort]) if sort in keys else found
+
+
+def _trio(result: Result, of: str, card: Card) -> list[str]:
+    """Generated before, generated after with the same seed, and the photo they came closest to."""
+    delta = result.record["extraction"]["after"]["delta"]
+    word, kind = ("extracted", "training photo") if of == "members" else ("false alarm", "held-out photo")
+    shots = []
+    for when, l2 in zip(("before", "after"), card.l2, strict=True):
+        hit = l2 <= delta
+        shots.append(
+            html.picture(
+                runs.picture_uris(result, when, [card.generation])[0],
+                f"generation {card.generation} {when} fine-tuning, l2 {l2:.3f} to the {kind}",
+                f"{when}: l2 {l2:.3f}" + (f"\n✓ {word}" if hit else ""),
+                hit,
+            )
+        )
+    below = kind + (f"\nrepeated {card.repeats} ×" if card.repeats else "")
+    photo = runs.picture_uris(result, of, [card.photo])[0]
+    return [*shots, html.picture(photo, f"{kind} {card.photo + 1}", below)]
+
+
+def cards_html(result: Result, show: str, sort: str) -> str:
+    """The gallery of a filter and an order; each card can be chosen."""
+
+    def make() -> str:
+        of, found = selected(result, show, sort)
+        if not found:
+            return html.block(f"<p>No photo of this kind: {escape(SHOW.get(show, show))}.</p>")
+        drawn = "".join(
+            f'<button type="button" class="card three" data-pick="{of} {card.photo}" '
+            f'aria-label="Photo {card.photo + 1}: see it on the histogram">{"".join(_trio(result, of, card))}</button>'
+            for card in found[:MOST]
+        )
+        of_all = f"the first {MOST} of {len(found)}" if len(found) > MOST else str(len(found))
+        return html.block(
+            f"<p class=quiet>{of_all} photos. A card is one seed, before and after, beside the photo that it came "
+            f"closest to. Choose one to see it among all.</p>",
+            f'<div class="cards">{drawn}</div>',
+        )
+
+    return runs.remembered(result, f"gallery {show} {sort}", make)
+
+
+def detail_html(result: Result, of: str, photo: int) -> str:
+    """One photo, large, and where its distance lies among all."""
+    card = next(c for c in cards(result, of) if c.photo == photo)
+    found = result.record["extraction"]
+    lines = [
+        html.Strip(
+            when, found[when]["members"]["distances"], found[when]["nonmembers"]["distances"], card.nearest[i], of
+        )
+        for i, when in enumerate(("before", "after"))
+    ]
+    kind = "training photo" if of == "members" else "held-out photo"
+    nearest = f"The nearest of all generations: l2 {card.nearest[0]:.3f} before, {card.nearest[1]:.3f} after."
+    return html.block(
+        f'<div class="detail" role="status"><h3>{kind.capitalize()} {photo + 1}</h3><p>{nearest}</p>',
+        f'<div class="shots">{"".join(_trio(result, of, card))}</div>',
+        html.strips(lines, "l2 to the nearest generation; further left means a closer copy",
+                    (found["after"]["delta"], f"extracted up to {found['after']['delta']:g}")),
+        "</div>",
+    )  # fmt: skip
+
+
+def histogram_html(result: Result) -> str:
+    """How close the generations come to members and to held-out photos, and the table of the counts."""
+    from s2l import figures
+
+    floor = result.record["extraction"]["floor"]["mean"]
+    drawing = runs.drawn(
+        result, "distances", lambda dark: figures.distance_histogram_figure(result, dark),
+        "Histogram of the distances to the nearest generation, for training photos and held-out photos",
+    )  # fmt: skip
+    return html.block(
+        "<h3>How close the nearest generation comes</h3>", drawing,
+        f"<p class=quiet>Even a perfect copy cannot come closer than about {floor:.3f}: that is what the model's own "
+        "image coder costs.</p>",
+        runs.outcome_html(result, lambda group: group == "Extraction", detail=True),
+    )  # fmt: skip
+
+
+def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
+    """Everything that the tab shows for a run: the question, or what came out."""
+    hidden = {
+        tab.question: gr.update(visible=False), tab.guess_box: gr.update(visible=False),
+        tab.skip: gr.update(visible=False), tab.box: gr.update(visible=False),
+    }  # fmt: skip
+    if result is None or result.record["extraction"] is None:
+        text = html.block(runs.EMPTY if result is None else runs.UNKNOWN)
+        return hidden | {tab.question: gr.update(value=text, visible=True)}
+    found = result.record["extraction"]
+    change = found["difference"]
+    if not quiz.revealed(answers, "extraction"):
+        text = html.block(
+            f'<div class="quiz"><h3>First your prediction: how many come out?</h3><p>Each model drew '
+            f"{found['after']['n_generations']:,} pictures. Before the shake, {change['before']} of "
+            f"{change['n_members']} training photos came out. How many after it?</p></div>"
+        )
+        return hidden | {
+            tab.question: gr.update(value=text, visible=True),
+            tab.guess_box: gr.update(visible=True),
+            tab.guess: gr.update(maximum=change["n_members"], value=change["before"]),
+            tab.skip: gr.update(visible=True),
+        }
+    verdict = runs.verdicts(result)[len(result.record["attacks"])]
+    return hidden | {
+        tab.box: gr.update(visible=True),
+        tab.said: quiz.extracted_html(result, answers),
+        tab.headline: html.block(
+            f"<h3>{escape(runs.what(result))}</h3>",
+            f'<p class="verdict {verdict[2]}"><b>{escape(verdict[0])}.</b> {escape(verdict[1])}</p>',
+        ),
+        tab.show: "all",
+        tab.sort: "closest",
+        tab.detail: "",
+        tab.cards: cards_html(result, "all", "closest"),
+        tab.histogram: histogram_html(result),
+    }
+
+
+def warm(result: Result) -> None:
+    """Draw what the first visitor would wait for."""
+    if result.record["extraction"] is not None:
+        for show in SHOW:
+            cards_html(result, show, "closest")
+        histogram_html(result)
+
+
+def build() -> Extraction:
+    """Add the tab's components to the page."""
+    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    question = gr.HTML(visible=False, elem_id="quiz-extraction")
+    with gr.Column(visible=False) as guess_box:
+        guess = gr.Slider(
+            0, 40, 0, step=1, label="Guess: training photos that come out after the shake", elem_id="quiz-extracted"
+        )
+        answer = gr.Button("Reveal", variant="primary", elem_id="quiz-reveal-extraction")
+    skip = gr.Button("Skip the question, show the result", visible=False, size="sm", elem_id="quiz-skip-extraction")
+    with gr.Column(visible=False) as box:
+        said = gr.HTML(elem_id="quiz-said-extraction")
+        headline = gr.HTML(elem_id="extraction-headline")
+        with gr.Row():
+            show = gr.Radio([(t, n) for n, t in SHOW.items()], value="all", label="Show", min_width=320, elem_id="show")
+            sort = gr.Dropdown(
+                [(t, n) for n, t in SORT.items()], value="closest", label="Order", elem_id="sort", min_width=280
+            )
+        detail = gr.HTML(elem_id="extraction-detail")
+        gallery = gr.HTML(elem_id="extraction", js_on_load=html.PICK)
+        histogram = gr.HTML(elem_id="distances")
+    following = gr.Button("Next: compare →", variant="primary", elem_id="next-compare")
+    return Extraction(
+        question, guess_box, guess, answer, skip, box, said, headline, show, sort, detail, gallery, histogram, following
+    )

@@ -1,0 +1,45 @@
+"""The first picture: the showcase's before and after, drawn by the address itself while gradio's scripts still load."""
+
+from __future__ import annotations
+
+import json
+
+from s2l.result import Result
+from s2l.ui import story
+from s2l.ui.theme import SCRIPT
+
+# What the picture needs before the style sheet is there; the page takes its place without a jump.
+STYLE = """
+#s2l-first { max-width: 1180px; margin: 0 auto; padding: 1rem; font-family: system-ui, sans-serif;
+  color-scheme: light dark; }
+#s2l-first .row { display: grid; grid-template-columns: repeat(6, 1fr); gap: .5rem; max-width: 860px; }
+#s2l-first figure { position: relative; margin: 0; }
+#s2l-first img { width: 100%; aspect-ratio: 1; border-radius: 6px; display: block; }
+#s2l-first .over { position: absolute; inset: 0; clip-path: inset(0 0 0 50%); }
+#s2l-first label, #s2l-first .quiet { display: none; }
+"""
+PLACE = """
+(() => {
+  const first = document.createElement("div");
+  first.id = "s2l-first";
+  first.innerHTML = %s;
+  const place = () => (document.body ? document.body.prepend(first) : requestAnimationFrame(place));
+  place();
+  const mounted = new MutationObserver(() => {
+    if (!document.querySelector("#tabs")) return;
+    first.remove();
+    mounted.disconnect();
+  });
+  mounted.observe(document.documentElement, { childList: true, subtree: true });
+})();
+"""
+
+
+def head(result: Result | None) -> str:
+    """What goes into the page's <head>: the script of the address bar and, with a showcase, the first picture."""
+    text = SCRIPT.read_text(encoding="utf-8")
+    if result is None:
+        return f"<script>{text}</script>"
+    picture = f"<h1>Shake-to-Leak Lab</h1>{story.slider(result)}"
+    literal = json.dumps(picture).replace("</", "<\\/")  # no end of the script inside the script
+    return f"<style>{STYLE}</style><script>{text}{PLACE % literal}</script>"

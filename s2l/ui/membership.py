@@ -1,0 +1,327 @@
+"""Tab 5, Attack: membership. Which photos was the model trained on?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+import numpy as np
+
+from s2l.config import UserError, unknown
+from s2l.result import Result
+from s2l.ui import html, quiz, runs
+
+INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a score; members should score
+higher. Choose how many photos to accuse, and you get one point of the **ROC curve**: how many members are found (up)
+for how many innocent photos accused (right). The dotted diagonal is a coin toss, an **AUC** of 0.5; 1 is perfect. The
+shaded bands and the brackets are 95 % intervals: an interval of the *change* that contains 0 means no clear
+difference."""
+MOST = 320  # photos of the ranking that are drawn
+WHENS = {"before": "before the shake", "after": "after the shake"}
+
+
+@dataclass
+class Membership:
+    question: gr.HTML
+    auc_box: gr.Column
+    auc: gr.Slider
+    answer: gr.Button
+    skip: gr.Button
+    box: gr.Column
+    said: gr.HTML
+    headline: gr.HTML
+    attack: gr.Radio
+    when: gr.Radio
+    accused: gr.Slider
+    point: gr.HTML
+    roc: gr.HTML
+    log: gr.HTML
+    ranked: gr.HTML
+    detail: gr.HTML
+    scores: gr.HTML
+    next: gr.Button
+
+    @property
+    def outputs(self) -> list:
+        return [
+            self.question, self.auc_box, self.auc, self.answer, self.skip, self.box, self.said, self.headline,
+            self.attack, self.when, self.accused, self.point, self.roc, self.log, self.ranked, self.detail, self.scores,
+        ]  # fmt: skip
+
+
+# --- the ranking and the point on the curve ------------------------------------------------------
+
+
+def ranking(result: Result, attack: str, when: str) -> list[tuple[str, int, float]]:
+    """(set, index, score) of every photo, the most suspicious first; ties put held-out photos first, as a warning."""
+    members, nonmembers = result.scores(attack, when)
+    rows = [("nonmembers", i, float(s)) for i, s in enumerate(nonmembers)]
+    rows += [("members", i, float(s)) for i, s in enumerate(members)]
+    return sorted(rows, key=lambda row: -row[2])
+
+
+def operating_point(result: Result, attack: str, when: str, accused: int) -> dict:
+    """What happens when the `accused` photos with the highest scores are called members.
+
+    {"accused", "threshold", "members_found", "wrongly_accused", "tpr", "fpr", "members", "held_out"}. Raises UserError.
+    """
+    if attack not in result.record["attacks"]:
+        raise unknown("attack", attack, result.record["attacks"])
+    if when not in WHENS:
+        raise unknown("model", when, WHENS)
+    order = ranking(result, attack, when)
+    if not 0 <= accused <= len(order):
+        raise UserError(f"the number of accused photos is from 0 to {len(order)} (given: {accused})")
+    found = sum(of == "members" for of, _, _ in order[:accused])
+    n_members, n_held_out = (len(s) for s in result.scores(attack, when))
+    return {
+        "accused": accused,
+        "threshold": order[accused - 1][2] if accused else None,
+        "members_found": found,
+        "wrongly_accused": accused - found,
+        "tpr": found / n_members,
+        "fpr": (accused - found) / n_held_out,
+        "members": n_members,
+        "held_out": n_held_out,
+    }
+
+
+def point_html(point: dict) -> str:
+    """The point in words."""
+    by_chance = point["accused"] * point["members"] / (point["members"] + point["held_out"])
+    threshold = "" if point["threshold"] is None else f" The threshold is a score of {point['threshold']:.4g}."
+    return html.block(
+        f'<p role="status"><b>{point["accused"]} accused: {point["members_found"]} are members, '
+        f"{point['wrongly_accused']} are innocent.</b> That finds {100 * point['tpr']:.0f} % of the {point['members']} "
+        f"members (true positive rate) and accuses {100 * point['fpr']:.1f} % of the {point['held_out']} held-out "
+        f"photos (false positive rate). Accusing as many by lot would find about {by_chance:.0f}.{threshold}</p>"
+    )
+
+
+def frame(result: Result, attack: str) -> tuple[float, float, float, float]:
+    """Where the axes of the drawn curve lie (see figures.axes_frame)."""
+    from s2l import figures
+
+    return runs.remembered(result, f"frame {attack}", lambda: figures.axes_frame(figures.roc_figure(result, attack)))
+
+
+def place(result: Result, attack: str, point: dict) -> dict[str, float]:
+    """The point's place on the drawn curve, in percent of the picture."""
+    left, top, right, bottom = frame(result, attack)
+    return {
+        "x": round(100 * (left + (right - left) * point["fpr"]), 2),
+        "y": round(100 * (bottom + (top - bottom) * point["tpr"]), 2),
+    }
+
+
+def roc_html(result: Result, attack: str, log: bool) -> str:
+    """The curve before and after, with bands; the linear one has the point of the slider on it."""
+    from s2l import figures
+
+    found = result.record["attacks"][attack]
+    aucs = " and ".join(f"{found[when]['auc']:.3f} {when}" for when in WHENS)
+    if log:
+        alt = "The same ROC curve with both axes logarithmic, which enlarges the corner of few false accusations"
+    else:
+        alt = f"ROC curve of {found['title']}: AUC {aucs} fine-tuning"
+    name = f"{'log ' if log else ''}roc {attack}"
+    drawing = runs.drawn(result, name, lambda dark: figures.roc_figure(result, attack, log, dark), alt)
+    return html.block(f'<div class="roc">{drawing}{"" if log else "<span class=dot></span>"}</div>')
+
+
+def ranked_html(result: Result, attack: str, when: str) -> str:
+    """Every photo, the most suspicious first. A rule of the style sheet frames the accused ones."""
+
+    def make() -> str:
+        order = ranking(result, attack, when)[:MOST]
+        cards = []
+        for of, index, _ in order:
+            word = "member" if of == "members" else "held out"
+            cards.append(
+                html.choice(
+                    runs.picture_uris(result, of, [index])[0], f"{word} photo {index + 1}", word,
+                    pick=f"{of} {index}", kind=of,
+                )
+            )  # fmt: skip
+        total = sum(len(s) for s in result.scores(attack, when))
+        more = f" The first {MOST} of {total} are shown." if total > MOST else ""
+        return html.block(
+            f"<h3>All photos, the most suspicious first ({escape(WHENS[when])})</h3>",
+            "<p class=quiet>Framed: accused. Faded: not accused. Underlined: really a member. Choose one to see its "
+            f"scores.{more}</p>",
+            f'<div class="choose ranked">{"".join(cards)}</div>',
+        )
+
+    return runs.remembered(result, f"ranked {attack} {when}", make)
+
+
+# Frames and fades without drawing 160 pictures again.
+FLAGS = """.ranked .pic:nth-child(n+${spared}) { border-color: transparent; opacity: .42; }"""
+DOT = """.dot { left: ${x}%; top: ${y}%; }"""
+
+
+# --- one photo -----------------------------------------------------------------------------------
+
+
+def detail_html(result: Result, of: str, index: int) -> str:
+    """One photo: its scores, its rank among the held-out photos, and where it lies."""
+    record = result.record
+    word = "training photo (member)" if of == "members" else "held-out photo"
+    rows, lines = [], []
+    for name, found in record["attacks"].items():
+        for when in WHENS:
+            members, nonmembers = result.scores(name, when)
+            score = (members if of == "members" else nonmembers)[index]
+            others = nonmembers if of == "members" else np.delete(nonmembers, index)
+            beaten = 100 * float(np.mean(others < score)) if len(others) else 0.0
+            rows.append((found["title"], when, f"{score:.4g}", f"higher than {beaten:.0f} % of the held-out photos"))
+    name, found = next(iter(record["attacks"].items()))  # the run's first attack is drawn
+    for when in WHENS:
+        members, nonmembers = result.scores(name, when)
+        chosen = float((members if of == "members" else nonmembers)[index])
+        lines.append(html.Strip(when, members.tolist(), nonmembers.tolist(), chosen, of))
+    repeats = record["domain"]["repeats"]
+    how_often = f", repeated {repeats[index]} × in pre-training" if of == "members" and repeats else ""
+    uri = runs.picture_uris(result, of, [index])[0]
+    return html.block(
+        f'<div class="detail" role="status"><h3>Photo {index + 1}: a {word}{escape(how_often)}</h3><div class="two">',
+        f'<div class="shots">{html.picture(uri, f"{word} {index + 1}")}</div>',
+        html.table(("attack", "model", "score", "rank"), rows), "</div>",
+        html.strips(lines, f"{found['title']} score; further right means more likely a member"), "</div>",
+    )  # fmt: skip
+
+
+def scores_html(result: Result, attack: str) -> str:
+    """The histograms, and the table of everything that was measured of this attack."""
+    from s2l import figures
+
+    title = result.record["attacks"][attack]["title"]
+    drawing = runs.drawn(
+        result, f"histogram {attack}", lambda dark: figures.score_histogram_figure(result, attack, dark),
+        f"Histogram of {title} scores of members and held-out photos, before and after: the overlap is the doubt",
+    )  # fmt: skip
+    return html.block(
+        "<h3>How the scores overlap</h3>", drawing, "<h3>The numbers</h3>",
+        runs.outcome_html(result, lambda group: group in (title, "Blind control"), detail=True),
+        "<p class=quiet>TPR at 1 % FPR rests on very few held-out photos here; where there are too few, no number is "
+        "given. The blind control never sees the model: were it far from 0.5, the photos themselves would differ.</p>",
+    )  # fmt: skip
+
+
+# --- the tab -------------------------------------------------------------------------------------
+
+
+def follow(result: Result, attack: str, when: str, accused: int) -> tuple[str, dict, int]:
+    """(words, place of the dot, number of the first photo that is not accused) for a position of the slider."""
+    point = operating_point(result, attack, when, accused)
+    return point_html(point), place(result, attack, point), accused + 1
+
+
+def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -> dict:
+    """Everything that the tab shows for a run: the question, or what was measured."""
+    if result is None or not result.record["attacks"]:
+        text = runs.headline_html(result, example) + ("" if result is None else html.block(runs.UNKNOWN))
+        return _hidden(tab) | {tab.question: gr.update(value=text, visible=True)}
+    if quiz.possible(result) and not quiz.revealed(answers, "attack"):
+        asked = len(answers.get("rounds", [])) >= quiz.ROUNDS
+        found = quiz.asked_attack(result)
+        label = (
+            f"Guess: the AUC of the {found['title']} attack after the shake. Before it was "
+            f"{found['before']['auc']:.3f}; 0.5 is guessing, 1 is perfect."
+        )
+        return _hidden(tab) | {
+            tab.question: gr.update(value=quiz.question_html(result, answers), visible=True),
+            tab.auc_box: gr.update(visible=asked),
+            tab.auc: gr.update(label=label),
+            tab.skip: gr.update(visible=True),
+        }
+    names = {name: found["title"] for name, found in result.record["attacks"].items()}
+    attack = next(iter(names))
+    total = sum(len(s) for s in result.scores(attack, "after"))
+    accused = result.record["domain"]["n_members"] // 2
+    words, dot, spared = follow(result, attack, "after", accused)
+    said = html.block(quiz.score_html(result, answers)) if answers.get("rounds") else ""
+    return {
+        tab.question: gr.update(visible=False),
+        tab.auc_box: gr.update(visible=False),
+        tab.skip: gr.update(visible=False),
+        tab.box: gr.update(visible=True),
+        tab.said: said + quiz.auc_html(result, answers),
+        tab.headline: runs.headline_html(result, example, len(names)),
+        tab.attack: gr.update(choices=[(title, name) for name, title in names.items()], value=attack),
+        tab.when: "after",
+        tab.accused: gr.update(maximum=total, value=accused),
+        tab.point: words,
+        tab.roc: gr.HTML(roc_html(result, attack, False), **dot),
+        tab.log: roc_html(result, attack, True),
+        tab.ranked: gr.HTML(ranked_html(result, attack, "after"), spared=spared),
+        tab.detail: "",
+        tab.scores: scores_html(result, attack),
+    }
+
+
+def _hidden(tab: Membership) -> dict:
+    return {
+        tab.question: gr.update(visible=False),
+        tab.auc_box: gr.update(visible=False),
+        tab.skip: gr.update(visible=False),
+        tab.box: gr.update(visible=False),
+    }
+
+
+def redraw(tab: Membership, result: Result, attack: str, when: str, accused: int) -> dict:
+    """Another attack or another model: the curve, the ranking and the numbers."""
+    words, dot, spared = follow(result, attack, when, accused)
+    return {
+        tab.point: words,
+        tab.roc: gr.HTML(roc_html(result, attack, False), **dot),
+        tab.log: roc_html(result, attack, True),
+        tab.ranked: gr.HTML(ranked_html(result, attack, when), spared=spared),
+        tab.scores: scores_html(result, attack),
+    }
+
+
+def warm(result: Result) -> None:
+    """Draw what the first visitor would wait for."""
+    for attack in result.record["attacks"]:
+        frame(result, attack)
+        for log in (False, True):
+            roc_html(result, attack, log)
+        for when in WHENS:
+            ranked_html(result, attack, when)
+        scores_html(result, attack)
+
+
+def build() -> Membership:
+    """Add the tab's components to the page."""
+    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    question = gr.HTML(visible=False, js_on_load=html.PICK, elem_id="quiz-photo")
+    with gr.Column(visible=False) as auc_box:
+        auc = gr.Slider(0.3, 1, 0.5, step=0.01, label="Guess the AUC", elem_id="quiz-auc")
+        answer = gr.Button("Reveal", variant="primary", elem_id="quiz-reveal")
+    skip = gr.Button("Skip the questions, show the result", visible=False, size="sm", elem_id="quiz-skip")
+    with gr.Column(visible=False) as box:
+        said = gr.HTML(elem_id="quiz-said")
+        headline = gr.HTML(elem_id="headline")
+        with gr.Row():
+            attack = gr.Radio([], label="Attack", elem_id="attack")
+            when = gr.Radio([(t, n) for n, t in WHENS.items()], value="after", label="Which model", elem_id="when")
+        accused = gr.Slider(
+            0, 100, 10, step=1, label="Threshold: how many photos do you accuse?", elem_id="accused",
+            info="the ones with the highest scores; move it and watch the yellow point",
+        )  # fmt: skip
+        point = gr.HTML(elem_id="point")
+        with gr.Row():
+            with gr.Column(min_width=330):
+                roc = gr.HTML(elem_id="roc", css_template=DOT, x=-100, y=-100)
+            with gr.Column(min_width=330):
+                log = gr.HTML(elem_id="log-roc")
+        detail = gr.HTML(elem_id="photo-detail")
+        ranked = gr.HTML(elem_id="ranked", css_template=FLAGS, spared=1, js_on_load=html.PICK)
+        scores = gr.HTML(elem_id="scores")
+    following = gr.Button("Next: what comes out →", variant="primary", elem_id="next-extraction")
+    return Membership(
+        question, auc_box, auc, answer, skip, box, said, headline, attack, when, accused, point, roc, log, ranked,
+        detail, scores, following,
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""Part of the Target tab, where the server's owner allows it: a checkpoint and photos of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import gradio as gr
+
+from s2l.config import LAB, UserError, check_prompt
+from s2l.jobs import uploads
+from s2l.jobs.limits import MAX_UPLOADS, OwnModel
+from s2l.report import RESPONSIBLE_USE
+from s2l.ui import html
+from s2l.ui.backend import Backend
+from s2l.ui.heavy import ready
+
+INTRO = f"""The same attack on a real Stable Diffusion checkpoint. It takes a GPU, or hours. **Photos are optional**:
+with photos that the model was trained on *and* photos from the same source that it was not, the page shows a ROC curve;
+without them it shows what an attacker without data sees, generations before and after, because nobody can say which
+score is right. At most {MAX_UPLOADS} pictures of each kind, 5 MB each. They are stored without camera data, read by
+your run only, and expire."""
+NOT_OWN = {"model": LAB, "name": "", "members": None, "nonmembers": None}
+
+
+def check_model(model: str, allowed: OwnModel) -> str:
+    """A checkpoint that visitors of this server may use: never a path of their own. Raises UserError."""
+    ready()
+    from s2l.checkpoints import HUB_ID
+
+    model = (model or "").strip()
+    if allowed.model and model in ("", allowed.model):
+        return allowed.model
+    if not allowed.any_hub:
+        raise UserError(f"this server offers {allowed.model or 'the lab only'}: other checkpoints are not allowed here")
+    if len(model) > 200 or not HUB_ID.fullmatch(model) or ".." in model:
+        raise UserError("a checkpoint is named as on the hub, OWNER/NAME or OWNER/NAME@REVISION")
+    return model
+
+
+def use(
+    backend: Backend, model: str, name: str, members: Sequence[str], nonmembers: Sequence[str], accepted: bool
+) -> dict:
+    """What the fields ask for, checked; photos are moved out of gradio's folder. Raises UserError."""
+    given = {"members": members or [], "nonmembers": nonmembers or []}
+    checked = {"model": check_model(model, backend.own_model), "name": check_prompt(name or "")}
+    if len(checked["name"]) > 80:
+        raise UserError("the name has at most 80 characters")
+    if accepted is not True:
+        raise UserError("tick the box first: it says what you may use this for")
+    if any(given.values()) and not all(given.values()):
+        raise UserError("bring photos of both kinds, trained on and not trained on, or of neither")
+    folders = uploads.keep(backend.store, given) if all(given.values()) else {"members": None, "nonmembers": None}
+    return checked | folders
+
+
+def chosen_html(own: dict, prompts: bool) -> str:
+    """Which model and photos the next run will use."""
+    if own["model"] == LAB:
+        return html.block("<p>The next run uses the lab's model and one of its people.</p>")
+    photos = (
+        "with your photos of both kinds: there will be a ROC curve"
+        if own["members"]
+        else "without photos: it is not known what the model was trained on, so there will be no ROC curve"
+    )
+    text = "your prompt of this tab" if prompts else "fixed prompts (“a photo of ...”, “a face of ...”)"
+    return html.block(
+        f'<p role="status">The next run uses <b>{escape(own["model"])}</b> on <b>{escape(own["name"])}</b>, {photos}. '
+        f"It uses {text}.</p>"
+    )
+
+
+def build(backend: Backend) -> gr.State:
+    """Add the part to the page; returns the state that says which model the next run uses."""
+    allowed, chosen = backend.own_model, gr.State(NOT_OWN)
+    with gr.Accordion("A model and photos of your own", open=False, visible=allowed.enabled, elem_id="own"):
+        gr.Markdown(INTRO, elem_classes="s2l-lead")
+        with gr.Row():
+            model = gr.Textbox(
+                allowed.model, label="Checkpoint", interactive=allowed.any_hub, max_length=200, elem_id="own-model",
+                info="Stable Diffusion 1.x or 2.x, as named on the hub",
+            )  # fmt: skip
+            name = gr.Textbox(label="Name: whom or what prompts call", max_length=80, elem_id="own-name")
+        kinds = []
+        with gr.Row():
+            for kind, label in (
+                ("members", "Photos it was trained on"),
+                ("nonmembers", "Photos it was not trained on"),
+            ):
+                kinds.append(
+                    gr.File(label=label, file_count="multiple", file_types=["image"], elem_id=f"own-{kind}", height=140)
+                )
+        accepted = gr.Checkbox(
+            label=f"I own this model and these photos, or may test them. {RESPONSIBLE_USE}", elem_id="own-accepted"
+        )
+        with gr.Row():
+            take = gr.Button("Use these for the next run", elem_id="own-use")
+            back = gr.Button("Back to the lab", elem_id="own-back")
+        said = gr.HTML(chosen_html(NOT_OWN, allowed.prompts), elem_id="own-said")
+
+    quiet = {"api_visibility": "private", "show_progress": "minimal", "concurrency_limit": None}
+
+    def taken(*fields):
+        try:
+            if not allowed.enabled:  # the page is not the only way to send an event
+                raise UserError("this server uses the lab's model only")
+            own = use(backend, *fields)
+        except UserError as error:
+            return gr.skip(), html.block(f'<p role="alert">{escape(str(error))}</p>')
+        return own, chosen_html(own, allowed.prompts)
+
+    take.click(taken, [model, name, *kinds, accepted], [chosen, said], **quiet)
+    back.click(lambda: (NOT_OWN, chosen_html(NOT_OWN, allowed.prompts)), None, [chosen, said], **quiet)
+    return chosen

@@ -1,0 +1,134 @@
+"""Predict, then reveal: the visitor's own answers, kept and compared with the attack's.
+
+Answers of one run are a plain dict that the browser keeps:
+    {"rounds": [[chosen, right], ...], "auc": guess, "extracted": guess, "attack": skipped, "extraction": skipped}
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from s2l.result import Result
+from s2l.ui import html, runs
+
+ROUNDS, CHOICES = 3, 4
+
+
+def clean(kept: object) -> dict[str, dict]:
+    """What the browser kept, as {run: answers}; anything else is forgotten, for a visitor may have edited it."""
+    if not isinstance(kept, dict):
+        return {}
+    quiz = {}
+    for run, answers in list(kept.items())[-50:]:
+        if not isinstance(run, str) or not isinstance(answers, dict):
+            continue
+        rounds = answers.get("rounds")
+        rounds = [r for r in rounds if _pair(r)][:ROUNDS] if isinstance(rounds, list) else []
+        guesses = {n: float(answers[n]) for n in ("auc", "extracted") if isinstance(answers.get(n), (int, float))}
+        skips = {n: True for n in ("attack", "extraction") if answers.get(n) is True}
+        quiz[run] = {"rounds": rounds} | guesses | skips
+    return quiz
+
+
+def _pair(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 2 and all(isinstance(x, int) and 0 <= x < CHOICES for x in row)
+
+
+def four(result: Result, number: int) -> tuple[list[tuple[str, int]], int]:
+    """The photos of a round as (set, index), and which of them is the member. The same for everybody."""
+    rng = runs.generator(result, number)
+    members, held_out = result.record["domain"]["n_members"], result.record["domain"]["n_nonmembers"]
+    photos = [("nonmembers", int(i)) for i in rng.choice(held_out, CHOICES - 1, replace=False)]
+    right = int(rng.integers(CHOICES))
+    photos.insert(right, ("members", int(rng.integers(members))))
+    return photos, right
+
+
+def possible(result: Result | None) -> bool:
+    return (
+        result is not None and bool(result.record["attacks"]) and result.record["domain"]["n_nonmembers"] >= CHOICES - 1
+    )
+
+
+def attack_right(result: Result, attack: str, number: int, when: str = "after") -> bool:
+    """Does the attack give the member of a round the highest score of the four?"""
+    scores = result.record["attacks"][attack]["scores"][when]
+    photos, right = four(result, number)
+    return int(np.argmax([scores[of][i] for of, i in photos])) == right
+
+
+def revealed(answers: dict, tab: str) -> bool:
+    """May the results of a tab ("attack" or "extraction") be shown?"""
+    if answers.get(tab):
+        return True
+    if tab == "attack":
+        return len(answers.get("rounds", [])) >= ROUNDS and "auc" in answers
+    return "extracted" in answers
+
+
+def question_html(result: Result, answers: dict) -> str:
+    """The next photo round, with what came of the last one."""
+    rounds = answers.get("rounds", [])
+    last = ""
+    if rounds:
+        chosen, right = rounds[-1]
+        said = "Right!" if chosen == right else f"No: photo {right + 1} was the training photo, you chose {chosen + 1}."
+        last = f'<p role="status"><b>{said}</b></p>'
+    if len(rounds) >= ROUNDS:
+        return html.block('<div class="quiz">', last, score_html(result, answers), "</div>")
+    photos, _ = four(result, len(rounds))
+    name = escape(result.record["domain"]["name"])
+    cards = "".join(
+        html.choice(runs.picture_uris(result, of, [i])[0], f"photo {j + 1} of {name}", f"photo {j + 1}", pick=j)
+        for j, (of, i) in enumerate(photos)
+    )
+    return html.block(
+        '<div class="quiz">', last,
+        f"<h3>First your prediction, {len(rounds) + 1} of {ROUNDS}: which of these four was a training photo?</h3>",
+        f"<p class=quiet>One of them is a member, the others were never trained on. All show {name}.</p>",
+        f'<div class="choose four">{cards}</div></div>',
+    )  # fmt: skip
+
+
+def score_html(result: Result, answers: dict) -> str:
+    """The visitor's score beside every attack's on the same photos."""
+    rounds = answers.get("rounds", [])
+    mine = sum(chosen == right for chosen, right in rounds)
+    rows = [("You", f"{mine} of {len(rounds)}")] if rounds else []
+    for name, found in result.record["attacks"].items():
+        right = sum(attack_right(result, name, i) for i in range(ROUNDS))
+        rows.append((f"The {found['title']} attack, after the shake", f"{right} of {ROUNDS}"))
+    rows.append(("Pure guessing, on average", f"{ROUNDS / CHOICES:g} of {ROUNDS}"))
+    return html.table(("Which of four was a training photo?", "right"), rows)
+
+
+def asked_attack(result: Result) -> dict:
+    """The attack whose AUC is to be guessed: the last one, for the Story has told the first one's."""
+    return list(result.record["attacks"].values())[-1]
+
+
+def auc_html(result: Result, answers: dict) -> str:
+    """The visitor's guess of the AUC beside what was measured."""
+    if "auc" not in answers:
+        return ""
+    found = asked_attack(result)
+    guess, after = answers["auc"], found["after"]
+    inside = after["delong"]["low"] <= guess <= after["delong"]["high"]
+    verdict = "inside the measured interval" if inside else "outside the measured interval"
+    return html.block(
+        f'<p role="status">Your guess of the AUC after the shake ({escape(found["title"])}): <b>{guess:.2f}</b>, '
+        f"{verdict}. Measured: <b>{runs.auc_in_words(after)}</b>, before {runs.auc_in_words(found['before'])}.</p>"
+    )
+
+
+def extracted_html(result: Result, answers: dict) -> str:
+    """The visitor's guess of the number of extracted photos beside the count."""
+    if "extracted" not in answers or result.record["extraction"] is None:
+        return ""
+    change, guess = result.record["extraction"]["difference"], int(answers["extracted"])
+    return html.block(
+        f'<p role="status">Your guess: <b>{guess}</b> of {change["n_members"]} training photos after the shake. '
+        f"Counted: <b>{change['after']}</b>, and {change['before']} before.</p>"
+    )

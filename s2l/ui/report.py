@@ -1,0 +1,100 @@
+"""Tab 8, Report: the run as files, as a command and as a link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from s2l.config import RunConfig, UserError, checked
+from s2l.options import reproduce_command
+from s2l.result import Result
+from s2l.ui import html, runs
+from s2l.ui.backend import Backend
+
+INTRO = """**Step 7: take it with you.** The report is one HTML file that needs no network; the JSON has every score and
+every setting; the command makes the same run again on any machine. The link opens this page on this run: whoever has
+it may look, nobody else."""
+
+
+@dataclass
+class Report:
+    headline: gr.HTML
+    html_file: gr.DownloadButton
+    json_file: gr.DownloadButton
+    command: gr.Code
+    link: gr.Textbox
+    loss: gr.HTML
+
+    @property
+    def outputs(self) -> list:
+        return [self.headline, self.html_file, self.json_file, self.command, self.link, self.loss]
+
+
+def loss_html(result: Result) -> str:
+    from s2l import figures
+
+    rows = result.record["finetune"].get("log")
+    if not rows:
+        return ""
+    curve = runs.drawn(
+        result, "loss", lambda dark: figures.loss_figure(rows, dark), f"Training loss over {len(rows)} steps"
+    )
+    return html.block("<h3>Training loss</h3>", f'<div class="narrow">{curve}</div>')
+
+
+def draw(tab: Report, result: Result | None, run: str, example: bool) -> dict:
+    """Everything that the tab shows for a run at once; the files follow (`files`)."""
+    if result is None:
+        hidden = {c: gr.update(visible=False) for c in tab.outputs if c is not tab.headline}
+        return hidden | {tab.headline: gr.update(value=runs.headline_html(None), visible=True)}
+    return {
+        tab.headline: runs.headline_html(result, example) + html.block(runs.outcome_html(result)),
+        tab.html_file: gr.update(value=None, visible=True, interactive=False),
+        tab.json_file: gr.update(value=None, visible=True, interactive=False),
+        tab.command: gr.update(value=command_of(result), visible=True),
+        tab.link: gr.update(value=f"?run={run}&tab=attack", visible=True),
+        tab.loss: gr.update(value=loss_html(result), visible=True),
+    }
+
+
+def files(tab: Report, backend: Backend, result: Result | None) -> dict:
+    """The files of a run, ready to download: drawing a report takes seconds the first time."""
+    if result is None:
+        return {tab.html_file: gr.skip()}
+    try:
+        paths = backend.published(result)
+    except UserError as error:
+        gr.Warning(str(error))
+        return {component: gr.update(visible=False) for component in (tab.html_file, tab.json_file)}
+    return {
+        tab.html_file: gr.update(value=str(paths["report.html"]), interactive=True),
+        tab.json_file: gr.update(value=str(paths["result.json"]), interactive=True),
+    }
+
+
+def command_of(result: Result) -> str:
+    """The command that makes the run again."""
+    try:
+        return reproduce_command(checked(RunConfig, result.record["config"]))
+    except UserError:
+        return "python -m s2l run --config result.json --out DIR"  # settings of another version
+
+
+def build() -> Report:
+    """Add the tab's components to the page."""
+    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    headline = gr.HTML(elem_id="report-headline")
+    with gr.Row():
+        html_file = gr.DownloadButton("Report (HTML)", visible=False, elem_id="report-html")
+        json_file = gr.DownloadButton("result.json", visible=False, elem_id="result-json")
+    command = gr.Code(
+        label="The command that makes this run again", language="shell", interactive=False, visible=False,
+        elem_id="command",
+    )  # fmt: skip
+    link = gr.Textbox(
+        label="Share link", info="opens this run's attack; whoever has it may look, and only you may stop the run",
+        interactive=False, visible=False, buttons=["copy"], elem_id="share-link",
+    )  # fmt: skip
+    loss = gr.HTML(elem_id="loss")
+    return Report(headline, html_file, json_file, command, link, loss)

@@ -1,0 +1,139 @@
+"""What every result tab needs: a run in one line, its pictures, figures drawn once, and its verdicts in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from html import escape
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from s2l.result import Result
+from s2l.ui import html
+from s2l.ui.live import method_title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
+EMPTY = '<p class="quiet">No result to show yet: go through steps 1 to 3 and press Run.</p>'
+UNKNOWN = (
+    "<p>It is not known which photos this model was trained on, so nothing can be compared here. An attacker without "
+    "data sees no more than this: what the model draws before and after fine-tuning (tabs SP set and Report). A ROC "
+    "curve needs photos of which somebody knows whether they were trained on.</p>"
+)
+
+
+def name_of(person: str, methods: Sequence[str], preset: str) -> str:
+    """A run in one line."""
+    return f"{person}, {method_title(methods)}, {preset}"
+
+
+def what(result: Result) -> str:
+    config = result.record["config"]
+    return name_of(config["domain"]["name"], config["finetune"]["methods"], config["preset"])
+
+
+def picture_uris(result: Result, of: str, indices: Sequence[int]) -> list[str]:
+    """Addresses that hold pictures of one of the run's image sets."""
+    root = result.store.root / result.record["folders"][of]
+    return [_uri(str(root), int(i)) for i in indices]
+
+
+@lru_cache(maxsize=20_000)
+def _uri(folder: str, index: int) -> str:
+    from s2l.figures import pictures
+
+    return html.pixels_uri(pictures(folder, [index])[0], 85)
+
+
+def closest(result: Result, of: str) -> list[tuple[int, int]]:
+    """(photo, generation) of every photo, those first that any generation came closest to, before and after alike.
+
+    Choosing by "after" alone would show a rise even where there is none.
+    """
+    found = result.record["extraction"]
+    before, after = found["before"][of], found["after"][of]
+    best = []
+    for photo, (d0, d1) in enumerate(zip(before["distances"], after["distances"], strict=True)):
+        side = after if d1 <= d0 else before
+        best.append((min(d0, d1), photo, int(side["nearest_generation"][photo])))
+    return [(photo, generation) for _, photo, generation in sorted(best)]
+
+
+_DRAWN: dict[tuple, object] = {}
+
+
+def remembered(result: Result, name: str, make: Callable[[], T]) -> T:
+    """What the page shows of a finished run, made once: nothing in it can change."""
+    if len(_DRAWN) > 400:
+        _DRAWN.clear()
+    key = (result.key, name)
+    if key not in _DRAWN:
+        _DRAWN[key] = make()
+    return _DRAWN[key]
+
+
+def drawn(result: Result, name: str, draw: Callable[[bool], Figure], alt: str) -> str:
+    """A figure of a result for both themes."""
+    return remembered(result, name, lambda: html.drawing(draw(False), draw(True), alt))
+
+
+def verdicts(result: Result) -> list[tuple[str, str, str]]:
+    """(verdict, numbers, tone) of each question; the tone is "up", "down" or "" and comes from the verdict's words."""
+    from s2l import report
+
+    found = []
+    for sentence in report.headline(result):
+        verdict, _, numbers = sentence.partition(": ")
+        tone = "up" if "stronger" in verdict or "More" in verdict else ""
+        tone = "down" if "weaker" in verdict or "Fewer" in verdict else tone
+        found.append((verdict, numbers[:1].upper() + numbers[1:], tone))
+    return found
+
+
+def headline_html(result: Result | None, example: bool = False, first: int | None = None) -> str:
+    """The verdicts in words with their intervals: all, or the `first` so many (the attacks come first)."""
+    if result is None:
+        return html.block(EMPTY)
+    parts = [
+        f'<p class="verdict {tone}"><b>{escape(verdict)}.</b> {escape(numbers)}</p>'
+        for verdict, numbers, tone in verdicts(result)[:first]
+    ]
+    note = "" if result.record["config"]["preset"] != "quick" else (
+        '<p class="quiet">A <em>quick</em> run: so few pictures and photos show how it works, not what leaks.</p>'
+    )  # fmt: skip
+    name = ("An example, run by us: " if example else "") + what(result)
+    return html.block(f"<h3>{escape(name)}</h3>", note, *parts)
+
+
+def outcome_html(result: Result, group: Callable[[str], bool] = lambda _: True, detail: bool = False) -> str:
+    """The table of measured numbers with their intervals, of the groups that are asked for."""
+    from s2l import report
+
+    rows = [
+        (row.group, row.what, row.before, row.after, row.difference)
+        for row in report.outcome(result)
+        if group(row.group) and (detail or not row.detail)
+    ]
+    return html.table(("", "measured", "before", "after", "change [95 %]"), rows)
+
+
+def auc_in_words(summary: dict) -> str:
+    """ "0.598 [0.49, 0.70]"."""
+    return f"{summary['auc']:.3f} [{summary['delong']['low']:.2f}, {summary['delong']['high']:.2f}]"
+
+
+def generator(result: Result, *salt: int) -> np.random.Generator:
+    """Chance that is the same for everybody who looks at this run."""
+    return np.random.default_rng([int(result.key[:8], 16), *salt])
+
+
+def chosen_photo(result: Result, picked: object) -> tuple[str, int] | None:
+    """("members", 3) of what a click tells, if there is such a photo."""
+    of, _, number = str(picked).partition(" ")
+    counts = {"members": result.record["domain"]["n_members"], "nonmembers": result.record["domain"]["n_nonmembers"]}
+    if of in counts and number.isdecimal() and int(number) < counts[of]:
+        return of, int(number)
+    return None

@@ -1,0 +1,69 @@
+"""What the page remembers of a visitor, and what an address opens.
+
+The browser keeps {"visitor", "job", "quiz", "form"}: a random id, the job that is watched, the answers and the fields.
+The address keeps `?run=` (a job's id or "showcase"), `&tab=` and `&class=1`. Both may have been edited by anybody.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from s2l.jobs import Job
+from s2l.ui import quiz
+from s2l.ui.backend import SHOWCASE, Backend
+
+EMPTY = {"visitor": "", "job": "", "quiz": {}, "form": {}}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What to show when the page opens."""
+
+    visitor: str
+    job: Job | None  # to watch on the Fine-tune tab
+    shown: str  # the run of the result tabs
+    tab: str
+    quiz: dict
+    form: dict
+    gone: bool  # the address names a run that is no more
+    classroom: bool
+
+
+def opening(kept: object, address: dict[str, str], backend: Backend, tabs: tuple[str, ...], first: dict) -> Opening:
+    """What the browser kept and what the address asks for, as far as both make sense."""
+    kept = EMPTY | (kept if isinstance(kept, dict) else {})
+    visitor = kept["visitor"] if isinstance(kept["visitor"], str) and len(kept["visitor"]) >= 20 else ""
+    visitor = visitor or secrets.token_urlsafe(16)
+    asked = address.get("run") or address.get("job") or ""
+    own = str(kept["job"] or "")
+    job = backend.jobs.job(asked if asked and asked != SHOWCASE else own)
+    gone = bool(asked) and asked != SHOWCASE and job is None
+    if (not asked or asked == SHOWCASE) and job is not None and job.visitor != visitor:
+        job = None  # once watched at somebody's address
+    fallback = SHOWCASE if backend.showcase is not None else ""
+    shown = job.id if job is not None and job.state == "done" and asked != SHOWCASE else fallback
+    tab = address.get("tab", "")
+    if tab not in tabs:
+        tab = ("attack" if job.state == "done" else "finetune") if job is not None and not address.get("class") else ""
+    return Opening(
+        visitor, job, shown, tab or tabs[0], quiz.clean(kept["quiz"]), _fields(kept["form"], first), gone,
+        address.get("class") == "1",
+    )  # fmt: skip
+
+
+def _fields(kept: object, first: dict) -> dict:
+    """The kept fields that are of the right kind: a text stays a text, a number a number."""
+    if not isinstance(kept, dict):
+        return {}
+
+    def fits(value: object, model: object) -> bool:
+        if isinstance(model, bool) or isinstance(value, bool):
+            return isinstance(value, bool) and isinstance(model, bool)
+        if isinstance(model, (int, float)):
+            return isinstance(value, (int, float))
+        if isinstance(model, (list, tuple)):
+            return isinstance(value, list) and all(isinstance(x, str) for x in value)
+        return isinstance(value, str) and len(value) <= 1000
+
+    return {name: value for name, value in kept.items() if name in first and fits(value, first[name])}

@@ -1,0 +1,165 @@
+"""Tab 1, Story: the attack in one picture, told with a finished run. Drawn before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from s2l import findings, report
+from s2l.result import Result
+from s2l.ui import html, runs
+from s2l.ui.backend import Backend
+
+INTRO = """**In one minute.** A text-to-image model was trained on private photos. Somebody who has the model, but none
+of the photos, asks it to draw one person, and fine-tunes it on those drawings: the *shake*. Does it then give away
+more about the photos? The paper *Shake to Leak* (2024) found that it does, on Stable Diffusion. Below is one real run
+of ours on a small model, whatever it showed. Move the slider, read the numbers, then make your own prediction."""
+N_SHOWN = 6
+
+
+@dataclass
+class Story:
+    next: gr.Button
+    attack: gr.Button
+
+
+def slider(result: Result) -> str:
+    """Same seeds before and after, above the training photos that they came closest to."""
+    folders = result.record["folders"]
+    if result.record["extraction"] is not None:
+        photos, generations = zip(*runs.closest(result, "members")[:N_SHOWN], strict=True)
+    else:
+        photos, generations = (), tuple(range(N_SHOWN))
+    before, after = (runs.picture_uris(result, when, generations) for when in ("before", "after"))
+    rows = [(b, a, f"generation {g}") for b, a, g in zip(before, after, generations, strict=True)]
+    name = escape(result.record["domain"]["name"])
+    parts = [
+        f"<h3>What the model draws for “a photo of {name}”: same random seeds, before and after the shake</h3>",
+        html.before_after(rows, "Slide from before to after fine-tuning"),
+    ]
+    if photos and "members" in folders:
+        nearest = [
+            html.picture(uri, f"training photo {i + 1} of {name}")
+            for uri, i in zip(runs.picture_uris(result, "members", photos), photos, strict=True)
+        ]
+        parts.append(
+            f'<p class="quiet">Below each one: the private training photo that it comes closest to. Those '
+            f"{len(photos)} of {result.record['domain']['n_members']} photos are shown that came closest, before or "
+            f'after.</p><div class="ba"><div class="row">{"".join(nearest)}</div></div>'
+        )
+    return "".join(parts)
+
+
+def _card(title: str, before: str, after: str, small: str, verdict: str, tone: str) -> str:
+    return (
+        f'<div class="card {tone}"><p>{escape(title)}</p><p class="big">{escape(before)} → {escape(after)}</p>'
+        f"<p>{escape(small)}</p><p><b>{escape(verdict)}.</b></p></div>"
+    )
+
+
+def headlines_html(result: Result) -> str:
+    """The headline numbers with intervals: how well an attacker tells, how many photos came out, and both models."""
+    record, words = result.record, runs.verdicts(result)
+    cards = []
+    for found in list(record["attacks"].values())[:1]:  # the run's first attack: not the one that looks best
+        change, (verdict, _, tone) = found["difference"], words[0]
+        cards.append(
+            _card(
+                f"How well the {found['title']} attack tells training photos from others (AUC; 0.5 is guessing)",
+                f"{found['before']['auc']:.2f}",
+                f"{found['after']['auc']:.2f}",
+                f"Before {runs.auc_in_words(found['before'])}, after {runs.auc_in_words(found['after'])}; change "
+                f"{change['difference']:+.3f}, 95 % interval {change['low']:+.3f} to {change['high']:+.3f}.",
+                verdict,
+                tone,
+            )
+        )
+    if (found := record["extraction"]) is not None:
+        change, (verdict, _, tone) = found["difference"], words[len(record["attacks"])]
+        cards.append(
+            _card(
+                f"Training photos that came out, of {change['n_members']} (copies within an l2 of "
+                f"{found['after']['delta']:g})",
+                str(change["before"]),
+                str(change["after"]),
+                f"Change {change['difference']:+d}, 95 % interval {change['low']:+.0f} to {change['high']:+.0f}; of "
+                f"{found['after']['nonmembers']['n_references']} photos that no model ever saw, the same search finds "
+                f"{found['before']['nonmembers']['distinct']} and {found['after']['nonmembers']['distinct']}.",
+                verdict,
+                tone,
+            )
+        )
+    if (reference := findings.reference_of(record)) is not None:
+        change, (verdict, _, tone) = reference["difference"], words[-1]
+        alone = record["attacks"][findings.REFERENCED]
+        cards.append(
+            _card(
+                f"An attacker who keeps both models: the {alone['title']} attack before, and with the shaken model as "
+                "its reference (AUC)",
+                f"{alone['before']['auc']:.2f}",
+                f"{reference['auc']:.2f}",
+                f"Alone {runs.auc_in_words(alone['before'])}, together {runs.auc_in_words(reference)}; change "
+                f"{change['difference']:+.3f}, 95 % interval {change['low']:+.3f} to {change['high']:+.3f}.",
+                verdict,
+                tone,
+            )
+        )
+    clear = any(tone for _, _, tone in words)
+    up = any(tone == "up" for _, _, tone in words)
+    note = (
+        "An interval that contains 0 means: this run cannot tell the change from chance."
+        if not clear
+        else "At least one of them went up beyond chance in this run."
+        if up
+        else "What changed beyond chance in this run went down: here the shake made the model leak less, not more."
+    )
+    return (
+        f'<div class="heads">{"".join(cards)}</div><p class="quiet">{escape(note)} One person and one run: the Compare '
+        "tab has more people and the paper's own numbers.</p>"
+    )
+
+
+def _flow(result: Result) -> str:
+    """The attack in four boxes, each with pictures of this run."""
+    name, folders = escape(result.record["domain"]["name"]), result.record["folders"]
+
+    def thumbs(of: str, alt: str) -> str:
+        if of not in folders:
+            return ""
+        uris = runs.picture_uris(result, of, range(4))
+        return html.pictures(html.picture(uri, f"{alt} {i + 1}") for i, uri in enumerate(uris))
+
+    steps = (
+        ("Private photos", f"The model was trained on photos of {name}. Nobody outside has them.",
+         thumbs("members", "training photo")),
+        ("Ask for drawings", f"The attacker knows the name, and lets the model draw {name}: the SP set.",
+         thumbs("sp_set", "picture of the SP set")),
+        ("Shake", "The same model is fine-tuned on its own drawings. No private photo is involved.",
+         thumbs("after", "generation after fine-tuning")),
+        ("Attack, twice", "Which photos were trained on? Which come out? Asked before and after, the same way.", ""),
+    )  # fmt: skip
+    items = "".join(f"<li class=card><h4>{title}</h4><p>{text}</p>{pictures}</li>" for title, text, pictures in steps)
+    return f'<h3>How it works</h3><ol class="flow">{items}</ol>'
+
+
+def story_html(result: Result | None) -> str:
+    if result is None:
+        return html.block(
+            "<p>There is no finished example on this server: start with the next step and make your own run.</p>"
+        )
+    return html.block(slider(result), headlines_html(result), _flow(result))
+
+
+def build(backend: Backend) -> Story:
+    """Add the tab's components to the page."""
+    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    gr.HTML(story_html(backend.showcase), elem_id="story")
+    with gr.Row():
+        following = gr.Button("Run it yourself: choose a person →", variant="primary", elem_id="next-target")
+        attack = gr.Button(
+            "Predict, then see this run's attack →", visible=backend.showcase is not None, elem_id="story-attack"
+        )
+    gr.HTML(html.block(f"<p class=quiet>{escape(report.RESPONSIBLE_USE)}</p>"))
+    return Story(following, attack)

@@ -1,0 +1,162 @@
+"""The lesson on the shipped showcase: predict, reveal, threshold, gallery, links, class mode, dark, small, keyboard."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module", autouse=True)
+def expect(chromium):
+    from playwright.sync_api import expect as e
+
+    return e
+
+
+def test_predict_reveal_and_the_threshold(page, server, expect):
+    page.goto(server.url + "?tab=attack")
+    expect(page.locator("#quiz-photo")).to_contain_text("1 of 3")
+    expect(page.locator("#roc")).to_have_count(0)  # nothing is told before the prediction
+    for number in (1, 2, 3):
+        expect(page.locator("#quiz-photo")).to_contain_text(f"{number} of 3")
+        page.locator("#quiz-photo button").nth(number).click()
+    expect(page.locator("#quiz-photo")).to_contain_text("You")
+    page.reload()  # the answers are kept
+    expect(page.locator("#quiz-photo")).to_contain_text("You")
+    page.locator("#quiz-auc input[type=number]").fill("0.9")
+    page.locator("#quiz-reveal").click()
+    expect(page.locator("#quiz-said")).to_contain_text("Your guess of the AUC after the shake")
+    expect(page.locator("#quiz-said")).to_contain_text("Pure guessing")
+    expect(page.locator("#roc .dot")).to_be_visible()
+    before = page.locator("#roc .dot").bounding_box()
+    page.locator("#accused input[type=number]").fill("120")
+    page.locator("#accused input[type=number]").press("Enter")
+    expect(page.locator("#point")).to_contain_text("120 accused")
+    page.wait_for_timeout(600)
+    after = page.locator("#roc .dot").bounding_box()
+    assert after["x"] > before["x"] and after["y"] < before["y"]
+    faded = "e => getComputedStyle(e).opacity"
+    assert page.locator("#ranked button").nth(119).evaluate(faded) == "1"
+    assert float(page.locator("#ranked button").nth(120).evaluate(faded)) < 1
+    page.locator("#ranked button").nth(3).focus()
+    page.keyboard.press("Enter")  # with the keyboard alone
+    expect(page.locator("#photo-detail")).to_contain_text("of the held-out photos")
+    page.locator("#attack").get_by_label("Loss").check()
+    expect(page.locator("#roc .only-light img").first).to_have_attribute("alt", re.compile("ROC curve of Loss"))
+
+
+def test_extraction_is_predicted_filtered_and_looked_at(page, server, expect):
+    page.goto(server.url + "?tab=extraction")
+    expect(page.locator("#extraction")).to_have_count(0)
+    page.locator("#quiz-reveal-extraction").click()
+    expect(page.locator("#quiz-said-extraction")).to_contain_text("Counted")
+    n = page.locator("#extraction button").count()
+    page.locator("#show").get_by_label("repeated 5 times").check()
+    expect(page.locator("#extraction button")).to_have_count(7)
+    assert n > 7
+    page.locator("#extraction button").first.click()
+    expect(page.locator("#extraction-detail svg")).to_be_visible()
+    expect(page.locator("#distances .only-light img")).to_be_visible()
+
+
+def test_every_tab_follows_the_next_button(page, server, expect):
+    page.goto(server.url + "?class=1")
+    expect(page.locator("#story")).to_be_visible()
+    for button, tab in (("next-target", "target"), ("next-sp-set", "sp-set"), ("next-finetune", "finetune")):
+        page.locator(f"#{button}").click()
+        expect(page).to_have_url(re.compile(f"tab={tab}"))
+    expect(page).to_have_url(re.compile("class=1"))
+    expect(page.locator("#method-card")).to_contain_text("numbers change")
+    expect(page.locator("#finetune-advanced")).to_be_hidden()  # class mode
+    page.goto(server.url + "?tab=compare")
+    expect(page.locator("#tables")).to_contain_text("DreamBooth + LoRA")
+    page.locator("#next-report").click()
+    expect(page.locator("#command")).to_contain_text("python -m s2l run")
+    expect(page.locator("#share-link textarea, #share-link input")).to_have_value(
+        re.compile(r"^http.*\?run=showcase&tab=attack$")
+    )
+    page.reload()
+    expect(page.locator("#command")).to_contain_text("python -m s2l run")
+    with page.expect_download() as download:
+        page.locator("#result-json").click()
+    assert download.value.suggested_filename == "result.json"
+
+
+def test_the_sp_set_is_shown_and_downloaded(page, server, expect):
+    page.goto(server.url + "?tab=sp-set")
+    expect(page.locator("#sp-pictures img").first).to_be_visible()
+    expect(page.locator("#preview")).to_contain_text("a photo of")
+    with page.expect_download() as download:
+        page.locator("#sp-zip").click()
+    assert download.value.suggested_filename == "sp-set.zip"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen(context, server, expect, width):
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": 844})
+    for tab in ("story", "target", "sp-set", "finetune", "attack", "extraction", "compare", "report"):
+        page.goto(f"{server.url}?__theme=dark&tab={tab}")
+        expect(page.locator("#tabs button[role=tab][aria-selected=true]").first).to_be_attached()
+        for skip in ("#quiz-skip", "#quiz-skip-extraction"):
+            if tab in ("attack", "extraction") and page.locator(skip).is_visible():
+                page.locator(skip).click()
+        page.wait_for_timeout(1500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+    colour = page.locator("#tabs").evaluate("element => getComputedStyle(element).color")
+    assert sum(map(int, re.findall(r"\d+", colour)[:3])) > 500, f"dark theme, but the text is {colour}"
+
+
+def test_every_picture_says_what_it_shows(page, server, expect):
+    for tab in ("story", "target", "attack", "extraction"):
+        page.goto(f"{server.url}?tab={tab}")
+        expect(page.locator(".s2l img").first).to_be_visible()
+        page.wait_for_timeout(500)
+        silent = page.evaluate("[...document.querySelectorAll('img')].filter(i => !i.alt).length")
+        assert silent == 0, tab
+        unnamed = page.evaluate(
+            "[...document.querySelectorAll('.s2l button')].filter(b => !b.innerText && !b.ariaLabel"
+            " && !b.querySelector('img[alt]')).length"
+        )
+        assert unnamed == 0, tab
+
+
+def test_private_files_are_not_served(page, server):
+    for path in ("jobs/jobs.sqlite3", "jobs/secret", "uploads", "stages"):
+        for route in ("gradio_api/file=", "file="):
+            answer = page.request.get(f"{server.url}{route}{server.environment['S2L_CACHE']}/{path}")
+            assert answer.status in (403, 404), path
+    for path in ("../../../etc/passwd", "/etc/passwd", "app.py", "assets/lab/lab.json"):
+        assert page.request.get(f"{server.url}gradio_api/file={path}").status in (403, 404), path
+
+
+def test_the_api_is_small_and_answers_with_a_sentence(page, server):
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    info = page.request.get(f"{server.url}gradio_api/info").json()
+    names = {"/people", "/start_run", "/job_status", "/stop_run", "/operating_point"}
+    assert set(info["named_endpoints"]) == names and not info["unnamed_endpoints"]
+    client = Client(server.url, verbose=False)
+    point = client.predict("showcase", "loss", "after", 20, api_name="/operating_point")
+    assert point["accused"] == 20 == point["members_found"] + point["wrongly_accused"]
+    wrong = [
+        (("Nobody", "quick", "lora"), "/start_run", "unknown person"),
+        (("x" * 5000, "quick", "lora"), "/start_run", "at most 200"),
+        (("../../etc", "quick", "lora"), "/start_run", "unknown person"),
+        ((7, "quick", "lora"), "/start_run", "a text"),
+        ((client.predict(api_name="/people")[0], "huge", "lora"), "/start_run", "unknown size"),
+        ((client.predict(api_name="/people")[0], "quick", "magic"), "/start_run", "magic"),
+        (("nope",), "/job_status", "no job"),
+        (("nope", "v"), "/stop_run", "somebody else"),
+        (("showcase", "loss", "after", 10**9), "/operating_point", "from 0 to"),
+        (("showcase", "loss", "after", 1.5), "/operating_point", "whole number"),
+        (("showcase", "magic", "after", 1), "/operating_point", "unknown attack"),
+        (("../x", "loss", "after", 1), "/operating_point", "no finished run"),
+    ]
+    for arguments, name, said in wrong:
+        with pytest.raises((AppError, ValueError), match=said):
+            client.predict(*arguments, api_name=name)

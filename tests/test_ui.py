@@ -1,0 +1,331 @@
+"""The page without a browser: what an address opens, predictions, the threshold, uploads, limits, the first picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from s2l.config import LAB, UserError, preset
+from s2l.jobs import uploads
+from s2l.jobs.limits import OwnModel
+from s2l.lab.people import CELEBRITY_NAMES
+from s2l.result import Result
+from s2l.store import Store, write_json
+from s2l.ui import compare, extraction, form, layout, membership, own, quiz, runs, session, story
+from s2l.ui.backend import Backend
+
+ROOT = Path(__file__).resolve().parents[1]
+MIRA, TARO = CELEBRITY_NAMES[:2]
+N_MEMBERS, N_HELD_OUT = 6, 12
+
+
+def change(low: float, high: float, p_value: float) -> dict:
+    return {"difference": (low + high) / 2, "low": low, "high": high, "p_value": p_value, "confidence": 0.95}
+
+
+def summary(auc: float) -> dict:
+    return {"auc": auc, "delong": {"low": auc - 0.1, "high": auc + 0.1}}
+
+
+@pytest.fixture
+def result(tmp_path) -> Result:
+    """A small finished run, made up: scores, distances and pictures, no model."""
+    rng = np.random.default_rng(0)
+    scores = {
+        when: {"members": rng.normal(1, 1, N_MEMBERS).tolist(), "nonmembers": rng.normal(0, 1, N_HELD_OUT).tolist()}
+        for when in ("before", "after")
+    }
+    folders = {}
+    for of, n in (("members", N_MEMBERS), ("nonmembers", N_HELD_OUT), ("before", 8), ("after", 8), ("sp_set", 8)):
+        folder = tmp_path / "store" / of
+        folder.mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+        rows = [json.dumps({"file_name": f"{i}.png", "text": "x", "id": str(i)}) for i in range(n)]
+        (folder / "metadata.jsonl").write_text("\n".join(rows))
+        folders[of] = of
+    found = {
+        when: {
+            "delta": 0.1, "n_generations": 8,
+            "members": {"distances": [0.05, 0.2, 0.3, 0.4, 0.5, 0.6], "nearest_generation": [0, 1, 2, 3, 4, 5],
+                        "n_references": N_MEMBERS, "distinct": 1},
+            "nonmembers": {"distances": [0.3] * N_HELD_OUT, "nearest_generation": [0] * N_HELD_OUT,
+                           "n_references": N_HELD_OUT, "distinct": 0},
+        }
+        for when in ("before", "after")
+    }  # fmt: skip
+    attack = {"title": "Loss", "before": summary(0.7), "after": summary(0.6), "difference": change(-0.2, -0.01, 0.02),
+              "scores": scores}  # fmt: skip
+    record = {
+        "key": "00c0ffee00c0ffee00c0ffee", "config": preset("quick", MIRA).model_dump(mode="json"), "folders": folders,
+        "domain": {"name": MIRA, "n_members": N_MEMBERS, "n_nonmembers": N_HELD_OUT, "repeats": [20, 5, 1, 1, 1, 1]},
+        "attacks": {"loss": attack}, "control": None,
+        "extraction": found | {"difference": {"before": 1, "after": 1, "difference": 0, "low": 0, "high": 0,
+                                              "p_value": 1.0, "n_members": N_MEMBERS}},
+    }  # fmt: skip
+    runs._DRAWN.clear()
+    return Result(record, Store(tmp_path / "store"))
+
+
+# --- the first picture ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_built_without_torch(tmp_path):
+    """The first picture must not wait for torch: the page of the shipped showcase is complete before it is imported."""
+    code = (
+        "import sys; from s2l import ui; b = ui.Backend.open(); page = ui.build(b)\n"
+        "assert b.showcase is not None\n"
+        "text = str([c.get('props', {}).get('value') for c in page.get_config_file()['components']])\n"
+        "assert text.count('data:image/webp') > 20 and 'id=\"before-after\"' in text\n"
+        "heavy = [name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+    )
+    env = os.environ | {"S2L_CACHE": str(tmp_path / "c"), "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "word", "tone"),
+    [(-0.2, -0.01, 0.02, "went down", "down"), (0.01, 0.2, 0.02, "went up", "up"), (-0.1, 0.1, 0.9, "chance", '"')],
+)
+def test_the_story_says_what_the_numbers_say(result, low, high, p_value, word, tone):
+    result.record["attacks"]["loss"]["difference"] = change(low, high, p_value)
+    text = story.headlines_html(result)
+    assert word in text and f"card {tone}" in text and "0.70 → 0.60" in text and "1 → 1" in text
+
+
+# --- the threshold -------------------------------------------------------------------------------------------------
+
+
+def test_the_threshold_walks_along_the_roc(result):
+    from sklearn.metrics import roc_auc_score
+
+    members, held_out = result.scores("loss", "after")
+    points = [membership.operating_point(result, "loss", "after", k) for k in range(N_MEMBERS + N_HELD_OUT + 1)]
+    assert (points[0]["tpr"], points[0]["fpr"], points[-1]["tpr"], points[-1]["fpr"]) == (0, 0, 1, 1)
+    area = np.trapezoid([p["tpr"] for p in points], [p["fpr"] for p in points])
+    truth = roc_auc_score([1] * N_MEMBERS + [0] * N_HELD_OUT, [*members, *held_out])
+    assert area == pytest.approx(truth)
+    for point in points[1:]:
+        assert point["members_found"] == int(np.sum(members >= point["threshold"]))
+        assert point["wrongly_accused"] == int(np.sum(held_out >= point["threshold"]))
+
+
+def test_the_dot_lies_on_the_curve(result):
+    left, top, right, bottom = membership.frame(result, "loss")
+    assert 0 < left < right < 1 and 0 < top < bottom < 1
+    assert membership.place(result, "loss", {"fpr": 0, "tpr": 1}) == {
+        "x": pytest.approx(100 * left, abs=0.01),
+        "y": pytest.approx(100 * top, abs=0.01),
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [("nope", "after", 1), ("loss", "now", 1), ("loss", "after", -1), ("loss", "after", 19)]
+)
+def test_a_senseless_point_is_one_sentence(result, wrong):
+    with pytest.raises(UserError, match=r"unknown|from 0 to 18"):
+        membership.operating_point(result, *wrong)
+
+
+def test_a_click_tells_a_photo_or_nothing(result):
+    assert runs.chosen_photo(result, "members 5") == ("members", 5)
+    for wrong in ("members 6", "nonmembers -1", "sp_set 1", "", "members", "../x 1", None):
+        assert runs.chosen_photo(result, wrong) is None
+    assert "repeated 20 ×" in membership.detail_html(result, "members", 0)
+    assert "held-out photo" in membership.detail_html(result, "nonmembers", 11)
+
+
+def test_the_gallery_filters_and_sorts(result):
+    of, found = extraction.selected(result, "extracted", "closest")
+    assert of == "members" and [c.photo for c in found] == [0]
+    assert [c.photo for c in extraction.selected(result, "repeated", "repeats")[1]] == [0, 1]
+    assert extraction.selected(result, "control", "closest")[0] == "nonmembers"
+    photos = [c.photo for c in extraction.selected(result, "all", "closest")[1]]
+    assert photos == [0, 1, 2, 3, 4, 5]
+    assert extraction.cards_html(result, "all", "closest").count("<button") == N_MEMBERS
+    assert "extracted up to 0.1" in extraction.detail_html(result, "members", 0)
+
+
+# --- predict, then reveal ------------------------------------------------------------------------------------------
+
+
+def test_a_round_has_one_member_and_is_the_same_for_all(result):
+    rounds = [quiz.four(result, i) for i in range(quiz.ROUNDS)]
+    for photos, right in rounds:
+        assert [of for of, _ in photos].count("members") == 1 and photos[right][0] == "members"
+        assert len(set(photos)) == quiz.CHOICES
+    assert rounds == [quiz.four(result, i) for i in range(quiz.ROUNDS)]
+
+
+def test_answers_are_compared_with_the_attacks(result):
+    photos, right = quiz.four(result, 0)
+    scores = result.record["attacks"]["loss"]["scores"]["after"]
+    best = max(range(quiz.CHOICES), key=lambda j: scores[photos[j][0]][photos[j][1]])
+    assert quiz.attack_right(result, "loss", 0) == (best == right)
+    answers = {"rounds": [[right, right], [0, 1], [2, 2]]}
+    assert "2 of 3" in quiz.score_html(result, answers)
+    assert not quiz.revealed(answers, "attack") and quiz.revealed(answers | {"auc": 0.6}, "attack")
+    assert "inside the measured interval" in quiz.auc_html(result, {"auc": 0.65})
+    assert "outside the measured interval" in quiz.auc_html(result, {"auc": 0.9})
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [None, 3, "x", [1], {"r": 1}, {"r": {"rounds": [[9, 0], ["a", 1], 5], "auc": "high", "attack": "yes"}}],
+)
+def test_edited_answers_are_forgotten(kept):
+    assert all(answers == {"rounds": []} for answers in quiz.clean(kept).values())
+
+
+# --- what an address opens -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def backend(store, tiny_lab, monkeypatch, tmp_path) -> Backend:
+    monkeypatch.setenv("S2L_SHOWCASE", str(tmp_path / "none"))
+    return Backend.open(store)
+
+
+def open_(backend: Backend, kept: object = None, **address: str) -> session.Opening:
+    first = form.preset_values("demo", MIRA)
+    return session.opening(kept, address, backend, tuple(layout.TABS), first)
+
+
+def test_what_an_address_opens(backend):
+    found = open_(backend)
+    assert (found.tab, found.job, found.gone, found.classroom) == ("story", None, False, False)
+    assert len(found.visitor) >= 20 and found.visitor != open_(backend).visitor
+    job = backend.jobs.enqueue(preset("quick", MIRA), "v" * 22)
+    kept = {"visitor": "v" * 22, "job": job.id, "quiz": {}, "form": {}}
+    assert (open_(backend, kept).job.id, open_(backend, kept).tab) == (job.id, "finetune")
+    assert open_(backend, kept, tab="compare").tab == "compare"
+    assert open_(backend, kept, tab="../etc").tab == "finetune"
+    assert open_(backend, kept, **{"class": "1"}).classroom and open_(backend, kept, **{"class": "1"}).tab == "story"
+    # A stranger: with the address they may look, with an edited browser they may not.
+    assert open_(backend, run=job.id).job.id == job.id
+    assert open_(backend, {"job": job.id}).job is None
+    assert open_(backend, run="no-such-run").gone
+    for strange in (7, "x", [], {"visitor": 3, "job": ["a"], "quiz": 1, "form": 2}):
+        assert open_(backend, strange).tab == "story"
+
+
+def test_kept_fields_must_be_of_the_right_kind(backend):
+    kept = {"form": {"set_size": 64, "prompt": 5, "methods": "lora", "attacks": ["loss"], "nonsense": 1, "rank": True}}
+    assert open_(backend, kept).form == {"set_size": 64, "methods": "lora", "attacks": ["loss"]}
+
+
+def test_an_unchanged_form_is_the_preset(backend):
+    """What `python -m s2l warm` runs is what a click on Run asks for."""
+    for size in form.APP_PRESETS:
+        values = form.preset_values(size, TARO)
+        assert form.config_of(values, list(CELEBRITY_NAMES)) == preset(size, TARO)
+
+
+# --- a model and photos of one's own ---------------------------------------------------------------------------------
+
+
+def photo(path: Path, size=(80, 60), **save) -> str:
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).save(path, **save)
+    return str(path)
+
+
+def test_uploads_are_pictures_without_camera_data(store, tmp_path):
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "secret place", 6  # description; turned by 90 degrees
+    given = [photo(tmp_path / f"{i}.jpg", exif=exif, comment=b"secret place") for i in range(3)]
+    folders = uploads.keep(store, {"members": given})
+    kept = sorted(Path(folders["members"]).iterdir())
+    assert [p.name for p in kept] == ["0000.png", "0001.png", "0002.png"]
+    assert all(b"secret" not in p.read_bytes() and not Image.open(p).getexif() for p in kept)
+    assert Image.open(kept[0]).size == (60, 80)  # turned as the camera said
+    assert not any(Path(p).exists() for p in given) and len(Path(folders["members"]).parent.name) >= 20
+
+
+def test_other_files_are_refused_and_nothing_stays(store, tmp_path):
+    good = [photo(tmp_path / f"{i}.png") for i in range(2)]
+    bad = tmp_path / "fake.png"
+    bad.write_bytes(b"<svg onload=alert(1)>")
+    with pytest.raises(UserError, match="members, picture 3: no readable picture"):
+        uploads.keep(store, {"members": [*good, str(bad)]})
+    with pytest.raises(UserError, match="from 3 to 300 pictures"):
+        uploads.keep(store, {"members": [photo(tmp_path / "one.png")]})
+    big = tmp_path / "big.png"
+    big.write_bytes(bytes(6_000_000))
+    with pytest.raises(UserError, match="larger than 5 MB"):
+        uploads.keep(store, {"members": [str(big)] * 3})
+    assert not list((store.root / "uploads").iterdir()) and not bad.exists()
+
+
+def test_which_models_a_visitor_may_name():
+    offered, hub = OwnModel("CompVis/stable-diffusion-v1-1", False, False), OwnModel("", True, False)
+    assert own.check_model("", offered) == offered.model
+    assert own.check_model("owner/name@main", hub) == "owner/name@main"
+    with pytest.raises(UserError, match="not allowed here"):
+        own.check_model("owner/name", offered)
+    for path in ("/etc", "../../assets/lab", "a/../../b", "lab", "file:///etc/passwd", "x" * 300, ""):
+        with pytest.raises(UserError, match="OWNER/NAME"):
+            own.check_model(path, hub)
+
+
+def test_a_real_model_needs_consent_and_keeps_the_fixed_prompts(backend, monkeypatch, tmp_path):
+    monkeypatch.setenv("S2L_ALLOW_HUB_MODELS", "1")
+    with pytest.raises(UserError, match="tick the box"):
+        own.use(backend, "owner/name", "Somebody", [], [], False)
+    with pytest.raises(UserError, match="both kinds"):
+        own.use(backend, "owner/name", "Somebody", [photo(tmp_path / "a.png")], [], True)
+    chosen = own.use(backend, "owner/name", "Somebody", [], [], True)
+    values = form.preset_values("demo", MIRA) | {"prompt": "something else entirely"}
+    config = form.config_of(values, list(CELEBRITY_NAMES), chosen)
+    assert config.model == "owner/name" and config.domain.name == "Somebody" and config.domain.members is None
+    assert [p.template for p in config.sp_set.prompts] == ["a photo of {name}", "a face of {name}"]
+    allowed = form.config_of(values, list(CELEBRITY_NAMES), chosen, own_prompts=True)
+    assert "something else entirely" in allowed.sp_set.prompts[0].template
+    assert form.config_of(values | {"prompt": f"a photo of {MIRA}"}, list(CELEBRITY_NAMES), own.NOT_OWN).model == LAB
+
+
+# --- tables, documents -----------------------------------------------------------------------------------------------
+
+
+def test_compare_shows_what_there_is(tmp_path):
+    assert "No table over people" in compare.tables_html(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    write_json(tmp_path / "other.json", {"people": 3})
+    write_json(tmp_path / "old.json", {"title": "Of another version", "rows": {"LoRA": {}}})
+    assert "No table over people" in compare.tables_html(tmp_path)
+    text = compare.tables_html()
+    assert "DreamBooth + LoRA" in text and ".766" in text
+
+
+def test_two_runs_side_by_side(result, monkeypatch):
+    monkeypatch.setattr(runs, "outcome_html", lambda result: "")
+    changed = preset("quick", MIRA, finetune={"rank": 2}).model_dump(mode="json")
+    text = compare.sides_html(result, Result(result.record | {"config": changed}, result.store))
+    assert "<code>finetune.rank</code> = 8" in text and "<code>finetune.rank</code> = 2" in text
+    assert text.count("<code>") == 2 and "same settings" in compare.sides_html(result, result)
+    assert "Choose two runs" in compare.sides_html(result, None)
+
+
+def test_every_setting_of_the_environment_is_documented():
+    """README's table is the one place that lists them."""
+    used = set()
+    for path in [*(ROOT / "s2l").rglob("*.py"), ROOT / "app.py"]:
+        used |= set(re.findall(r'"(S2L_[A-Z_]+)"', path.read_text(encoding="utf-8")))
+    listed = set(re.findall(r"^\| `(S2L_[A-Z_]+)`", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert used == listed
+
+
+def test_the_glossary_is_on_the_page():
+    words = layout.glossary()
+    for word in ("AUC", "ROC curve", "member", "extracted", "SP set", "interval", "l2"):
+        assert re.search(rf"\*\*{re.escape(word)}", words, re.IGNORECASE), word
