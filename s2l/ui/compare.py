@@ -56,41 +56,62 @@ def _interval(found: dict, key: str) -> str:
     return f"{found[key]:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
+SHOWN = ("secmi", "loss")  # of a table of methods; all attacks are in its file
+
+
+def _attack_cells(found: dict | None) -> list[str]:
+    """AUC before and after, the change, and what both models together gain."""
+    if found is None:
+        return ["", "", ""]
+    before, after = (_mean(found[when]) for when in ("before", "after"))
+    reference = found.get("reference")
+    return [
+        f"{before:.3f} → {after:.3f}",
+        _interval(found["difference"], "difference"),
+        _interval(reference["difference"], "difference") if reference else "",
+    ]
+
+
+def _extraction_cells(out: dict) -> list[str]:
+    if "before" not in out:
+        return ["", ""]
+    return [
+        f"{out['before'][what]:.1f} → {out['after'][what]:.1f}" for what in ("mean_distinct", "mean_nonmembers_scaled")
+    ]
+
+
 def our_table(table: dict) -> str:
-    """One committed table: a row a method, the attacks' paired differences, and what came out."""
+    """One committed table: a row a method with its paired differences and what came out, or a row an attack."""
     ready()
     from s2l.attacks import ATTACKS
 
-    attacks = list(next(iter(table["rows"].values()))["attacks"])
-    head = ["", "trained parameters"]
-    for name in attacks:
-        title = ATTACKS[name].title if name in ATTACKS else name
-        head += [f"{title}: AUC before → after", "change [95 %]"]
-    head += ["extracted a person, before → after", "control"]
-    rows = []
-    for label, row in table["rows"].items():
-        cells = [label, f"{row['trained_parameters']:,}" if row.get("trained_parameters") is not None else ""]
-        for name in attacks:
-            found = row["attacks"].get(name)
-            if found is None:
-                cells += ["", ""]
-                continue
-            before, after = (_mean(found[when]) for when in ("before", "after"))
-            cells += [f"{before:.3f} → {after:.3f}", _interval(found["difference"], "difference")]
-        out = row.get("extraction") or {}
-        if "before" in out:
-            cells += [
-                f"{out['before']['mean_distinct']:.1f} → {out['after']['mean_distinct']:.1f}",
-                f"{out['before']['mean_nonmembers_scaled']:.1f} → {out['after']['mean_nonmembers_scaled']:.1f}",
-            ]
-        else:
-            cells += ["", ""]
-        rows.append(cells)
+    def title(name: str) -> str:
+        return ATTACKS[name].title if name in ATTACKS else name
+
+    first = next(iter(table["rows"].values()))
+    if len(table["rows"]) == 1:
+        head = ["attack", "AUC before → after", "change [95 %]", "both models together"]
+        rows = [[title(name), *_attack_cells(found)] for name, found in first["attacks"].items()]
+        extracted = _extraction_cells(first.get("extraction") or {})
+        out = f" Extracted a person: {extracted[0]}; control: {extracted[1]}." if extracted[0] else ""
+    else:
+        names = [name for name in SHOWN if name in first["attacks"]]
+        head = ["", "trained parameters"]
+        for name in names:
+            head += [f"{title(name)}: AUC before → after", "change [95 %]", "both models together"]
+        head += ["extracted a person, before → after", "control"]
+        rows, out = [], ""
+        for label, row in table["rows"].items():
+            parameters = row.get("trained_parameters")
+            cells = [label, f"{parameters:,}" if parameters is not None else ""]
+            for name in names:
+                cells += _attack_cells(row["attacks"].get(name))
+            rows.append(cells + _extraction_cells(row.get("extraction") or {}))
     people = f"{table['n_people']} {table.get('role', '')} people" if "n_people" in table else ""
     note = ", ".join(filter(None, (people, f"preset {table['preset']}" if "preset" in table else "")))
     return (
-        f"<h3>{escape(table['title'])}</h3>{html.table(head, rows)}<p class=quiet>Our lab: {escape(note)}. Made by "
-        f"<code>{escape(table.get('command', ''))}</code>.</p>"
+        f"<h3>{escape(table['title'])}</h3>{html.table(head, rows)}<p class=quiet>{escape(out)} Our lab: {escape(note)}."
+        f" Made by <code>{escape(table.get('command', ''))}</code>.</p>"
     )
 
 
