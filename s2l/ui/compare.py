@@ -110,8 +110,8 @@ def our_table(table: dict) -> str:
     people = f"{table['n_people']} {table.get('role', '')} people" if "n_people" in table else ""
     note = ", ".join(filter(None, (people, f"preset {table['preset']}" if "preset" in table else "")))
     return (
-        f"<h3>{escape(table['title'])}</h3>{html.table(head, rows)}<p class=quiet>{escape(out)} Our lab: {escape(note)}."
-        f" Made by <code>{escape(table.get('command', ''))}</code>.</p>"
+        f"<h3>{escape(table['title'])}</h3>{html.table(head, rows)}<p class=quiet>{escape(out)} Our lab: "
+        f"{escape(note)}. Made by <code>{escape(table.get('command', ''))}</code>.</p>"
     )
 
 
