@@ -12,7 +12,7 @@ def test_the_showcase_draws_at_once_and_a_person_is_picked(page):
     edge = page.locator("#before-after")
     page.locator("#before-after input").fill("90")
     assert edge.evaluate("e => e.style.getPropertyValue('--x')") == "10%"
-    expect(page.locator("#story .heads .card")).to_have_count(2)
+    expect(page.locator("#story .heads .card")).to_have_count(3)  # told apart, came out, both models
     page.locator("#next-target").click()
     expect(page).to_have_url(re.compile("tab=target"))
     expect(page.locator("#people img")).to_have_count(4)
