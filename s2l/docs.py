@@ -164,18 +164,16 @@ def methods(results: Path) -> str:
         return "Not measured yet: `python -m s2l table methods`."
     table = read_json(results / "methods.json")
     lines = [
-        "| method | trained parameters | seconds of fine-tuning | loss, first to last tenth | SecMI AUC, difference "
+        "| method | trained parameters | seconds of fine-tuning | SecMI AUC, difference "
         "| Loss AUC, difference | Loss, shaken model as reference | distinct members, before to after |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for label, row in table["rows"].items():
-        losses = row["loss_first_last"][0]
         found, drawn = row["attacks"], row["extraction"]
         cells = [
             f"`{label}`",
             f"{row['trained_parameters']:,}",
             "cached" if row["finetune_seconds"][0] is None else f"{row['finetune_seconds'][0]:.0f}",
-            "{:.4f} to {:.4f}".format(*losses) if losses else "",
             _signed(found["secmi"]["difference"]),
             _signed(found["loss"]["difference"]),
             _signed(found["loss"]["reference"]["difference"]),
@@ -184,9 +182,9 @@ def methods(results: Path) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"{', '.join(table['rows'][label]['people'])}; intervals over the photos of one person only. Losses of methods "
-        "with class images count both groups. Seconds on two shared CPU cores, in bfloat16 (`mixed`), class images not "
-        f"counted. Command: `{table['command']}`.",
+        f"{', '.join(table['rows'][label]['people'])}; intervals over the photos of one person only. Seconds on "
+        "one core of a busy CPU, in bfloat16 (`mixed`), samples drawn on the way included and class images not. "
+        f"Command: `{table['command']}`.",
     ]
     return "\n".join(lines)
 

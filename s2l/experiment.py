@@ -110,7 +110,8 @@ class _Run:
 
     def fine_tune(self, sp_folder: Path) -> Path:
         config = self.config.finetune
-        self.tuned_key = key_of("finetune", finetune.STAGE_VERSION, self.sp_key, config, self.domain.name)
+        rates = finetune.learning_rates(config)  # a method's own default is not in the settings
+        self.tuned_key = key_of("finetune", finetune.STAGE_VERSION, self.sp_key, config, rates, self.domain.name)
 
         class_folder = self.class_images(config)
 

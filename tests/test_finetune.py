@@ -412,7 +412,7 @@ def test_learning_rates():
     own = {name: method.learning_rate for name, method in ft.FINETUNERS.items()}
     both = ft.learning_rates(settings(["lora", "textual_inversion", "dreambooth"]))
     assert both == {"lora": own["lora"], "textual_inversion": own["textual_inversion"]}
-    assert ft.learning_rates(settings(["dreambooth"])) == {"end_to_end": own["end_to_end"]}
+    assert ft.learning_rates(settings(["dreambooth"])) == {"end_to_end": own["dreambooth"]}
     assert ft.learning_rates(settings(["gaussian_noise"])) == {}
 
 

@@ -109,9 +109,13 @@ def _mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig, method
 
 
 def learning_rates(config: FineTuneConfig) -> dict[str, float]:
-    """{method: learning rate} of what trains: `learning_rate` for all, or each method's own default."""
-    methods = weight_methods(parse("+".join(config.methods)))
-    own = {m: FINETUNERS[m].learning_rate for m in methods}
+    """{method: learning rate} of what trains: `learning_rate` for all, or each method's own default.
+
+    DreamBooth alone has a default of its own for the UNet: it has to teach a new word, not to refine a known one.
+    """
+    named = parse("+".join(config.methods))
+    methods = weight_methods(named)
+    own = {m: FINETUNERS[named[0] if m not in named else m].learning_rate for m in methods}
     return {m: config.learning_rate or rate for m, rate in own.items() if rate is not None}
 
 
