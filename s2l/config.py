@@ -246,8 +246,9 @@ PRESETS: dict[str, dict] = {
     # Seconds on a tiny model: for tests and for a first look.
     "quick": {
         "domain": {"n_members": 12, "n_nonmembers": 12},
-        "sp_set": {"set_size": 8, "sampler": {"num_inference_steps": 4}},
+        "sp_set": {"set_size": 8, "sampler": {"num_inference_steps": 4, "guidance_scale": 1.0}},
         "finetune": {"max_train_steps": 6, "train_batch_size": 4},
+        "audit": {"settings": {"secmi": {"t": 100}}},
         "extraction": {"n_generations": 8, "sampler": {"num_inference_steps": 4}},
     },
     # A live run in class: minutes on two cores.

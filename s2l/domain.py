@@ -141,12 +141,15 @@ def lab_domain(config: DomainConfig) -> Domain:
         raise unknown("person", config.name, [r["name"] for r in record["people"]])
     person = lab_people.celebrities(len(record["people"]))[row["index"]]
     photos = lab_people.member_photos(person, record["n_members"])
+    hashes, sample = row["hashes"], None
     if config.n_members is not None:
-        photos = photos[: config.n_members]
+        # At random: the first ones are those that were repeated most.
+        sample = sorted(np.random.default_rng(config.seed).permutation(len(photos))[: config.n_members].tolist())
+        photos, hashes = [photos[i] for i in sample], [hashes[i] for i in sample]
     held_out = lab_people.held_out_photos(person, config.n_nonmembers)
     members = _image_set(photos, record["resolution"])
     drawn = [lab_people.photo_hash(image.permute(1, 2, 0).numpy()) for image in members.images]
-    if drawn != row["hashes"][: len(drawn)]:
+    if drawn != hashes:
         raise RuntimeError(
             f"the photos of {person.name} drawn here differ from those the lab was trained on: "
             "another version of Pillow draws differently; install the pinned requirements"
@@ -156,7 +159,7 @@ def lab_domain(config: DomainConfig) -> Domain:
         split=MembershipSplit(members, _image_set(held_out, record["resolution"])),
         repeats=tuple(p.repeats for p in photos),
         role=person.role,
-        key=key_of("lab", record["resolution"], row, config.n_members, config.n_nonmembers),
+        key=key_of("lab", record["resolution"], row, sample, config.n_nonmembers),
     )
     return domain.with_calibration(config.calibration_share, config.seed) if config.calibration_share else domain
 

@@ -146,7 +146,7 @@ def test_a_shaken_model_that_forgot_its_photos_is_a_reference():
 
 def test_a_calibration_part_is_a_seeded_disjoint_split(lab):
     config = {"name": NAME, "n_members": 20, "n_nonmembers": 30}
-    domain = lab_domain(DomainConfig(**config))
+    domain = lab_domain(DomainConfig(**config, seed=4))
     aside = lab_domain(DomainConfig(**config, calibration_share=0.3, seed=4))
     test, held = aside.split, aside.split.calibration
     assert [len(x) for x in (test.members, test.nonmembers, held.members, held.nonmembers)] == [14, 21, 6, 9]

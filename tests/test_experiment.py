@@ -60,7 +60,7 @@ def test_second_run_is_entirely_from_the_cache(tiny_lab, store, config):
 
 def test_a_new_attack_reuses_the_fine_tuned_weights(tiny_lab, store, config):
     run(config, store, CPU)
-    other = config.model_copy(update={"audit": config.audit.model_copy(update={"settings": {"secmi": {"t": 100}}})})
+    other = config.model_copy(update={"audit": config.audit.model_copy(update={"settings": {"secmi": {"t": 120}}})})
     stages = run(other, store, CPU).record["stages"]
     assert stages["finetune"]["cached"] and stages["sp_set"]["cached"] and stages["attack loss after"]["cached"]
     assert not stages["attack secmi after"]["cached"]

@@ -42,7 +42,7 @@ def outcome_table(rows: Sequence[Row]) -> str:
     cells = [("", "before", "after", "after - before", "p")]
     for row in rows:
         if not row.detail:
-            what = f"{row.group}: {row.what}" if row.what == "AUC" else row.what
+            what = f"{row.group}: {row.what}" if row.what.startswith("AUC") else row.what
             cells.append((what, row.before, row.after, row.difference, row.p_value))
     return columns(cells)
 

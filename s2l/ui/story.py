@@ -115,6 +115,12 @@ def headlines_html(result: Result) -> str:
         if up
         else "What changed beyond chance in this run went down: here the shake made the model leak less, not more."
     )
+    if record["domain"].get("role") == "calibration":
+        note += f" {record['domain']['name']} is one of those on whom our settings were chosen: that flatters them."
+    secmi = record["attacks"].get("secmi", {}).get("shake_reference")
+    if reference is not None and secmi is not None:
+        change = secmi["difference"]
+        note += f" Judged with both models, the SecMI attack changes by {change['difference']:+.3f}."
     return (
         f'<div class="heads">{"".join(cards)}</div><p class="quiet">{escape(note)} One person and one run: the Compare '
         "tab has more people and the paper's own numbers.</p>"
