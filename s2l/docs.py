@@ -7,7 +7,7 @@ what is between, and a test fails where a document differs from the results.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from s2l.attacks import ATTACKS, evaluations_together
@@ -28,6 +28,12 @@ def _signed(found: dict) -> str:
     return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
 def lab_card(results: Path) -> str:
     """The shipped model's baseline, over all people."""
     lab = read_json(results / "lab.json")
@@ -44,8 +50,7 @@ def lab_card(results: Path) -> str:
         ),
         ("VAE reconstruction l2 on held-out photos", f"{lab['vae_floor']:.4f}", "below .03"),
     ]
-    lines = ["| measured on the shipped float16 weights | value [95 % interval] | wanted |", "|---|---|---|"]
-    lines += [f"| {name} | {value} | {wanted} |" for name, value, wanted in rows]
+    lines = _table(("measured on the shipped float16 weights", "value [95 % interval]", "wanted"), rows)
     lines.append("")
     lines.append(
         f"{n} people, all 40 members against {held} held-out photos each; training: {counters['step']:,} steps of 32, "
@@ -58,42 +63,31 @@ def lab_card(results: Path) -> str:
 def secmi_timesteps(results: Path) -> str:
     """Which t SecMI works best at, on the calibration people: how the tables' t was frozen."""
     found = read_json(results / "lab.json")["secmi_timesteps"]
-    return "\n".join(
-        [
-            "| t (k=10) | " + " | ".join(found) + " |",
-            "|---" * (len(found) + 1) + "|",
-            "| SecMI AUC, mean over calibration people | " + " | ".join(f"{x:.3f}" for x in found.values()) + " |",
-        ]
-    )
+    means = ["SecMI AUC, mean over calibration people", *(f"{x:.3f}" for x in found.values())]
+    return "\n".join(_table(["t (k=10)", *found], [means]))
 
 
 def lab_repeats(results: Path) -> str:
     """How often a photo was repeated decides how exposed it is."""
     lab = read_json(results / "lab.json")
     repeats = list(lab["auc"]["secmi"]["by_repeats"])
-    lines = ["| repeated in pre-training | " + " | ".join(f"{r} x" for r in repeats) + " |"]
-    lines.append("|---" * (len(repeats) + 1) + "|")
+    rows = []
     for attack, title in (("secmi", "SecMI AUC"), ("loss", "Loss AUC")):
         by = lab["auc"][attack]["by_repeats"]
-        lines.append(f"| {title} | " + " | ".join(f"{by[r]:.2f}" for r in repeats) + " |")
-    return "\n".join(lines)
+        rows.append([title, *(f"{by[r]:.2f}" for r in repeats)])
+    return "\n".join(_table(["repeated in pre-training", *(f"{r} x" for r in repeats)], rows))
 
 
 def first(results: Path) -> str:
     """LoRA before and after on calibration people."""
     table = read_json(results / "first.json")
     row = table["rows"]["LoRA"]
-    lines = [
-        "| attack | AUC before | AUC after | paired difference [95 %] | both models together: gain over before |",
-        "|---|---|---|---|---|",
-    ]
+    head = ("attack", "AUC before", "AUC after", "paired difference [95 %]", "both models together: gain over before")
+    rows = []
     for name, found in row["attacks"].items():
-        before, after = found["before"], found["after"]
-        means = [sum(x["per_domain"]) / len(x["per_domain"]) for x in (before, after)]
-        lines.append(
-            f"| {name} | {means[0]:.3f} | {means[1]:.3f} | {_signed(found['difference'])} "
-            f"| {_signed(found['reference']['difference'])} |"
-        )
+        aucs = [f"{found[when]['mean']:.3f}" for when in ("before", "after")]
+        rows.append([name, *aucs, _signed(found["difference"]), _signed(found["reference"]["difference"])])
+    lines = _table(head, rows)
     extraction = row["extraction"]
     lines += [
         "",
@@ -113,11 +107,12 @@ def search(results: Path) -> str:
         "secmi": "SecMI", "loss": "Loss", "pia": "PIA", "sima": "SimA",
         "loss_reference": "Loss, shaken model as reference", "secmi_reference": "SecMI, likewise",
     }  # fmt: skip
-    lines = [f"| SP set; fine-tuning | people | {' | '.join(columns.values())} |", "|---" * (len(columns) + 2) + "|"]
+    rows = []
     for row in found["rows"]:
-        means = [row["differences"][name] for name in columns]
-        figures = [f"{sum(values) / len(values):+.3f}" for values in means]
-        lines.append(f"| {row['shake']} | {len(row['people'])} | {' | '.join(figures)} |")
+        differences = [row["differences"][name] for name in columns]
+        means = [f"{sum(values) / len(values):+.3f}" for values in differences]
+        rows.append([row["shake"], str(len(row["people"])), *means])
+    lines = _table(["SP set; fine-tuning", "people", *columns.values()], rows)
     lines += [
         "",
         f"AUC minus the AUC of the same attack on the base model, mean over the people that it was tried on; "
@@ -132,11 +127,17 @@ def extraction(results: Path) -> str:
     if not (results / "extraction.json").exists():
         return "Not measured yet: `python -m s2l table extraction`."
     table = read_json(results / "extraction.json")
-    lines = [
-        "| after fine-tuning | evaluations | distinct, mean | held-out, scaled | per 1,000: before | per 1,000: after "
-        "| after minus plain, paired | blind flags: right / all |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        "after fine-tuning",
+        "evaluations",
+        "distinct, mean",
+        "held-out, scaled",
+        "per 1,000: before",
+        "per 1,000: after",
+        "after minus plain, paired",
+        "blind flags: right / all",
+    )
+    rows = []
     for label, row in table["rows"].items():
         before, after, gain = row["extraction"]["before"], row["extraction"]["after"], row["per_1000_gain"]
         cells = [
@@ -148,8 +149,8 @@ def extraction(results: Path) -> str:
             f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
             f"{after['flags'][1]} / {after['flags'][0]}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
+        rows.append(cells)
+    lines = _table(head, rows) + [
         "",
         f"Distinct training photos at delta = .1, per 1,000 UNet evaluations where so named, with 95 % intervals over "
         f"{table['n_people']} {table['role']} people (Student t); the choice of seeds is counted, before and after. "
@@ -163,11 +164,16 @@ def methods(results: Path) -> str:
     if not (results / "methods.json").exists():
         return "Not measured yet: `python -m s2l table methods`."
     table = read_json(results / "methods.json")
-    lines = [
-        "| method | trained parameters | seconds of fine-tuning | SecMI AUC, difference "
-        "| Loss AUC, difference | Loss, shaken model as reference | distinct members, before to after |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        "method",
+        "trained parameters",
+        "seconds of fine-tuning",
+        "SecMI AUC, difference",
+        "Loss AUC, difference",
+        "Loss, shaken model as reference",
+        "distinct members, before to after",
+    )
+    rows = []
     for label, row in table["rows"].items():
         found, drawn = row["attacks"], row["extraction"]
         cells = [
@@ -179,8 +185,8 @@ def methods(results: Path) -> str:
             _signed(found["loss"]["reference"]["difference"]),
             f"{drawn['before']['distinct'][0]} to {drawn['after']['distinct'][0]}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
+        rows.append(cells)
+    lines = _table(head, rows) + [
         "",
         f"{', '.join(table['rows'][label]['people'])}; intervals over the photos of one person only. Seconds on "
         "one core of a busy CPU, in bfloat16 (`mixed`), samples drawn on the way included and class images not. "
@@ -194,11 +200,17 @@ def attacks(results: Path) -> str:
     path = results / "attacks.json"
     table = read_json(path) if path.exists() else None
     measured = table["rows"]["LoRA"]["attacks"] if table else {}
-    lines = [
-        "| attack | score, higher = member | UNet evaluations a photo | AUC before | AUC after "
-        "| paired difference | AUC of the change alone | source |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        "attack",
+        "score, higher = member",
+        "UNet evaluations a photo",
+        "AUC before",
+        "AUC after",
+        "paired difference",
+        "AUC of the change alone",
+        "source",
+    )
+    rows = []
     for name, attack in sorted(ATTACKS.items()):
         figures = ["", "", "", ""]
         if name in measured:
@@ -206,7 +218,7 @@ def attacks(results: Path) -> str:
             aucs = [f"{found[when]['mean']:.3f} {_interval(found[when])}" for when in ("before", "after")]
             figures = [*aucs, _signed(found["difference"]), f"{found['shake_auc']:.3f}"]
         cells = [f"`{name}`", attack.formula, str(attack.evaluations(attack.settings())), *figures, attack.source]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
     together = evaluations_together(sorted(ATTACKS), AuditConfig())
     how = (
         f"AUC: mean over {table['n_people']} {table['role']} people, all members against the held-out photos of the "
@@ -215,7 +227,7 @@ def attacks(results: Path) -> str:
         if table
         else "AUC: not measured yet (`python -m s2l table attacks`)."
     )
-    return "\n".join([*lines, "", f"All of them together cost {together} evaluations a photo. {how}"])
+    return "\n".join([*_table(head, rows), "", f"All of them together cost {together} evaluations a photo. {how}"])
 
 
 def bench(results: Path) -> str:

@@ -50,36 +50,39 @@ def _rate(point: dict) -> str:
     return f"{point['tpr']:.3f} [{point['low']:.2f}, {point['high']:.2f}], FPR {point['realised_fpr']:.3f}"
 
 
+def auc_in_words(summary: dict) -> str:
+    """ "0.598 [0.49, 0.70]"."""
+    return f"{summary['auc']:.3f} [{summary['delong']['low']:.2f}, {summary['delong']['high']:.2f}]"
+
+
+def change_in_words(found: dict) -> str:
+    """A paired difference with its interval: "+0.019 [-0.005, +0.044]"."""
+    return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+
+
 def _attack_rows(attack: dict) -> list[Row]:
-    before, after, change = attack["before"], attack["after"], attack["difference"]
-    title = attack["title"]
-    aucs = [f"{x['auc']:.3f} [{x['delong']['low']:.2f}, {x['delong']['high']:.2f}]" for x in (before, after)]
-    difference = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
-    rows = [Row(title, "AUC", *aucs, difference, _p_value(change["p_value"]))]
+    before, after, title = attack["before"], attack["after"], attack["title"]
+
+    def paired(what: str, summary: dict, change: dict, detail: bool = False) -> Row:
+        aucs = auc_in_words(before), auc_in_words(summary)
+        return Row(title, what, *aucs, change_in_words(change), _p_value(change["p_value"]), detail)
+
+    rows = [paired("AUC", after, attack["difference"])]
     if (reference := attack.get("shake_reference")) is not None:
-        text = f"{reference['auc']:.3f} [{reference['delong']['low']:.2f}, {reference['delong']['high']:.2f}]"
-        gain = reference["difference"]
-        paired = f"{gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
         what = "AUC of both models together: shaken model as reference"
-        rows.append(Row(title, what, aucs[0], text, paired, _p_value(gain["p_value"])))
+        rows.append(paired(what, reference, reference["difference"]))
     for points in zip(before["tpr_at_fpr"], after["tpr_at_fpr"], strict=True):
         target = percent(points[0]["target_fpr"])
         rows.append(Row(title, f"TPR at no more than {target} FPR", *map(_rate, points), detail=True))
     for points in frozen_pairs(attack):
         what = f"TPR at the threshold frozen for {percent(points[0]['target_fpr'])} FPR"
         rows.append(Row(title, what, *map(_frozen_rate, points), detail=True))
-    shake = attack["shake"]
-    text = f"{shake['auc']:.3f} [{shake['delong']['low']:.2f}, {shake['delong']['high']:.2f}]"
-    rows.append(Row(title, "AUC of the change of the score alone", "", text, detail=True))
+    rows.append(Row(title, "AUC of the change of the score alone", "", auc_in_words(attack["shake"]), detail=True))
     if (relative := attack.get("shake_relative")) is not None:
-        text = f"{relative['auc']:.3f} [{relative['delong']['low']:.2f}, {relative['delong']['high']:.2f}]"
-        rows.append(Row(title, "AUC of the relative change alone", "", text, detail=True))
+        rows.append(Row(title, "AUC of the relative change alone", "", auc_in_words(relative), detail=True))
     if (original := attack.get("original_captions")) is not None:
-        summary, change = original["after"], original["difference"]
-        text = f"{summary['auc']:.3f} [{summary['delong']['low']:.2f}, {summary['delong']['high']:.2f}]"
-        paired = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
         what = "AUC with the original captions (no token for the name)"
-        rows.append(Row(title, what, aucs[0], text, paired, _p_value(change["p_value"]), detail=True))
+        rows.append(paired(what, original["after"], original["difference"], detail=True))
     best = [f"{x['best_accuracy']['balanced_accuracy']:.3f}" for x in (before, after)]
     return [*rows, Row(title, "best balanced accuracy (optimistic)", *best, detail=True)]
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from s2l.cli import base, console
-from s2l.cli.run import alone, show
+from s2l.cli import base
+from s2l.cli.run import alone, carry_out
 from s2l.config import LAB, AuditRunConfig, UserError
 from s2l.options import audit_config, read_config
 from s2l.store import read_json
@@ -83,17 +83,9 @@ def audit(
         name = base.check_name(domain or _recorded_name(tuned, members), given.model, members)
         settings = audit_config(preset_name, name, str(tuned), options | {"attacks": base.attack_names(attacks)})
     base.check_folder(out)
-    from s2l import experiment
-    from s2l.checkpoints import check_name as check_model
-    from s2l.report import write_report
-
-    check_model(settings.model)
     base.check_permission(settings.model, i_have_permission)
     runtime = base.make_runtime(device, dtype, batch_size)
-    base.quiet_libraries()
-    with console.progress() as progress:
-        result = experiment.run_audit(settings, runtime=runtime, progress=progress)
-    show(result, write_report(result, out))
+    carry_out(settings, out, runtime)
 
 
 def _recorded_name(tuned: Path, members: Path | None) -> str:

@@ -171,7 +171,10 @@ def make_runtime(device: str, dtype: str, batch_size: int | None) -> Runtime:
 
 
 def check_permission(model: str, given: bool) -> None:
-    """Real checkpoints need a word of the person who runs this; the lab's people are drawn."""
+    """Raises UserError for a model that cannot be; real ones need a word of the person who runs this."""
+    from s2l.checkpoints import check_name as check_model
+
+    check_model(model)
     if model == LAB:
         return
     say(NOTICE)
@@ -193,10 +196,8 @@ def quiet_libraries() -> None:
 
 def load_model(model: str, permission: bool, device: str, dtype: str, batch_size: int | None) -> DiffusionModel:
     """The model, once the folder is a checkpoint and the person may test it."""
-    from s2l.checkpoints import check_name as check_model
     from s2l.model import DiffusionModel
 
-    check_model(model)
     check_permission(model, permission)
     quiet_libraries()
     return DiffusionModel.load(model, make_runtime(device, dtype, batch_size))

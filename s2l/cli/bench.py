@@ -41,9 +41,6 @@ def bench(
         raise UserError(f"--quality: should be 0 or a number of people (given: {quality})")
     if (demo or quality) and model != LAB:
         raise UserError("--demo and --quality run the lab's people: leave out --model")
-    from s2l.checkpoints import check_name as check_model
-
-    check_model(model)
     base.check_permission(model, i_have_permission)
     base.check_folder(out.parent)
     base.quiet_libraries()

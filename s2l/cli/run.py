@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s2l.cli import base, console
-from s2l.config import LAB, RunConfig, UserError
+from s2l.config import LAB, AuditRunConfig, RunConfig, UserError
 from s2l.options import read_config, run_config
 
 if TYPE_CHECKING:
+    from s2l.model import Runtime
     from s2l.result import Result
 
 BESIDE_CONFIG = {"config", "out", "device", "dtype", "batch_size", "i_have_permission"}
@@ -76,16 +77,20 @@ def run(
         }  # fmt: skip
         settings = _settings(preset_name, domain, options, method, attacks)
     base.check_folder(out)
-    from s2l import experiment
-    from s2l.checkpoints import check_name as check_model
-    from s2l.report import write_report
-
-    check_model(settings.model)
     base.check_permission(settings.model, i_have_permission)
     runtime = base.make_runtime(device, dtype, batch_size)
+    carry_out(settings, out, runtime)
+
+
+def carry_out(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime) -> None:
+    """Run what the settings describe, a whole path or an audit, and write and show its report."""
+    from s2l import experiment
+    from s2l.report import write_report
+
+    work = experiment.run_audit if isinstance(settings, AuditRunConfig) else experiment.run
     base.quiet_libraries()
     with console.progress() as progress:
-        result = experiment.run(settings, runtime=runtime, progress=progress)
+        result = work(settings, runtime=runtime, progress=progress)
     show(result, write_report(result, out))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from s2l.findings import change_in_words
 from s2l.result import Result
 from s2l.store import read_json
 from s2l.ui import html, runs
@@ -52,10 +53,6 @@ def committed(folder: Path = RESULTS) -> dict[str, dict]:
     return found
 
 
-def _interval(found: dict, key: str) -> str:
-    return f"{found[key]:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
-
-
 SHOWN = ("secmi", "loss")  # of a table of methods; all attacks are in its file
 
 
@@ -67,8 +64,8 @@ def _attack_cells(found: dict | None) -> list[str]:
     reference = found.get("reference")
     return [
         f"{before:.3f} → {after:.3f}",
-        _interval(found["difference"], "difference"),
-        _interval(reference["difference"], "difference") if reference else "",
+        change_in_words(found["difference"]),
+        change_in_words(reference["difference"]) if reference else "",
     ]
 
 

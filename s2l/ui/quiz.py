@@ -10,6 +10,7 @@ from html import escape
 
 import numpy as np
 
+from s2l.findings import auc_in_words
 from s2l.result import Result
 from s2l.ui import html, runs
 
@@ -119,7 +120,7 @@ def auc_html(result: Result, answers: dict) -> str:
     verdict = "inside the measured interval" if inside else "outside the measured interval"
     return html.block(
         f'<p role="status">Your guess of the AUC after the shake ({escape(found["title"])}): <b>{guess:.2f}</b>, '
-        f"{verdict}. Measured: <b>{runs.auc_in_words(after)}</b>, before {runs.auc_in_words(found['before'])}.</p>"
+        f"{verdict}. Measured: <b>{auc_in_words(after)}</b>, before {auc_in_words(found['before'])}.</p>"
     )
 
 

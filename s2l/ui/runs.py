@@ -120,11 +120,6 @@ def outcome_html(result: Result, group: Callable[[str], bool] = lambda _: True, 
     return html.table(("", "measured", "before", "after", "change [95 %]"), rows)
 
 
-def auc_in_words(summary: dict) -> str:
-    """ "0.598 [0.49, 0.70]"."""
-    return f"{summary['auc']:.3f} [{summary['delong']['low']:.2f}, {summary['delong']['high']:.2f}]"
-
-
 def generator(result: Result, *salt: int) -> np.random.Generator:
     """Chance that is the same for everybody who looks at this run."""
     return np.random.default_rng([int(result.key[:8], 16), *salt])

@@ -8,6 +8,7 @@ from html import escape
 import gradio as gr
 
 from s2l import findings, report
+from s2l.findings import auc_in_words
 from s2l.result import Result
 from s2l.ui import html, runs
 from s2l.ui.backend import Backend
@@ -70,7 +71,7 @@ def headlines_html(result: Result) -> str:
                 f"How well the {found['title']} attack tells training photos from others (AUC; 0.5 is guessing)",
                 f"{found['before']['auc']:.2f}",
                 f"{found['after']['auc']:.2f}",
-                f"Before {runs.auc_in_words(found['before'])}, after {runs.auc_in_words(found['after'])}; change "
+                f"Before {auc_in_words(found['before'])}, after {auc_in_words(found['after'])}; change "
                 f"{change['difference']:+.3f}, 95 % interval {change['low']:+.3f} to {change['high']:+.3f}.",
                 verdict,
                 tone,
@@ -100,7 +101,7 @@ def headlines_html(result: Result) -> str:
                 "its reference (AUC)",
                 f"{alone['before']['auc']:.2f}",
                 f"{reference['auc']:.2f}",
-                f"Alone {runs.auc_in_words(alone['before'])}, together {runs.auc_in_words(reference)}; change "
+                f"Alone {auc_in_words(alone['before'])}, together {auc_in_words(reference)}; change "
                 f"{change['difference']:+.3f}, 95 % interval {change['low']:+.3f} to {change['high']:+.3f}.",
                 verdict,
                 tone,
