@@ -1,11 +1,26 @@
 #!/usr/bin/env python3
 """Set everything up in .venv, then run. Needs Python 3.11 or newer and nothing else.
 
-    python3 start.py                     install, then open the app on http://127.0.0.1:7860
-    python3 start.py test [pytest args]  install, then run the linter and the tests
-    python3 start.py run --domain ...    install, then `python -m s2l run --domain ...`
+    python3 start.py [--cpu]              open the app on http://127.0.0.1:7860
+    python3 start.py [--cpu] test ...     run the linter and the tests; ... goes to pytest
+    python3 start.py [--cpu] COMMAND ...  run one command of `python -m s2l`; COMMAND --help says more
 
-Put --cpu first on a Linux machine without a GPU: torch then comes from PyTorch's CPU index.
+--cpu is for a Linux machine without a GPU: torch then comes from PyTorch's CPU index. COMMAND is one of
+
+    run       the whole path and its report: generate, fine-tune, attack before and after
+    audit     compare a model that was fine-tuned elsewhere with its base, and write the report
+    sp-gen    step 1 alone: generate the synthetic private set into a folder
+    finetune  step 2 alone: fine-tune on that folder (s2l is another name for it)
+    attack    step 3a alone: membership inference on the base and the fine-tuned model
+    extract   step 3b alone: generate, and find the training photos that come out
+    domains   list whom one can target
+    methods   list the fine-tuning methods and how they combine
+    attacks   list the membership inference attacks
+    lab       build, describe (info) or measure the embedded model
+    table     make what is missing of a results table
+    docs      rewrite the figures in README and docs from the results
+    warm      fill the app's cache before a lesson
+    bench     measure this machine: rates, memory, how cost grows
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from s2l.progress import Event
 from s2l.stages import Stages
 from s2l.store import read_json, write_json
 
-STAGE_VERSION = 1  # raise it when the same scores and pictures would give another comparison
+STAGE_VERSION = 2  # raise it when the same scores and pictures would give another comparison
 TOP_EXPOSED = 10
 FLOOR_IMAGES = 512  # held-out photos that measure the autoencoder's own error: enough for its mean
 FPRS = (0.1, 0.01, 0.001)
@@ -108,6 +108,7 @@ def audit(
     folders |= generations(before, after, domain.name, extraction, stages)
 
     def work(folder: Path) -> None:
+        stages.progress(Event("compare", 0, 1))
         pictures = {when: sp_set.load_images(folders[when]).images for when in ("before", "after")}
         record = {"attacks": {}, "extraction": None, "control": None}
         record["blind"] = compare_blind(pictures, domain.split, extraction.delta)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from s2l import table_view
 from s2l.attacks import ATTACKS, evaluations_together
 from s2l.bench.table import markdown
 from s2l.config import AuditConfig, unknown
@@ -30,8 +31,7 @@ def _signed(found: dict) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return lines + [f"| {' | '.join(row)} |" for row in rows]
+    return table_view.markdown(table_view.Sheet("", tuple(head), tuple(map(tuple, rows))))
 
 
 def lab_card(results: Path) -> str:
@@ -235,8 +235,27 @@ def bench(results: Path) -> str:
     path = results / "bench.json"
     if not path.exists():
         return f"Not measured yet: `{BENCH_COMMAND}`."
-    return f"{markdown(read_json(path))}\n\nCommand: `{BENCH_COMMAND}`."
+    found = read_json(path)
+    plot = "\n\n![How time and memory grow with size](../results/growth.png)" if "growth" in found else ""
+    return f"{markdown(found)}{plot}\n\nCommand: `{found['command']}`."
 
+
+def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:
+    """A block that shows what matters most of a table over people, or how to make it; all of it is in NAME.md."""
+
+    def block(results: Path) -> str:
+        path = results / f"{name}.json"
+        if not path.exists():
+            return f"Not measured yet: `python -m s2l table {name}`."
+        table = read_json(path)
+        drawn = [f"![{table['title']}: changes with 95 % intervals](../results/{name}.png)", ""] if picture else []
+        lines = [*drawn, *table_view.markdown(table_view.short(name, table)), ""]
+        return "\n".join([*lines, f"{table_view.how(table)} Command: `{table['command']}`."])
+
+    return block
+
+
+PEOPLE_TABLES = ("main", "rank", "tokens", "noise", "sp-size")
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "bench": bench,
@@ -248,6 +267,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "methods": methods,
     "extraction": extraction,
     "attacks": attacks,
+    "main-short": _of_people("main", picture=False),
+    **{f"table-{name}": _of_people(name) for name in PEOPLE_TABLES},
 }
 
 

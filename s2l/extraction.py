@@ -35,7 +35,7 @@ from s2l.distances import (
     ssim_pairs,
     within,
 )
-from s2l.intervals import binomial_interval
+from s2l.intervals import binomial_interval, constant_interval
 
 THRESHOLDS = tuple(round(0.05 + 0.01 * i, 2) for i in range(16))  # .05, .06, ..., .20
 
@@ -112,7 +112,7 @@ class ExtractionCurve:
 
 @dataclass(frozen=True)
 class PairedExtraction:
-    """After minus before, in distinct members extracted, with a 95 % bootstrap interval and McNemar's exact p."""
+    """After minus before, in distinct members extracted, with a 95 % interval and McNemar's exact p."""
 
     before: int
     after: int
@@ -316,8 +316,9 @@ def paired_extraction(
 ) -> PairedExtraction:
     """Did fine-tuning extract more? The same members, in the same order, before and after.
 
-    The interval is a percentile bootstrap over members, the p-value McNemar's exact test on the members that only
-    one of the two extracted. Both hold the generations fixed: use the same seeds, sampler and captions for the two.
+    The interval is a percentile bootstrap over members (where all of them changed alike, or none, the rule of three),
+    the p-value McNemar's exact test on the members that only one of the two extracted. Both hold the generations
+    fixed: use the same seeds, sampler and captions for the two.
 
     Raises:
         ValueError: when delta, the number of members or of generations differ; counts grow with generations.
@@ -335,6 +336,9 @@ def paired_extraction(
     # Members differ in nothing but (before, after), so drawing n of them with replacement is one multinomial draw.
     draws = np.random.default_rng(seed).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], n_bootstrap)
     low, high = np.percentile(draws[:, 0] - draws[:, 1], [2.5, 97.5])
+    if n in (gained, lost, n - gained - lost):  # every resample is the sample
+        alike = constant_interval((gained - lost) / n, n, -1, 1)
+        low, high = n * alike.low, n * alike.high
     return PairedExtraction(
         before=int(b.sum()),
         after=int(a.sum()),

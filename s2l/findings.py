@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s2l import __version__
-from s2l.config import LAB, AuditRunConfig, RunConfig
+from s2l.config import LAB, AuditRunConfig, RunConfig, checked
 from s2l.options import reproduce_command
 
 if TYPE_CHECKING:
@@ -39,9 +39,8 @@ def _p_value(p: float) -> str:
 
 
 def config_of(record: dict) -> RunConfig | AuditRunConfig:
-    """The settings of a record: those of a run, or of an audit."""
-    kind = AuditRunConfig if record.get("kind") == "audit" else RunConfig
-    return kind.model_validate(record["config"])
+    """The settings of a record: those of a run, or of an audit. Raises UserError for those of another version."""
+    return checked(AuditRunConfig if record.get("kind") == "audit" else RunConfig, record["config"])
 
 
 def _rate(point: dict) -> str:
@@ -283,8 +282,12 @@ def seeds(config: RunConfig | AuditRunConfig) -> dict[str, str]:
 
 def result_json(result: Result) -> dict:
     """The content of result.json: the record, the program's version and the command that repeats the run."""
-    config = config_of(result.record)
-    return result.record | {"s2l_version": __version__, "command": reproduce_command(config)}
+    return result.record | {"s2l_version": __version__, "command": command_of(result)}
+
+
+def command_of(result: Result) -> str:
+    """The command that makes the run again, in the precision that it was made in."""
+    return reproduce_command(config_of(result.record), dtype=result.record["model"]["precision"])
 
 
 # --- how far to trust it ---------------------------------------------------------------------------
@@ -307,6 +310,13 @@ def split_sentence(record: dict, config: RunConfig | AuditRunConfig) -> str:
         f"{counts}, from two folders. The curve means what it says only if both are a random split of one source: "
         "otherwise an attack may simply tell the folders apart."
     )
+
+
+def quick_note(record: dict) -> str:
+    """That the preset `quick` is too small to conclude anything from, or ""."""
+    if record["config"]["preset"] != "quick":
+        return ""
+    return "A quick run: so few pictures and photos show how it works, not what leaks."
 
 
 def warning(record: dict) -> str:

@@ -12,6 +12,7 @@ Which one to use
     a claim about people in general             hierarchical_mean, hierarchical_difference
     a rate such as TPR at a given threshold     binomial_interval
     a mean over domains, such as a count        mean_interval
+    a sample that shows no spread at all        constant_interval, where the others would have no width
 
 Every result is plain floats, strings and lists: json.dumps(asdict(result), allow_nan=False) works.
 How often these intervals really cover the truth is measured by tests/slow/test_coverage.py.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import brentq
@@ -124,6 +125,22 @@ def binomial_interval(successes: int, trials: int, confidence: float = 0.95) -> 
 
 
 # ---------------------------------------------------------------------------------------------- means
+
+
+def constant_interval(
+    value: float, n: int, least: float, most: float, confidence: float = 0.95, draws: str = "values"
+) -> Interval:
+    """Interval of a mean in [least, most] of whose n independent draws every single one gave `value`.
+
+    Such a sample has no variance, but it is no proof: if a share q of all draws were different, n equal ones would
+    occur with (1 - q)^n. The interval is as wide as the largest q allows that 1 - confidence does not exclude: "the
+    rule of three", q < 3/n (Hanley & Lippman-Hand 1983), with no approximation. ValueError unless n >= 1.
+    """
+    if n < 1:
+        raise ValueError(f"at least one draw is needed; got {n}")
+    share = 1 - (1 - check_confidence(confidence)) ** (1 / n)
+    low, high = value - share * (value - least), value + share * (most - value)
+    return Interval(float(low), float(high), float(confidence), f"rule of three ({n} {draws} without any spread)")
 
 
 def mean_interval(values: Scores, confidence: float = 0.95) -> Interval:
@@ -291,13 +308,19 @@ def _check_before_after(
 def _difference_without_variance(
     m_before: np.ndarray, n_before: np.ndarray, m_after: np.ndarray, n_after: np.ndarray, confidence: float
 ) -> PairedDifference:
-    """The change of AUC when the sample shows no variance of it: the same ranking twice, or both at a ceiling."""
-    ranks_before, ranks_after = (rankdata(np.concatenate(s)) for s in ((m_before, n_before), (m_after, n_after)))
-    if np.array_equal(ranks_before, ranks_after):
-        return PairedDifference(0.0, 0.0, 0.0, 1.0, "identical ranking before and after", confidence)
+    """The change of AUC when the sample shows no variance of it: no pair changed its order, or all did alike.
+
+    Only the same *scores* twice, hence the same model, have an interval without width.
+    """
+    if np.array_equal(m_before, m_after) and np.array_equal(n_before, n_after):
+        return PairedDifference(0.0, 0.0, 0.0, 1.0, "identical scores before and after", confidence)
+    N, M = len(m_before), len(n_before)
+    if all(map(np.array_equal, _placements(m_before, n_before), _placements(m_after, n_after))):
+        # The AUC is the mean over pairs of a member and a non-member, and min(N, M) of them share no image.
+        same = constant_interval(0.0, min(N, M), -1, 1, confidence, "pairs")
+        return PairedDifference(0.0, same.low, same.high, 1.0, f"no pair changed its order; {same.method}", confidence)
 
     # Newcombe's square-and-add: combine the two separate intervals, without credit for the pairing
-    N, M = len(m_before), len(n_before)
     before, after = auc(m_before, n_before), auc(m_after, n_after)
     interval_before = _newcombe_interval(before, N, M, confidence)
     interval_after = _newcombe_interval(after, N, M, confidence)
@@ -394,15 +417,38 @@ def hierarchical_mean(
 ) -> HierarchicalMean:
     """Mean AUC over domains, domains[d] = (m (N_d,), n (M_d,)), each domain weighing the same.
 
-    The interval speaks of *domains like these*, not only of these: it resamples domains, then images.
+    The interval speaks of *domains like these*, not only of these: it resamples domains, then images. Where every
+    resample gives the same (AUC 1 for everybody), `method` names what stands in.
     """
     domains = _check_domains(domains, "domains")
     confidence = check_confidence(confidence)
     per_domain = [auc(m, n) for m, n in domains]
     resampled = _hierarchical_resamples([[pair] for pair in domains], n_resamples, seed)[:, 0]
+    mean, method = float(np.mean(per_domain)), _hierarchical_method(len(domains), n_resamples)
     low, high = _percentiles(resampled, confidence)
-    method = _hierarchical_method(len(domains), n_resamples)
-    return HierarchicalMean(float(np.mean(per_domain)), low, high, method, confidence, per_domain)
+    if np.ptp(resampled) == 0:
+        if len(domains) == 1:
+            found = _newcombe_interval(mean, len(domains[0][0]), len(domains[0][1]), confidence)
+        else:
+            found = constant_interval(mean, len(domains), 0, 1, confidence, "domains")
+        low, high, method = found.low, found.high, found.method
+    return HierarchicalMean(mean, low, high, method, confidence, per_domain)
+
+
+def _hierarchical_difference_without_variance(
+    before: Sequence[Pair], after: Sequence[Pair], per_domain: list[float], confidence: float
+) -> PairedDifference:
+    """The mean change of AUC when every domain shows the same one and no resample another."""
+    if len(before) == 1:
+        found = _difference_without_variance(*before[0], *after[0], confidence)
+    elif all(np.array_equal(x, y) for b, a in zip(before, after, strict=True) for x, y in zip(b, a, strict=True)):
+        found = PairedDifference(0.0, 0.0, 0.0, 1.0, "identical scores before and after", confidence)
+    else:
+        n, value = len(per_domain), float(np.mean(per_domain))
+        same = constant_interval(value, n, -1, 1, confidence, "domains")
+        p_value = (1 + abs(value)) ** -n  # of the widest interval that ends at 0
+        found = PairedDifference(value, same.low, same.high, p_value, same.method, confidence)
+    return replace(found, per_domain=per_domain)
 
 
 def hierarchical_difference(
@@ -420,7 +466,7 @@ def hierarchical_difference(
     Two errors pull against each other: domains alone already carry the images' noise, so resampling images as
     well widens the interval, while few domains narrow it. Measured at 95 % (results/coverage.json): cautious, 96 to
     99 % coverage, where domains are alike; 92 % with 10 domains that gain very differently. A domain at AUC 1 shows
-    no spread and is taken at its word.
+    no spread and is taken at its word, unless all of them do: then `method` names what stands in.
     """
     before, after = _check_domains(before, "before"), _check_domains(after, "after")
     confidence = check_confidence(confidence)
@@ -434,6 +480,8 @@ def hierarchical_difference(
     resampled = _hierarchical_resamples(list(zip(before, after, strict=True)), n_resamples, seed)
     # rounding: means of equal numbers must differ by exactly 0, or the p-value of "no change" would not be 1
     differences = np.round(resampled[:, 1] - resampled[:, 0], 12)
+    if np.ptp(differences) == 0:
+        return _hierarchical_difference_without_variance(before, after, per_domain, confidence)
     low, high = _percentiles(differences, confidence)
     return PairedDifference(
         difference=float(np.mean(per_domain)),

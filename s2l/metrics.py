@@ -29,6 +29,7 @@ from s2l.intervals import (
     bootstrap_interval,
     check_confidence,
     check_scores,
+    constant_interval,
     delong_interval,
     hierarchical_difference,
     hierarchical_mean,
@@ -272,8 +273,8 @@ def pooled_tpr(
     calibration people: threshold = threshold_for_fpr(calibration non-members, target_fpr).
 
     Two intervals a rate. The exact one takes images as independent, which photos of one person are not; the cluster
-    one resamples people and speaks of other people too. Quote the wider: with few people, or no hit at all, the
-    cluster interval is too narrow.
+    one resamples people and speaks of other people too. Quote the wider: with few people the cluster interval is too
+    narrow.
     """
     if len(members_by_domain) != len(nonmembers_by_domain) or len(members_by_domain) == 0:
         raise ValueError(
@@ -298,6 +299,8 @@ def pooled_tpr(
             rates = above[drawn].sum(axis=1) / total[drawn].sum(axis=1)
             low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
             cluster = Interval(float(low), float(high), confidence, f"percentile bootstrap over {D} domains")
+            if np.ptp(rates) == 0:  # nobody hit, or everybody
+                cluster = constant_interval(float(rates[0]), D, 0, 1, confidence, "domains")
         return float(above.sum() / total.sum()), exact, cluster, int(total.sum())
 
     tpr, tpr_exact, tpr_cluster, N = rate(members_by_domain, "members")

@@ -8,6 +8,8 @@ lab's checkpoint and Stable Diffusion v1-1 go through the same code.
 from __future__ import annotations
 
 import copy
+import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,18 +17,26 @@ from dataclasses import dataclass, replace
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
+from s2l.batches import SMALL_MAP, Batched
 from s2l.checkpoints import Checkpoint, locate, weights_key
 from s2l.config import LAB, SamplerConfig, UserError, key_of
 from s2l.memory import device_memory, fitted, preset_for, watch
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; without them it is slower than float32."""
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 does not tell
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 @dataclass(frozen=True)
 class Runtime:
     """Where and how to compute. The batch sizes change speed and memory, and results by no more than rounding.
 
-    The precision changes numbers: it is part of a model's `key`, hence of every cached result. "auto" is float32 on a
-    CPU and float16 on a GPU, whose 11 bits of mantissa serve membership scores better than bfloat16's 8. "mixed" keeps
-    float32 where scores are computed, and samples and trains in bfloat16 (autocast): faster on a CPU that has it.
+    The precision changes numbers: it is part of a model's `key`, hence of every cached result. "mixed" keeps float32
+    where scores are computed, and samples and trains in bfloat16 (autocast). "auto" is float16 on a GPU, whose 11 bits
+    of mantissa serve membership scores better than bfloat16's 8, mixed on a CPU that computes bfloat16 itself, and
+    float32 on any other.
     """
 
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
@@ -35,9 +45,14 @@ class Runtime:
     train_batch_size: int | None = None  # images of a training step in memory together; None: likewise
 
     def torch_device(self) -> torch.device:
-        if self.device != "auto":
+        """The device; "auto" and "cuda" are a GPU of its own for each process of `accelerate launch`."""
+        if self.device not in ("auto", "cuda"):
             return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "auto" and not torch.cuda.is_available():
+            return torch.device("cpu")
+        rank = int(os.environ.get("LOCAL_RANK", -1))  # -1: one process alone
+        # accelerate counts like this too, and joins the process to that GPU.
+        return torch.device("cuda" if rank < 0 else f"cuda:{rank % max(1, torch.cuda.device_count())}")
 
     def torch_dtype(self) -> torch.dtype:
         """Of the weights, and of every prediction that a score is made of."""
@@ -49,7 +64,8 @@ class Runtime:
 
     def fast_dtype(self) -> torch.dtype:
         """Of sampling and training."""
-        return torch.bfloat16 if self.dtype == "mixed" else self.torch_dtype()
+        quick = self.dtype == "auto" and self.torch_device().type == "cpu" and cpu_computes_bfloat16()
+        return torch.bfloat16 if quick or self.dtype == "mixed" else self.torch_dtype()
 
 
 def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
@@ -85,7 +101,7 @@ def _load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> StableDiffusio
         raise UserError(f"{checkpoint.path} cannot be loaded as a Stable Diffusion checkpoint: {error}") from error
 
 
-class DiffusionModel:
+class DiffusionModel(Batched):
     """A thin adapter around a StableDiffusionPipeline; makes every attack a formula.
 
     `key` names the model in cache keys, `weights` its weights whatever the precision, `revision` is the hub's commit
@@ -110,11 +126,13 @@ class DiffusionModel:
             batch_size=runtime.batch_size or self.memory.batch_size,
             train_batch_size=runtime.train_batch_size or self.memory.train_batch_size,
         )
+        self.one_core_a_batch = self.device.type == "cpu" and largest_map <= SMALL_MAP
         self.vae.to(memory_format=torch.channels_last)  # a third faster to decode; the UNet gains nothing from it
         if self.memory.vae_slicing:
             self.vae.enable_slicing()
         self.alphas_cumprod = pipe.scheduler.alphas_cumprod.to(self.device, torch.float32)
         self.prediction_type = pipe.scheduler.config.prediction_type
+        self._tokenizing = threading.Lock()  # a tokenizer's padding is state
         for module in (self.unet, self.vae, self.text_encoder):
             module.requires_grad_(False)
             module.eval()
@@ -208,11 +226,13 @@ class DiffusionModel:
         """
         if x.ndim != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
             raise ValueError(f"images must be (N, 3, {self.resolution}, {self.resolution}), not {tuple(x.shape)}")
-        parts = []
-        for batch in x.split(self.runtime.batch_size):
-            whole = 255 if batch.dtype == torch.uint8 else 1
-            batch = (batch.to(self.device, torch.float32) / whole * 2 - 1).to(self.vae.dtype)
-            parts.append(self.vae.encode(batch).latent_dist.mode().float())
+
+        def encoded(some: slice) -> torch.Tensor:
+            whole = 255 if x.dtype == torch.uint8 else 1
+            batch = (x[some].to(self.device, torch.float32) / whole * 2 - 1).to(self.vae.dtype)
+            return self.vae.encode(batch).latent_dist.mode().float()
+
+        parts = [part for group in self.batches(len(x)) for part in self.together(encoded, group)]
         return torch.cat(parts) * self.vae.config.scaling_factor
 
     @torch.inference_mode()
@@ -228,13 +248,14 @@ class DiffusionModel:
         A token of Textual Inversion with several vectors is written once and stands for all of them,
         as in diffusers' own pipelines.
         """
-        return self.tokenizer(
-            self.pipe.maybe_convert_prompt(list(prompts), self.tokenizer),
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids.to(self.device)
+        with self._tokenizing:
+            return self.tokenizer(
+                self.pipe.maybe_convert_prompt(list(prompts), self.tokenizer),
+                padding="max_length",
+                truncation=True,
+                max_length=self.tokenizer.model_max_length,
+                return_tensors="pt",
+            ).input_ids.to(self.device)
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -332,14 +353,12 @@ class DiffusionModel:
         # Guidance makes two predictions an image; the second one is pointless at scale 1.
         guided = sampler.guidance_scale != 1
         uncond = encode([sampler.negative_prompt]) if guided else None
-        parts = []
-        for first in range(0, len(prompts), self.runtime.batch_size):
-            some = slice(first, first + self.runtime.batch_size)
-            cond = encode(prompts[some])
-            n = len(cond)
+
+        def draw(drawn: tuple[slice, torch.Tensor]) -> torch.Tensor:
+            some, cond = drawn
             scheduler = self._scheduler(sampler)
             z = self.noise(seeds[some]) * scheduler.init_noise_sigma
-            context = torch.cat([uncond.expand(n, -1, -1), cond]) if guided else cond
+            context = torch.cat([uncond.expand(len(cond), -1, -1), cond]) if guided else cond
             for t in scheduler.timesteps:
                 with self.autocast():
                     e = predict(torch.cat([z, z]), t, context) if guided else predict(z, t, context)
@@ -348,11 +367,16 @@ class DiffusionModel:
                     e = e_uncond + sampler.guidance_scale * (e_cond - e_uncond)
                 z = scheduler.step(self._as_model_output(e, z, t), t, z).prev_sample
             with self.autocast():
-                images = self.decode_latents(z).cpu()
-            if on_batch is None:
-                parts.append(images)
-            else:
-                on_batch(first, images)
+                return self.decode_latents(z).cpu()
+
+        parts = []
+        for group in self.batches(len(prompts)):
+            work = [(some, encode(prompts[some])) for some in group]
+            for some, images in zip(group, self.together(draw, work), strict=True):
+                if on_batch is None:
+                    parts.append(images)
+                else:
+                    on_batch(some.start, images)
         return torch.cat(parts) if parts else torch.empty(0, 3, self.resolution, self.resolution)
 
     def _as_model_output(self, eps: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

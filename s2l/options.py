@@ -36,6 +36,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "guidance-w": ("extraction.guidance_w",),
     "seed": ("domain.seed", "sp_set.seed", "finetune.seed", "audit.seed", "extraction.seed"),
 }
+# Of a stage command, or told apart from the others: for error messages alone.
+OTHER_FIELDS = {"domain": ("domain.name",), "delta": ("extraction.delta",), "k": ("extraction.k",)}
 
 
 def _get(values: dict, field: str):
@@ -101,7 +103,7 @@ def audit_config(preset_name: str, domain: str, tuned: str, options: dict) -> Au
 def name_the_option(message: str) -> str:
     """ "sp_set.set_size: Input should be ..." -> "--set-size: should be ..."."""
     field, colon, reason = message.partition(": ")
-    for option, fields in {"domain": ("domain.name",), **FIELDS}.items():
+    for option, fields in (FIELDS | OTHER_FIELDS).items():
         # pydantic counts into lists: sp_set.prompts.0.template
         if colon and any(field == f or field.startswith(f + ".") for f in fields):
             return f"--{option}: {reason.removeprefix('Input ')}"
@@ -119,6 +121,9 @@ def read_config(path: str | Path, kind: type[Settings] = RunConfig):
         raise UserError(f"--config: {path} is not JSON ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"--config: {path} holds no settings: a JSON object with a 'domain' is needed")
+    for command, other in (("run", RunConfig), ("audit", AuditRunConfig)):
+        if values.get("kind") == command and kind is not other:
+            raise UserError(f"--config: {path} is the result of `{command}`: give it to `python -m s2l {command}`")
     return checked(kind, values.get("config", values))
 
 
@@ -135,16 +140,18 @@ def _differing_options(config: RunConfig) -> dict:
     return options
 
 
-def reproduce_command(config: RunConfig | AuditRunConfig, out: str = "DIR") -> str:
+def reproduce_command(config: RunConfig | AuditRunConfig, out: str = "DIR", dtype: str = "auto") -> str:
     """The shortest `python -m s2l run ...` (or `audit ...`) that gives this configuration.
 
-    Falls back to `--config result.json` when the configuration holds what no option can say.
+    `dtype` is the precision that a result was computed in: "auto" is not the same on every machine. Falls back to
+    `--config result.json` when the configuration holds what no option can say.
     """
     command = "audit" if isinstance(config, AuditRunConfig) else "run"
     program, name = ["python", "-m", "s2l", command], config.domain.name
+    ending = [*(["--dtype", dtype] if dtype != "auto" else []), "--out", out]
     options = _options_of(config) if config.preset in PRESETS else None
     if options is None:
-        return shlex.join([*program, "--config", "result.json", "--out", out])
+        return shlex.join([*program, "--config", "result.json", *ending])
     words = [*program, "--domain", name]
     if command == "run":
         words += ["--method", "+".join(config.finetune.methods)]
@@ -154,7 +161,7 @@ def reproduce_command(config: RunConfig | AuditRunConfig, out: str = "DIR") -> s
     for option, value in options.items():
         if option != "method":
             words += [f"--{option}", ",".join(value) if isinstance(value, tuple) else str(value)]
-    return shlex.join([*words, "--out", out])
+    return shlex.join([*words, *ending])
 
 
 def _options_of(config: RunConfig | AuditRunConfig) -> dict | None:

@@ -20,12 +20,14 @@ from s2l.findings import (
     Row,
     blind_sentence,
     combination_sentence,
+    command_of,
     config_of,
     frozen_pairs,
     headline,
     limits,
     outcome,
     percent,
+    quick_note,
     result_json,
     seeds,
     set_rule,
@@ -33,12 +35,11 @@ from s2l.findings import (
     split_sentence,
     warning,
 )
-from s2l.options import reproduce_command
 
 if TYPE_CHECKING:
     from s2l.result import Result
 
-__all__ = ["FILES", "Row", "headline", "outcome", "reproduce_command", "result_json", "write_report"]
+__all__ = ["FILES", "Row", "command_of", "headline", "outcome", "result_json", "write_report"]
 
 FILES = ("result.json", "roc.png", "histograms.png", "extractions.png", "report.html")
 RESPONSIBLE_USE = (
@@ -247,7 +248,7 @@ def render_html(result: Result, pictures: dict[str, bytes]) -> str:
         name=record["domain"]["name"],
         method=_method(record),
         kind=record.get("kind", "run"),
-        warning=warning(record),
+        warnings=[text for text in (quick_note(record), warning(record)) if text],
         frozen=any(frozen_pairs(attack) for attack in record["attacks"].values()),
         combinations=[combination_sentence(a) for a in record["attacks"].values() if a.get("calibration")],
         headline=[sentence.partition(":") for sentence in headline(result)],
@@ -259,7 +260,7 @@ def render_html(result: Result, pictures: dict[str, bytes]) -> str:
         seeds=seeds(config),
         stages=_stage_rows(record["stages"]),
         responsible_use=RESPONSIBLE_USE,
-        command=reproduce_command(config),
+        command=command_of(result),
         settings=json.dumps(record["config"], indent=1),
         version=__version__,
     )

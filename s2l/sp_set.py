@@ -37,13 +37,20 @@ def prompt_of(parts: Sequence[PromptPart], name: str, suffix: str, seed: int) ->
     return " ".join(f"{text} {suffix}".split()).replace(" ,", ",")
 
 
-def _check_disk(folder: Path, n: int, resolution: int) -> None:
+def _file_name(seed: int) -> str:
+    return f"{seed:08d}.png"
+
+
+def check_disk(folder: Path, seeds: Sequence[int], resolution: int) -> None:
+    """Raises UserError when the disk cannot hold those images of `seeds` that `folder` lacks. Creates nothing."""
+    n = sum(not (folder / _file_name(seed)).exists() for seed in seeds)
     needed = n * resolution * resolution * 3 * 1.2
-    free = shutil.disk_usage(folder).free
+    place = folder.absolute()
+    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
     if needed > 0.9 * free:
         raise UserError(
             f"{n:,} images need about {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free: "
-            "choose a smaller set size, or another disk with the S2L_CACHE variable"
+            "choose a smaller set size, or another disk (for the cache: with the S2L_CACHE variable)"
         )
 
 
@@ -75,8 +82,7 @@ def generate_images(
     Raises UserError when the disk cannot hold the set, or the folder holds another one.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"{seed:08d}.png" for seed in seeds]
+    names = [_file_name(seed) for seed in seeds]
     rows = [
         {"file_name": name, "text": prompt, "seed": int(seed)}
         for name, prompt, seed in zip(names, prompts, seeds, strict=True)
@@ -85,8 +91,9 @@ def generate_images(
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if metadata.exists() and metadata.read_text(encoding="utf-8") != text:
         raise UserError(f"{folder} holds images of other prompts or seeds: choose an empty folder")
+    check_disk(folder, seeds, model.resolution)
+    folder.mkdir(parents=True, exist_ok=True)
     todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
-    _check_disk(folder, len(todo), model.resolution)
     team = processes(model)
     team.wait_for_everyone()  # nobody draws before everybody has seen what is there
     if team.is_main_process and not metadata.exists():
@@ -156,5 +163,6 @@ def generate_sp_set(
 ) -> ImageSet:
     """The synthetic private set of a domain (Shake-to-Leak, step 1), in `folder`."""
     seeds = range(config.seed, config.seed + config.set_size)
+    check_disk(folder, seeds, model.resolution)  # before 100,000 prompts are drawn
     prompts = [prompt_of(config.prompts, domain.name, config.suffix, seed) for seed in seeds]
     return generate_images(model, prompts, seeds, config.sampler, folder, "sp_set", progress)

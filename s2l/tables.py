@@ -1,19 +1,20 @@
 """Tables over people: a grid of runs, one committed cell each, and their summary with intervals.
 
-`python -m s2l table NAME` runs what is missing and rewrites `results/NAME.json`. A cell is one run
+`python -m s2l table NAME` runs what is missing and rewrites `results/NAME.json`, `.md` and `.png`. A cell is one run
 (one row of the table, one person) reduced to what the statistics need; it is written as soon as it
 is done, so a table goes on later or on another machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from s2l import table_view
 from s2l.attacks import ATTACKS, Combination
 from s2l.attacks.calibration import are_distances, shake_calibrated
 from s2l.audit import FPRS, Pair, Subject, calibration_pair
@@ -123,12 +124,12 @@ TABLES: dict[str, Table] = {
     ),
     "rank": Table(
         "Rank of LoRA",
-        _finetune_rows("rank {}", (1, 2, 4, 8, 16, 32), lambda r: {"rank": r, "lora_alpha": 4.0 * r}),
+        _finetune_rows("rank {}", (1, 4, 8, 16, 32), lambda r: {"rank": r, "lora_alpha": 4.0 * r}),
         people=4,
     ),
     "sp-size": Table(
         "Size of the SP set",
-        tuple(Row(f"{n} images", {"sp_set": {"set_size": n}} | ATTACKS_OF_TABLES) for n in (32, 64, 128, 256, 512)),
+        tuple(Row(f"{n} images", {"sp_set": {"set_size": n}} | ATTACKS_OF_TABLES) for n in (32, 64, 128, 512)),
         people=4,
     ),
 }
@@ -260,6 +261,7 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
             "distinct": [found["distinct"] for found in per_person],
             "mean_distinct": float(np.mean([found["distinct"] for found in per_person])),
             "mean_nonmembers_scaled": float(np.mean([found["nonmembers_scaled"] for found in per_person])),
+            "distinct_over_people": _over_people([found["distinct"] for found in per_person]),
             "unet_evaluations": per_person[0]["cost"]["unet_evaluations"],
             "per_1000": _over_people([found["cost"]["per_1000"] for found in per_person]),
             "nonmembers_per_1000": float(np.mean([found["cost"]["nonmembers_per_1000"] for found in per_person])),
@@ -269,6 +271,10 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
                 for d in per_person[0]["within"]
             },
         }
+    counts = [summary["extraction"][when]["distinct"] for when in ("before", "after")]
+    summary["extraction"]["difference"] = _over_people(np.subtract(*reversed(counts)))
+    summary["n_members"], summary["n_nonmembers"] = cells[0]["n_members"], cells[0]["n_nonmembers"]
+    summary["control_auc"] = _over_people([cell["control_auc"] for cell in cells])
     summary["seconds"] = float(np.mean([cell["seconds"]["total"] for cell in cells]))
     summary["finetune_seconds"] = [cell["seconds"].get("finetune") for cell in cells]
     summary["loss_first_last"] = [cell["loss_first_last"] for cell in cells]
@@ -294,7 +300,7 @@ def reference_of(pairs: dict[str, list[Pair]], weight: float) -> dict | None:
     }
 
 
-def _over_people(values: list[float]) -> dict:
+def _over_people(values: Sequence[float]) -> dict:
     """The mean of one number a person with its 95 % interval; one person has none."""
     interval = mean_interval(values) if len(values) > 1 else None
     ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
@@ -310,7 +316,7 @@ def efficiency_gain(cells: list[dict], first: list[dict]) -> dict:
 def configs(table: Table, people: int | None = None) -> Iterable[tuple[Row, RunConfig]]:
     """Every (row, run) of a table, person by person. Raises UserError for too many people."""
     names = [row["name"] for row in lab_people_records() if row["role"] == table.role]
-    wanted = people or table.people
+    wanted = table.people if people is None else people
     if not 1 <= wanted <= len(names):
         raise UserError(f"--people: {wanted} is not between 1 and {len(names)}, the number of {table.role} people")
     for name in names[:wanted]:
@@ -357,4 +363,5 @@ def run_table(
         },
     }
     write_json(results / f"{name}.json", found)
+    table_view.write(name, found, results)
     return found

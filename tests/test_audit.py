@@ -221,7 +221,8 @@ def test_pooled_tpr_of_a_table_uses_the_frozen_threshold():
             "config": preset("quick", NAME).model_dump(mode="json"), "person": str(person),
             "attacks": {"loss": {"scores": scores, "shake_auc": 0.5}},
             "extraction": {"before": side, "after": side}, "seconds": {"total": 1.0},
-            "trained_parameters": 1, "loss_first_last": None,
+            "trained_parameters": 1, "loss_first_last": None, "n_members": 30, "n_nonmembers": 50,
+            "control_auc": 0.5,
         }  # fmt: skip
 
     cells, calibration = [cell(i) for i in range(3)], rng.normal(size=400)

@@ -355,3 +355,11 @@ def test_mixed_precision_scores_in_float32_and_samples_and_trains_in_bfloat16(fo
         for name in ("mixed", "plain")
     )
     assert first != second and first == pytest.approx(second, rel=0.02)
+
+
+def test_auto_is_mixed_where_the_cpu_computes_bfloat16(monkeypatch):
+    capable = Runtime(device="cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert (capable.torch_dtype(), capable.fast_dtype()) == (torch.float32, torch.bfloat16)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
+    assert (capable.torch_dtype(), capable.fast_dtype()) == (torch.float32, torch.float32)

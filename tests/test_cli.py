@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +23,7 @@ from s2l.lab import train as lab_train
 from s2l.options import read_config, reproduce_command, run_config
 from s2l.progress import Cancelled
 from s2l.report import FILES
+from s2l.store import Store
 
 NAME = "Mira Solwyn"
 RUN = ["run", "--domain", NAME, "--preset", "quick", "--attacks", "loss"]
@@ -69,8 +72,10 @@ def test_run_writes_its_files_and_the_second_run_is_all_cache(tiny_lab, tmp_path
     assert code == 0
     assert {p.name for p in (tmp_path / "a").iterdir()} == set(FILES)
     assert "Loss: AUC" in out and "control: held-out photos" in out and "fine-tuning" in out
-    assert "SP set: done" in err and "fine-tuning: done" in err  # not a terminal: one line a stage
-    assert "Loading" not in err
+    assert out.startswith("Warning: A quick run")
+    for line in ("SP set: 0 of 8", "SP set: done", "fine-tuning: 6 of 6", "fine-tuning: done", "comparison: done"):
+        assert line in err  # not a terminal: plain lines
+    assert "Loading" not in err and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", err)
 
     code, out, err = call(*RUN, *FAST, "--out", tmp_path / "b")
     assert code == 0
@@ -204,6 +209,30 @@ def test_sp_gen_marks_words_the_lab_never_saw(tiny_lab, tmp_path, call):
     assert code == 0 and "never saw 'xylophones'" in err
 
 
+def test_the_stages_give_the_numbers_of_a_run(tiny_lab, tmp_path, call):
+    """Each stage command starts from a preset, so that one by one they are `run`."""
+    config = run_config("quick", NAME, {"attacks": ("loss",)})
+    whole = experiment.run(config, Store(tmp_path / "of_run"), model.Runtime("cpu", "float32")).record
+    quick = ["--preset", "quick", "--domain", NAME, *FAST]
+    assert call("sp-gen", *quick, "--out", tmp_path / "sp")[0] == 0
+    assert call("finetune", *quick, "--sp-set", tmp_path / "sp", "--logdir", tmp_path / "t")[0] == 0
+    judge = [*quick, "--tuned", tmp_path / "t"]
+    assert call("attack", *judge, "--attacks", "loss", "--out", tmp_path / "new" / "a.json")[0] == 0
+    assert call("extract", *judge, "--out", tmp_path / "x")[0] == 0
+    alone, found = (json.loads((tmp_path / path).read_text()) for path in ("new/a.json", "x/extraction.json"))
+    assert alone["audit"] == whole["config"]["audit"]
+    assert alone["attacks"]["loss"]["scores"] == whole["attacks"]["loss"]["scores"]
+    assert found["extraction"] == whole["extraction"]["after"]
+
+
+def test_attack_starts_from_the_preset(tiny_lab, tmp_path, call):
+    tiny = ["--domain", NAME, "--n-nonmembers", "2", "--attacks", "secmi", *FAST]
+    for preset_name, t in (("quick", 100), ("paper", 140)):
+        out = tmp_path / f"{preset_name}.json"
+        assert call("attack", "--preset", preset_name, *tiny, "--out", out)[0] == 0
+        assert json.loads(out.read_text())["attacks"]["secmi"]["settings"]["t"] == t
+
+
 # --- lists, help, the lab -----------------------------------------------------------------------
 
 
@@ -245,6 +274,16 @@ def test_help_has_an_example(command, call):
     assert code == 0 and f"python -m s2l {' '.join(command)}" in out.partition("Examples:")[2]
 
 
+def test_start_names_every_command():
+    script = Path(__file__).resolve().parents[1] / "start.py"
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+    listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("    ")}
+    commands = {group.name for group in base.app.registered_groups}
+    for command in base.app.registered_commands:
+        commands.add(command.name or command.callback.__name__.replace("_", "-"))
+    assert commands - {"s2l"} == listed - {"python3"}
+
+
 def test_help_needs_no_torch():
     script = "import sys; from s2l import cli; cli.main(['run', '--help']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -265,6 +304,10 @@ def with_out(tmp_path, *arguments):
     [
         (["run", "--domain", "Mira Solwin"], ["unknown person", "Did you mean 'Mira Solwyn'?", "Taro Quillan"]),
         (["run", "--domain", NAME, "--method", "lara"], ["fine-tuning method", "Did you mean 'lora'?"]),
+        (
+            ["run", "--domain", NAME, "--method", "lara+db"],
+            ["'lara'", "such as lora+dreambooth", "`python -m s2l methods`"],
+        ),
         (["run", "--domain", NAME, "--preset", "dmo"], ["unknown preset", "Did you mean 'demo'?", "quick"]),
         (["run", "--domain", NAME, "--attacks", "secmy"], ["unknown attack", "Did you mean 'secmi'?"]),
         (["run", "--domain", NAME, "--attacks", ","], ["--attacks"]),
@@ -295,7 +338,12 @@ def with_out(tmp_path, *arguments):
         (["attack", "--members", "nowhere", "--nonmembers", "nowhere"], ["not a folder of images"]),
         (["extract", "--domain", NAME, "-n", "0"], ["--n-generations", "greater than or equal to 1"]),
         (["extract", "--domain", NAME, "--generations", "nowhere"], ["nowhere is not a folder"]),
+        (["attack", "--domain", NAME, "--n-nonmembers", "0"], ["--n-nonmembers", "greater than or equal to 1"]),
+        (["attack", "--domain", NAME, "--preset", "dmo"], ["unknown preset"]),
+        (["attack", "--domain", NAME, "--seed", "-1"], ["--seed"]),
         (["lab", "build", "--private-share", "2"], ["--private-share"]),
+        (["audit", "--tuned", "nowhere"], ["nowhere is not a folder"]),
+        (["extract", "--domain", NAME, "--delta", "nan"], ["--delta: should be a finite number"]),
     ],
 )
 def test_bad_input_is_one_sentence(tiny_lab, tmp_path, refused, arguments, says):
@@ -303,6 +351,7 @@ def test_bad_input_is_one_sentence(tiny_lab, tmp_path, refused, arguments, says)
     for text in says:
         assert text in sentence
     assert not (tmp_path / "cache" / "stages").exists()  # nothing was computed
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["runn"], ["--nonsense"], ["run"], ["lab", "nonsense"]])
@@ -330,9 +379,11 @@ def test_no_lab_says_how_to_make_one(tmp_path, refused, monkeypatch):
 
 def test_a_set_that_the_disk_cannot_hold(tiny_lab, tmp_path, refused, monkeypatch):
     monkeypatch.setattr(sp_set.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100_000))
+    monkeypatch.setattr(sp_set, "prompt_of", lambda *arguments: pytest.fail("prompts were drawn first"))
     sentence = refused(*with_out(tmp_path, "sp-gen", "--prompt", "a photo", "--set-size", "1000"), *FAST)
     assert "GB" in sentence and "set size" in sentence
     assert "GB" in refused(*with_out(tmp_path, *RUN, "--set-size", "1000"), *FAST)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_out_folder_that_is_a_file(tiny_lab, tmp_path, refused):
@@ -376,8 +427,12 @@ def test_other_models_need_permission(tiny_checkpoint, tmp_path, call, monkeypat
     assert "Responsible use" in err and "--i-have-permission" in err
 
 
-def test_unknown_table(tmp_path, refused):
+def test_unknown_table(tiny_lab, tmp_path, refused):
     assert "Did you mean 'first'?" in refused("table", "frist", "--results", tmp_path / "results")
+    for people in (0, -1, 100):
+        sentence = refused("table", "first", "--people", people, "--results", tmp_path / "results")
+        assert f"--people: {people} is not between 1 and " in sentence
+    assert not (tmp_path / "results").exists()
 
 
 def test_docs_says_what_changed(call, monkeypatch):
@@ -392,6 +447,26 @@ def test_not_a_finetuned_model(tiny_lab, tmp_path, refused):
 
 def test_finetune_without_an_sp_set(tiny_lab, tmp_path, refused):
     assert "sp-gen" in refused("s2l", "--method=lora", f"--logdir={tmp_path / 'logs'}")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_forgotten_name_does_not_claim_the_folder(tiny_lab, tmp_path, call, refused):
+    assert call("sp-gen", "--domain", NAME, "--set-size", "2", "--out", tmp_path / "sp", *FAST)[0] == 0
+    train = ["finetune", "--method", "textual_inversion", "--sp-set", tmp_path / "sp", "--logdir", tmp_path / "t"]
+    train += ["--steps", "1", *FAST]
+    assert "none is given: give the name that they use (--domain)" in refused(*train)
+    assert not (tmp_path / "t").exists()
+    assert call(*train, "--domain", NAME)[0] == 0
+
+
+def test_extract_refuses_wrong_photos_before_it_draws(tiny_lab, tmp_path, refused):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_text("no picture")
+    search = ["extract", "--domain", NAME, "--generations", tmp_path / "broken"]
+    assert "a.png: unreadable" in refused(*with_out(tmp_path, *search))
+    wrong = ["--members", tmp_path / "nowhere", "--nonmembers", tmp_path / "nowhere"]
+    assert "not a folder" in refused(*with_out(tmp_path, "extract", "--preset", "quick", *wrong, *FAST))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("metadata", ["", "no JSON\n", '{"text": "a"}\n', '{"file_name": "a.png", "text": "a"}\n'])
@@ -464,11 +539,19 @@ def test_reproduce_command_round_trip(options, name, monkeypatch, tmp_path):
 def test_reproduce_command_of_what_no_option_says(tmp_path):
     config = preset("demo", NAME, sp_set={"suffix": "sharp"})
     assert "--config result.json" in reproduce_command(config)
+    assert reproduce_command(config, dtype="mixed").endswith("--dtype mixed --out DIR")
     path = tmp_path / "result.json"
     path.write_text(json.dumps({"schema_version": 1, "config": config.model_dump(mode="json")}))
     assert read_config(path) == config
     path.write_text(config.model_dump_json())
     assert read_config(path) == config
+
+
+@pytest.mark.parametrize("command, other", [("run", "audit"), ("audit", "run")])
+def test_the_result_of_the_other_command_is_named(command, other, tmp_path, refused):
+    (tmp_path / "result.json").write_text(json.dumps({"kind": other, "config": {}}))
+    sentence = refused(*with_out(tmp_path, command, "--config", tmp_path / "result.json"))
+    assert f"the result of `{other}`: give it to `python -m s2l {other}`" in sentence
 
 
 def test_seeds_of_two_runs_never_overlap():
@@ -489,19 +572,49 @@ def test_progress_lines_and_bars(capsys, monkeypatch):
     with console.progress() as listen:
         for event in events:
             listen(event)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == [
-        "SP set",
-        "fine-tuning",
-        "attack loss before",
-        "attack loss after",
-    ]
+    lines = re.sub(r"[\d.]+ s\n", "S\n", capsys.readouterr().err).splitlines()
+    assert lines == [
+        "SP set: 1 of 2 3.0 images/s", "SP set: 2 of 2", "SP set: done, S", "fine-tuning: from the cache",
+        "attack loss: 1 of 1", "attack loss before: done, S", "attack loss: 1 of 1", "attack loss after: done, S",
+    ]  # fmt: skip
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with console.progress() as listen:
         for event in events:
             listen(event)
     err = capsys.readouterr().err
     assert "attack loss before" in err and "attack loss after" in err and "from the cache" in err
+
+
+@pytest.mark.parametrize(
+    "seconds, told", [(0.001, [0, 1000]), (0.1, [*range(0, 1001, 100)]), (20, [*range(0, 1001, 2)])]
+)
+def test_a_long_stage_tells_every_tenth_or_half_minute(seconds, told, capsys, monkeypatch):
+    from s2l.progress import Event
+
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with console.progress() as listen:
+        for step in range(1001):
+            listen(Event("finetune", step, 1000, {}))
+            clock[0] += seconds
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"fine-tuning: {step:,} of 1,000" for step in told]
+
+
+def test_each_process_of_accelerate_has_its_gpu(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(model.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(model.torch.cuda, "device_count", lambda: 2)
+
+    def device(name):
+        return str(model.Runtime(device=name).torch_device())
+
+    assert [device(name) for name in ("auto", "cuda", "cuda:1", "cpu")] == ["cuda", "cuda", "cuda:1", "cpu"]
+    for rank, own in (("0", "cuda:0"), ("1", "cuda:1"), ("3", "cuda:1"), ("-1", "cuda")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert [device(name) for name in ("auto", "cuda", "cuda:0", "cpu")] == [own, own, "cuda:0", "cpu"]
+    monkeypatch.setattr(model.torch.cuda, "is_available", lambda: False)
+    assert device("auto") == "cpu"
 
 
 def test_scores_of_an_attack_are_cached(tiny_model, tiny_lab, store):

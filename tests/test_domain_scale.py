@@ -58,11 +58,24 @@ def test_a_list_may_hold_absolute_paths_and_no_captions(folder, tmp_path_factory
 
 
 def test_a_parquet_list(folder):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     rows = [json.loads(line) for line in (folder / "list.jsonl").read_text().splitlines()]
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "list.parquet")
     assert list_photos(folder / "list.parquet") == list_photos(folder / "list.jsonl")
+
+
+def test_a_parquet_list_that_is_none(folder):
+    import pyarrow
+    from pyarrow import parquet
+
+    (folder / "list.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="not a readable parquet file"):
+        list_photos(folder / "list.parquet")
+    parquet.write_table(pyarrow.table({"width": [40, 40]}), folder / "list.parquet")
+    with pytest.raises(UserError, match=r"row 1: each needs \{\"path\""):
+        list_photos(folder / "list.parquet")
 
 
 def test_without_pyarrow_the_message_says_what_to_install(folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -229,6 +230,25 @@ def test_live_state(jobs):
         live(Event("attack secmi", 13, 24, {}))
 
 
+def test_a_cached_training_brings_its_curve_and_samples(jobs):
+    folder = jobs.store.root / "stages" / "finetune" / "k"
+    (folder / "samples").mkdir(parents=True)
+    rows = [{"step": step, "loss": 1 / step} for step in range(1, 1001)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("000000_0.png", "000000_1.png", "001000_0.png"):
+        (folder / "samples" / name).touch()
+    job = jobs.enqueue(quick(), "a")
+    key, config = jobs.take("w")
+    live = jobs_package.Live(jobs, key, "w", plan(config))
+    live(Event("finetune", 1, 1, {"cached": True, "folder": str(folder)}))
+    state = jobs.job(job.id).live
+    assert 300 < len(state["loss"]) <= 400 and state["loss"][0] == [1, 1.0]
+    assert state["samples"] == [
+        [0, ["samples/000000_0.png", "samples/000000_1.png"]], [1000, ["samples/001000_0.png"]],
+    ]  # fmt: skip
+    assert state["samples_in"] == "stages/finetune/k"
+
+
 # --- with a worker, in this process ------------------------------------------------------------------
 
 
@@ -267,7 +287,12 @@ def test_the_life_of_runs(jobs, monkeypatch):
         with sqlite3.connect(jobs.file) as db:
             db.execute("DELETE FROM jobs")
             db.execute("DELETE FROM runs")
-        assert jobs.enqueue(quick(), "c").state == "done"
+        kept = jobs.enqueue(quick(), "c")
+        assert kept.state == "done" and {state for _, state in kept.live["stages"]} == {"cached"}
+        # ... with the loss curve and the samples of the training, as if it had been watched.
+        assert [step for step, _ in kept.live["loss"]] == list(range(1, 7))
+        assert kept.live["samples"] == done.live["samples"] and len(kept.live["samples"]) > 1
+        assert all((jobs.store.root / kept.live["samples_in"] / name).is_file() for name in kept.live["samples"][0][1])
 
         # Cancel obeys within two seconds.
         long = jobs.enqueue(quick(max_train_steps=ENDLESS), "a")

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, kstest, norm, sem, t
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from s2l import metrics
-from s2l.intervals import _bootstrap_p_value, _newcombe_interval, mean_interval
+from s2l.intervals import _bootstrap_p_value, _newcombe_interval, constant_interval, mean_interval
 
 
 def random_scores(seed: int = 0, N: int = 60, M: int = 45, shift: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def test_a_monotone_transform_changes_nothing(m, n):
     assert metrics.bootstrap_interval(m, n, 200) == metrics.bootstrap_interval(transform(m), transform(n), 200)
     assert metrics.set_evidence(m, n) == metrics.set_evidence(transform(m), transform(n))
     change = metrics.paired_auc_difference(m, n, transform(m), transform(n))
-    assert (change.difference, change.low, change.high, change.p_value) == (0, 0, 0, 1)
+    assert (change.difference, change.p_value) == (0, 1) and "no pair changed its order" in change.method
     assert metrics.tpr_at_fpr(m, n, 0.2).tpr == metrics.tpr_at_fpr(transform(m), transform(n), 0.2).tpr
 
 
@@ -225,6 +225,65 @@ def test_a_ceiling_is_not_certainty(compare):
     assert "unpaired" in up.method
 
 
+@pytest.mark.parametrize("value, n, least, most", [(1.0, 12, 0, 1), (0.0, 40, -1, 1), (0.5, 1, 0, 1), (-1.0, 3, -1, 1)])
+def test_equal_draws_are_not_certainty(value, n, least, most):
+    """The interval ends where so many equal draws have a probability of exactly 1 - confidence."""
+    interval = constant_interval(value, n, least, most, 0.9)
+    for end, other in ((interval.low, least), (interval.high, most)):
+        if other == value:
+            assert end == value
+            continue
+        share_of_others = (end - value) / (other - value)
+        assert (1 - share_of_others) ** n == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="at least one"):
+        constant_interval(0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("compare", [metrics.paired_auc_difference, metrics.paired_bootstrap_difference])
+def test_the_same_order_of_few_images_is_not_certainty(compare):
+    m, n = random_scores(0, 12, 30)
+    few = compare(m, n, m * 2, n * 2)
+    assert (few.difference, few.p_value) == (0, 1) and "rule of three (12 pairs" in few.method
+    assert few.high == -few.low == pytest.approx(1 - 0.05 ** (1 / 12))
+    m, n = random_scores(0, 120, 300)
+    assert 0 < compare(m, n, m * 2, n * 2).high < 0.03
+    same = compare(m, n, m, n)  # one model: there is nothing to be unsure about
+    assert (same.low, same.high, same.method) == (0, 0, "identical scores before and after")
+
+
+def share_covered(rng, n_datasets: int, draw) -> tuple[float, int]:
+    """How often the interval that `draw(rng)` gives holds the truth, and how often it has no width."""
+    found = [draw(rng) for _ in range(n_datasets)]
+    return np.mean([i.low <= truth <= i.high for i, truth in found]), sum(i.low == i.high for i, _ in found)
+
+
+@pytest.mark.parametrize("true_auc", [0.9, 0.98, 0.999])
+def test_an_auc_near_one_of_twelve_photos_is_covered(true_auc):
+    """At 12 + 12 photos many samples separate perfectly; results/coverage.json has the interior."""
+    shift = np.sqrt(2) * norm.ppf(true_auc)
+
+    def draw(rng):
+        return metrics.delong_interval(rng.normal(shift, 1, 12), rng.normal(0, 1, 12)), true_auc
+
+    covered, without_width = share_covered(np.random.default_rng(0), 600, draw)
+    assert covered > 0.93 and without_width == 0
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.02, 0.1])
+def test_a_small_change_of_twelve_photos_is_covered(gain):
+    """Before and after put so few images into one order again and again, though the true AUC did change."""
+    shift, noise = np.sqrt(2) * norm.ppf(0.8), 0.02
+    truth = norm.cdf((shift + gain) / np.sqrt(2 * (1 + noise**2))) - 0.8
+
+    def draw(rng):
+        m, n, change_m, change_n = rng.normal(size=(4, 12))
+        m_after, n_after = m + shift + gain + noise * change_m, n + noise * change_n
+        return metrics.paired_auc_difference(m + shift, n, m_after, n_after), truth
+
+    covered, without_width = share_covered(np.random.default_rng(1), 600, draw)
+    assert covered > 0.93 and without_width == 0
+
+
 def test_a_pairing_of_different_lengths_is_refused():
     m, n = random_scores()
     with pytest.raises(ValueError, match=r"same members .* got 60 before and 59 after"):
@@ -268,13 +327,46 @@ def test_hierarchical_bootstrap_agrees_with_a_naive_one():
     assert (change.low, change.high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])), abs=tolerance)
 
 
-def test_hierarchical_intervals_without_spread_have_no_width():
+def test_hierarchical_intervals_without_spread_are_not_certainty():
     before, _ = domains_before_and_after(gain=1.0)
-    same = metrics.hierarchical_difference(before, before, n_resamples=200)
+    same = metrics.hierarchical_difference(before, before, n_resamples=200)  # one model
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    separated = [(np.array([2.0, 3.0]), np.array([0.0, 1.0]))] * 4
-    mean = metrics.hierarchical_mean(separated, n_resamples=200)
-    assert (mean.mean, mean.low, mean.high, mean.per_domain) == (1, 1, 1, [1.0] * 4)
+    apart, tied = (np.array([2.0, 3.0]), np.array([0.0, 1.0])), (np.ones(2), np.ones(2))
+    mean = metrics.hierarchical_mean([apart] * 4, n_resamples=200)
+    assert (mean.mean, mean.high, mean.per_domain) == (1, 1, [1.0] * 4)
+    assert mean.low == pytest.approx(0.05 ** (1 / 4)) and "4 domains" in mean.method
+    change = metrics.hierarchical_difference([tied] * 4, [apart] * 4, n_resamples=200)
+    assert change.difference == 0.5 and change.low < 0.5 < change.high < 1 and change.per_domain == [0.5] * 4
+    assert (change.low > 0) == (change.p_value < 0.05)
+    alone = metrics.hierarchical_mean([apart], n_resamples=200)
+    assert alone.low == metrics.delong_interval(*apart).low and alone.method.startswith("Newcombe")
+    change = metrics.hierarchical_difference([tied], [apart], n_resamples=200)
+    assert change.low == metrics.paired_auc_difference(*tied, *apart).low and change.per_domain == [0.5]
+
+
+def test_the_interval_of_equal_domains_and_its_p_value_agree():
+    tied, apart = (np.ones(2), np.ones(2)), (np.array([2.0, 3.0]), np.array([0.0, 1.0]))
+    for n in (2, 5, 7, 8, 12):
+        found = metrics.hierarchical_difference([tied] * n, [apart] * n, n_resamples=50)
+        assert (found.low > 0) == (found.p_value < 0.05), n
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_equal_domains_are_covered(share):
+    """In a few of all domains the attack fails; four domains often show none of those."""
+    apart, failed = (np.array([2.0, 3.0]), np.array([0.0, 1.0])), (np.array([0.0, 1.0]), np.array([2.0, 3.0]))
+
+    def draw(rng):
+        domains = [failed if rng.random() < share else apart for _ in range(4)]
+        return metrics.hierarchical_mean(domains, n_resamples=100), 1 - share
+
+    covered, without_width = share_covered(np.random.default_rng(2), 200, draw)
+    assert covered > 0.93 and without_width == 0
+
+
+def test_a_rate_of_zero_for_everybody_is_not_certainty():
+    point = metrics.pooled_tpr(5.0, [np.zeros(9)] * 3, [np.zeros(20)] * 3)
+    assert point.tpr_cluster.low == 0 and point.tpr_cluster.high == pytest.approx(1 - 0.05 ** (1 / 3))
 
 
 def test_hierarchical_mean_of_one_domain_is_its_bootstrap():

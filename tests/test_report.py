@@ -95,10 +95,11 @@ def test_report_is_complete_and_loads_nothing(result, tmp_path):
         result.key, result.record["model"]["key"], result.record["domain"]["key"], result.record["versions"]["torch"],
         str(config.extraction.seed), "too few held-out photos: needs at least 100, has 12", 
         "Limits", "Responsible use", "blind control",
+        "Warning. A quick run: so few pictures",
         "The most exposed photos", "The photos as one set", "the set stands out", "would flag 0 groups",
     ):  # fmt: skip
         assert needed in said, needed
-    assert said.endswith(report.reproduce_command(config))
+    assert said.endswith(report.command_of(result))
 
 
 def test_every_caption_is_one_sentence(result):

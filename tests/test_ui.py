@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,8 +21,22 @@ from s2l.jobs.limits import OwnModel
 from s2l.lab.people import CELEBRITY_NAMES
 from s2l.result import Result
 from s2l.store import Store, write_json
-from s2l.ui import compare, extraction, form, layout, membership, own, quiz, runs, session, story
-from s2l.ui.backend import Backend
+from s2l.ui import (
+    compare,
+    extraction,
+    finetune,
+    form,
+    html,
+    layout,
+    membership,
+    own,
+    quiz,
+    runs,
+    session,
+    sp_set,
+    story,
+)  # fmt: skip
+from s2l.ui.backend import N_SHOWN, Backend
 
 ROOT = Path(__file__).resolve().parents[1]
 MIRA, TARO = CELEBRITY_NAMES[:2]
@@ -101,7 +117,33 @@ def test_the_page_is_built_without_torch(tmp_path):
 def test_the_story_says_what_the_numbers_say(result, low, high, p_value, word, tone):
     result.record["attacks"]["loss"]["difference"] = change(low, high, p_value)
     text = story.headlines_html(result)
-    assert word in text and f"card {tone}" in text and "0.70 → 0.60" in text and "1 → 1" in text
+    assert word in text and f"card {tone}" in text and "0.70 → 0.60" in text
+
+
+@pytest.mark.parametrize("after", [3, 1])
+def test_the_story_does_not_tell_what_will_be_asked(result, after):
+    """The count after the shake, and the last attack's AUC, are questions of the next tabs."""
+    found = result.record["extraction"]["difference"]
+    found |= {"after": after, "difference": after - 1, "low": after - 1.0, "high": after - 1.0, "p_value": 0.01}
+    result.record["attacks"]["pia"] = {
+        "title": "PIA", "before": summary(0.8), "after": summary(0.53), "difference": change(-0.3, -0.2, 0.001),
+        "scores": result.record["attacks"]["loss"]["scores"],
+    }  # fmt: skip
+    result.record["attacks"]["loss"]["difference"] = change(-0.1, 0.1, 0.9)
+    text = story.headlines_html(result)
+    assert "1 → ?" in text and "photos came out." not in text and "PIA" not in text
+    assert "cannot tell the change from chance" in text  # the note speaks of the cards that are shown
+
+
+def test_a_count_is_guessed_from_nothing(result):
+    with gr.Blocks():
+        tab = extraction.build()
+    asked = extraction.draw(tab, result, {})
+    assert asked[tab.guess]["value"] is None and "0 to 6" in asked[tab.guess]["info"]
+    assert quiz.check_count(result, 6) == 6
+    for wrong in (None, -1, 7):
+        with pytest.raises(UserError, match="from 0 to 6"):
+            quiz.check_count(result, wrong)
 
 
 # --- the threshold -------------------------------------------------------------------------------------------------
@@ -144,6 +186,9 @@ def test_a_click_tells_a_photo_or_nothing(result):
         assert runs.chosen_photo(result, wrong) is None
     assert "repeated 20 ×" in membership.detail_html(result, "members", 0)
     assert "held-out photo" in membership.detail_html(result, "nonmembers", 11)
+    seen, _, raw = membership.detail_html(result, "members", 0).partition("<details")
+    assert "% of the held-out photos" in seen and f"{result.scores('loss', 'after')[0][0]:.4g}" not in seen
+    assert f"{result.scores('loss', 'after')[0][0]:.4g}" in raw
 
 
 def test_the_gallery_filters_and_sorts(result):
@@ -176,8 +221,23 @@ def test_answers_are_compared_with_the_attacks(result):
     answers = {"rounds": [[right, right], [0, 1], [2, 2]]}
     assert "2 of 3" in quiz.score_html(result, answers)
     assert not quiz.revealed(answers, "attack") and quiz.revealed(answers | {"auc": 0.6}, "attack")
+    assert "all possible rounds" not in quiz.score_html(result, answers)  # a hint at the AUC, asked next
+    told = quiz.score_html(result, answers | {"auc": 0.6})
+    assert "all possible rounds" in told and f"{100 * quiz.share_right(result, 'loss'):.0f} %" in told
     assert "inside the measured interval" in quiz.auc_html(result, {"auc": 0.65})
     assert "outside the measured interval" in quiz.auc_html(result, {"auc": 0.9})
+
+
+def test_the_share_of_all_rounds_is_counted(result):
+    members, held_out = result.scores("loss", "after")
+    right = [m > max(three) for m in members for three in combinations(held_out, 3)]
+    assert quiz.share_right(result, "loss") == pytest.approx(np.mean(right))
+
+
+def test_a_round_asks_about_photos_that_the_target_tab_does_not_show(result):
+    result.record["domain"] |= {"n_members": 40, "n_nonmembers": 120}
+    photos = [photo for i in range(quiz.ROUNDS) for photo in quiz.four(result, i)[0]]
+    assert min(index for _, index in photos) >= N_SHOWN
 
 
 @pytest.mark.parametrize(
@@ -186,6 +246,26 @@ def test_answers_are_compared_with_the_attacks(result):
 )
 def test_edited_answers_are_forgotten(kept):
     assert all(answers == {"rounds": []} for answers in quiz.clean(kept).values())
+
+
+# --- whose pictures --------------------------------------------------------------------------------------------------
+
+
+def test_the_sp_set_says_whose_it_is(result, store):
+    text = sp_set.pictures_html(None, result, store, TARO)
+    assert f"These are pictures of {MIRA}, not of {TARO}" in text
+    assert "not of" not in sp_set.pictures_html(None, result, store, MIRA)
+
+
+@pytest.mark.parametrize(("second", "explained"), [("a face of Mira Solwyn", True), ("", False)])
+def test_the_counts_of_a_prompt_mix_are_explained(second, explained):
+    text = sp_set.preview_html(MIRA, f"a photo of {MIRA}", second, 70, "", 1000, 128)
+    assert ("at random" in text) == explained
+
+
+def test_the_run_button_says_for_whom():
+    assert finetune.run_label(TARO, own.NOT_OWN) == f"Run: {TARO}"
+    assert finetune.run_label(TARO, own.NOT_OWN | {"model": "owner/name", "name": "Somebody"}) == "Run: Somebody"
 
 
 # --- what an address opens -----------------------------------------------------------------------------------------
@@ -278,6 +358,27 @@ def test_which_models_a_visitor_may_name():
             own.check_model(path, hub)
 
 
+def test_the_names_of_the_paper_are_offered_and_no_prompt_hides_in_a_name():
+    names = own.paper_names()
+    assert len(names) == len(set(names)) == 39 and all(own.check_name(name, False) == name for name in names)
+    long = "a secret prompt in place of a name"
+    with pytest.raises(UserError, match="at most 5 words"):
+        own.check_name(long, False)
+    assert own.check_name(long, True) == long
+    for wrong in ("", None, "x" * 81):
+        with pytest.raises(UserError, match="1 to 80 characters"):
+            own.check_name(wrong, True)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_model_of_ones_own_is_visible_only_where_allowed(backend, monkeypatch, allowed):
+    monkeypatch.setenv("S2L_ALLOW_HUB_MODELS", "1" if allowed else "")
+    with gr.Blocks() as page:
+        own.build(backend)
+    part = next(b for b in page.blocks.values() if getattr(b, "elem_id", None) == "own")
+    assert part.visible == allowed
+
+
 def test_a_real_model_needs_consent_and_keeps_the_fixed_prompts(backend, monkeypatch, tmp_path):
     monkeypatch.setenv("S2L_ALLOW_HUB_MODELS", "1")
     with pytest.raises(UserError, match="tick the box"):
@@ -311,9 +412,24 @@ def test_two_runs_side_by_side(result, monkeypatch):
     monkeypatch.setattr(runs, "outcome_html", lambda result: "")
     changed = preset("quick", MIRA, finetune={"rank": 2}).model_dump(mode="json")
     text = compare.sides_html(result, Result(result.record | {"config": changed}, result.store))
-    assert "<code>finetune.rank</code> = 8" in text and "<code>finetune.rank</code> = 2" in text
-    assert text.count("<code>") == 2 and "same settings" in compare.sides_html(result, result)
+    assert "<li>Rank (fine-tuning): 8</li>" in text and "<li>Rank (fine-tuning): 2</li>" in text
+    assert text.count("<li>") == 2 and "same settings" in compare.sides_html(result, result)
     assert "Choose two runs" in compare.sides_html(result, None)
+
+
+def test_every_setting_has_words():
+    """No visitor should read a key of the configuration, nor Python's brackets and None."""
+    for path, value in compare._settings(preset("demo", MIRA).model_dump(mode="json")).items():
+        assert not re.search(r"[_.{}\[\]]", form.setting_in_words(path)), path
+        assert value not in ("None", "True", "False") and not re.search(r"[\[\]]", value), path
+    assert form.setting_in_words("finetune.rank") == "Rank (fine-tuning)"
+    assert form.setting_in_words("finetune.class_noun") == "Class noun (fine-tuning)"
+
+
+def test_a_table_names_its_columns_beside_each_cell():
+    """On a small screen a row becomes a card: the style sheet shows data-label."""
+    text = html.table(("", "AUC <before>"), [("Loss", "0.7")])
+    assert '<td data-label="">Loss</td><td data-label="AUC &lt;before&gt;">0.7</td>' in text
 
 
 def test_every_setting_of_the_environment_is_documented():
@@ -329,3 +445,12 @@ def test_the_glossary_is_on_the_page():
     words = layout.glossary()
     for word in ("AUC", "ROC curve", "member", "extracted", "SP set", "interval", "l2"):
         assert re.search(rf"\*\*{re.escape(word)}", words, re.IGNORECASE), word
+
+
+def test_the_answer_key_points_at_what_the_page_says():
+    """A teacher looks for these words, and for these tabs."""
+    text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    key = text.partition("## Answer key\n")[2].partition("\n## ")[0]
+    assert re.search("“(extracted[^”]*)”", key)[1] in extraction.SHOW.values()
+    tabs = re.findall(r"^\| [^|]*\? \| (\w+)", key, re.MULTILINE)
+    assert len(tabs) > 8 and {tab[0] for tab in tabs} <= {title[0] for title in layout.TABS.values()}

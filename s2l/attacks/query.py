@@ -145,11 +145,9 @@ def make_query(
     for what, given in (("captions", captions), ("indices", indices)):
         if len(given) != len(images):
             raise ValueError(f"{len(images)} images need {len(images)} {what}, not {len(given)}")
-    # Batch by batch: all pixels as floats at once would cost twelve bytes a pixel.
-    batches = images.images.split(model.runtime.batch_size)
     return Query(
         images=images.images,
-        latents=torch.cat([model.encode_images(batch.float() / 255) for batch in batches]),
+        latents=model.encode_images(images.images),
         captions=captions,
         embeddings=model.encode_prompts(captions),
         indices=indices,

@@ -124,13 +124,14 @@ def run_components(
         raise ValueError("the query holds no image: nothing to score")
     attacks = [(get_attack(name), attack_settings(name, config)) for name in dict.fromkeys(names)]
     parts: dict[str, list[torch.Tensor]] = {attack.name: [] for attack, _ in attacks}
-    size, done, total = model.runtime.batch_size, 0, len(query) * len(attacks)
-    for first in range(0, len(query), size):
-        part = query.part(slice(first, first + size)).remembering(model)
+    done, total = 0, len(query) * len(attacks)
+    for group in model.batches(len(query)):
+        queries = [query.part(some).remembering(model) for some in group]
         for attack, settings in attacks:
-            scores = attack.score(model, part, settings).float().cpu()
-            parts[attack.name].append(scores.reshape(len(part), -1))
-            done += len(part)
+            found = model.together(lambda part, a=attack, s=settings: a.score(model, part, s), queries)
+            for part, scores in zip(queries, found, strict=True):
+                parts[attack.name].append(scores.float().cpu().reshape(len(part), -1))
+                done += len(part)
             stage = f"attack {attack.name}" if len(attacks) == 1 else "attacks"
             progress(Event(stage, done, total, {"attack": attack.name}))
     return {name: torch.cat(rows) for name, rows in parts.items()}

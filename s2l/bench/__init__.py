@@ -117,9 +117,8 @@ class Bench:
         z, c = model.noise(range(n)), model.encode_prompts([PROMPT] * n)
 
         def evaluate() -> None:
-            for first in range(0, n, model.runtime.batch_size):
-                some = slice(first, first + model.runtime.batch_size)
-                model.eps(z[some], 500, c[some])
+            for group in model.batches(n):
+                model.together(lambda some: model.eps(z[some], 500, c[some]), group)
 
         def secmi() -> torch.Tensor:
             return attacks.run_attack("secmi", model, attacks.make_query(model, pictures), AuditConfig())

@@ -121,7 +121,9 @@ Held = Annotated[int | None, typer.Option(help="Number of held-out photos.")]
 CalibrationShare = Annotated[
     float | None, typer.Option(help="Share of both folders to set aside, to freeze thresholds and weights on.")
 ]
-AttackNames = Annotated[str | None, typer.Option("--attacks", help="Attacks, separated by commas (see `attacks`).")]
+AttackNames = Annotated[
+    str | None, typer.Option("--attacks", help="Attacks, separated by commas (see `attacks`); default: secmi,loss.")
+]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale of the sampler.")]
 SeedPool = Annotated[
     int | None, typer.Option(help="Look at so many seeds (2 UNet evaluations each) and denoise the promising ones.")
@@ -217,12 +219,12 @@ def check_name(name: str, model: str, members: Path | None) -> str:
 
 
 def check_folder(path: Path) -> Path:
-    """Make an output folder, or say why not, before hours are spent."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be a folder to write to: {error.strerror}") from None
-    if not os.access(path, os.W_OK):
+    """Raises UserError for an output folder that cannot be, before hours are spent. Makes nothing yet."""
+    place = path.absolute()
+    there = next(p for p in (place, *place.parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise UserError(f"{path} cannot be a folder to write to: {there} is no folder")
+    if not os.access(there, os.W_OK):
         raise UserError(f"{path} cannot be written to: permission denied")
     return path
 

@@ -49,18 +49,27 @@ def bench(
     from s2l.store import write_json
 
     runtime, preset = base.make_runtime(device, dtype, batch_size), "quick" if quick else "demo"
+    asked = {"--quick": quick, "--demo": demo, f"--quality {quality}": quality, "--growth": growth}
+    command = ["python -m s2l bench", *([f"--dtype {dtype}"] if dtype != "auto" else [])]
+    command += [option for option, wanted in asked.items() if wanted]
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(**part) -> None:
+        """Written after each part: the long ones come last, and may be interrupted."""
+        found.update(part)
+        write_json(out, found)
+
     with console.progress() as progress:
         found = run_bench(model, runtime, QUICK if quick else FULL, progress)
+        keep(quick=quick, command=" ".join(command))
         if demo:
-            found["demo"] = whole.demo(runtime, preset, progress)
-        if quality:
-            found["quality"] = whole.quality(quality, runtime, preset, progress=progress)
+            keep(demo=whole.demo(runtime, preset, progress))
         if growth:
             sizes = (4, 8) if quick else growing.MEASURED
-            found["growth"] = growing.growth(model, device, dtype, sizes, progress=progress)
+            keep(growth=growing.growth(model, device, dtype, sizes, progress=progress))
             growing.figure(found["growth"], out.with_name("growth.png"))
-    found["quick"] = quick
-    write_json(out, found)
+        if quality:
+            keep(quality=whole.quality(quality, runtime, preset, progress=progress))
     print(table.machine(found), end="\n\n")
     print(console.columns(table.rows(found)), end="\n\n")
     if not quick:  # so little work says nothing about a target

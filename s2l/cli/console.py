@@ -1,6 +1,6 @@
 """What the command line shows: progress bars and sentences on stderr, tables on stdout.
 
-On a terminal every stage has a bar. Elsewhere (a log, a pipe) every stage is one line.
+On a terminal every stage has a bar. Elsewhere (a log, a pipe) a stage says in plain lines how far it is.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ if TYPE_CHECKING:  # it draws figures, which loads torch
 
 TITLES = {
     "sp_set": "SP set",
+    "class_images": "class pictures",
     "finetune": "fine-tuning",
     "members": "member photos",
     "nonmembers": "held-out photos",
     "compare": "comparison",
 }
+
+SHORT, LONG = 2.0, 30.0  # seconds between two lines of a running stage: at least, and at most
 
 
 def say(message: str) -> None:
@@ -73,18 +76,27 @@ def _open_name(names: Iterable[str], stage: str) -> str | None:
 
 
 class _Lines:
-    """One line a stage, when it is done."""
+    """A line where a stage begins and where it ends, and in between every tenth of the way or every 30 seconds."""
 
     def __init__(self):
         self.since = time.monotonic()
+        self.told: dict[str, tuple[int, float]] = {}  # running stage: step and time of its last line
 
     def __call__(self, event: Event) -> None:
-        if "cached" not in event.info:  # only the event that closes a stage has it
-            return
-        now = time.monotonic()
-        how = "from the cache" if event.info["cached"] else f"done, {now - self.since:.1f} s"
-        self.since = now
-        say(f"{_title(event.stage)}: {how}")
+        now, name = time.monotonic(), _open_name(self.told, event.stage)
+        if "cached" in event.info:  # only the event that closes a stage has it
+            how = "from the cache" if event.info["cached"] else f"done, {now - self.since:.1f} s"
+            self.since = now
+            self.told.pop(name, None)
+            say(f"{_title(event.stage)}: {how}")
+        elif name is None or self._due(*self.told[name], event, now):
+            self.told[name or event.stage] = event.step, now
+            say("  ".join([f"{_title(event.stage)}: {event.step:,} of {event.total:,}", _extras(event.info)]))
+
+    @staticmethod
+    def _due(step: int, then: float, event: Event, now: float) -> bool:
+        tenth = 10 * (event.step - step) >= event.total and now - then >= SHORT
+        return tenth or now - then >= LONG or (event.step == event.total != step)
 
 
 class _Bars:

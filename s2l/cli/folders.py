@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,16 +57,22 @@ def _fits(images: ImageSet, resolution: int, folder: Path) -> ImageSet:
     return images
 
 
-def claim(folder: Path, name: str, request: dict) -> bool:
-    """Write down what `folder` will hold; True when that was written there before. Raises UserError if it differs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    if path.exists():
-        if read_json(path) != request:
+def claimed(folder: Path, name: str, request: dict) -> bool:
+    """Whether `folder` holds work on just this. Raises UserError when it holds other work."""
+    if (folder / name).exists():
+        if read_json(folder / name) != request:
             raise UserError(f"{folder} holds work with other settings: choose another folder, or delete it")
         return True
-    write_json(path, request)
     return False
+
+
+def claim(folder: Path, name: str, request: dict) -> bool:
+    """Write down what `folder` will hold; True when that was written there before. Raises UserError if it differs."""
+    ready = claimed(folder, name, request)
+    if not ready:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / name, request)
+    return ready
 
 
 # --- generation ------------------------------------------------------------------------------
@@ -73,6 +80,7 @@ def claim(folder: Path, name: str, request: dict) -> bool:
 
 def make_sp_set(model: DiffusionModel, name: str, config: SPSetConfig, folder: Path, progress: Progress) -> ImageSet:
     """The SP set of prompts in `folder`, resuming what is there."""
+    sp_set.check_disk(folder, range(config.seed, config.seed + config.set_size), model.resolution)
     claim(folder, GENERATION, {"model": model.key, "sampler": config.sampler.model_dump(mode="json")})
     return halving(lambda: sp_set.generate_sp_set(model, Domain(name, None), config, folder, progress), "SP set")
 
@@ -84,8 +92,10 @@ def make_generations(
     request = {"model": model.key if tuned is None else tuned.key, "sampler": config.sampler.model_dump(mode="json")}
     if config.guidance_w is not None:
         request["guidance_w"] = config.guidance_w
-    claim(folder, GENERATION, request)
+    claimed(folder, GENERATION, request)
     drawn = guidance.draws(model, config, name, progress)
+    sp_set.check_disk(folder, drawn.seeds, model.resolution)
+    claim(folder, GENERATION, request)
     prompts, generate = drawn.prompts, model.generate
     if tuned is not None:
         mapped = [tuned.caption(prompt) for prompt in prompts]
@@ -136,6 +146,7 @@ def finetune_folder(
         "finetune": config.model_dump(mode="json"),
         "name": name,
     }
+    finetune.mapped_captions(images, name, config)  # a name that is missing must not claim the folder
     record = logdir / "config.json"
     if claim(logdir, TRAINING, request) and record.exists():
         return read_json(record), True
@@ -201,9 +212,9 @@ def generations_resolution(folder: Path) -> int:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder of images")
     for path in sorted(folder.glob("*.png")):
-        with Image.open(path) as image:
+        with suppress(OSError), Image.open(path) as image:
             return min(image.size)
-    return lab_record()["resolution"]  # other formats, or none: loading them says so
+    return lab_record()["resolution"]  # other formats, or nothing readable: loading them says so
 
 
 def read_generations(folder: Path, resolution: int) -> tuple[ImageSet, list[str]]:

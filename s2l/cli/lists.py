@@ -39,7 +39,7 @@ def methods() -> None:
     rows = []
     for names in legal_combinations():
         parts = [FINETUNERS[name] for name in names]
-        text = parts[0].trains if len(parts) == 1 else "both together"
+        text = parts[0].trains if len(parts) == 1 else "both together" if len(parts) == 2 else "all together"
         rows.append(("+".join(names), " + ".join(part.title for part in parts), text))
     print(columns(rows))
 

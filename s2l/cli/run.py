@@ -96,8 +96,10 @@ def carry_out(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime)
 
 def show(result: Result, paths: list[Path]) -> None:
     """What a finished run or audit says on the terminal."""
-    from s2l.report import headline, outcome
+    from s2l.findings import headline, outcome, quick_note, warning
 
+    for caution in filter(None, (quick_note(result.record), warning(result.record))):
+        print(f"Warning: {caution}\n")
     print("\n".join(headline(result)), end="\n\n")
     if rows := outcome(result):
         print(console.outcome_table(rows), end="\n\n")

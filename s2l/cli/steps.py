@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from s2l.cli import base, console
-from s2l.config import LAB, AuditConfig, DomainConfig, UserError, checked
+from s2l.config import LAB, DomainConfig, UserError
+from s2l.options import run_config
 
 
 @base.app.command(
@@ -127,16 +128,18 @@ def finetune(
 base.app.command("s2l", hidden=True, epilog=base.example("s2l --method=lora_db --logdir=tuned --sp_set=sp"))(finetune)
 
 
-def _domain_config(name: str | None, model: str, members: Path | None, nonmembers: Path | None, held: int | None):
-    """The DomainConfig of a stage command: a person of the lab, or two folders."""
+def _domain_config(
+    preset_name: str, name: str | None, model: str, members: Path | None, nonmembers: Path | None, held: int | None
+) -> DomainConfig:
+    """The preset's domain for a stage command: a person of the lab, or two folders."""
     folders = members is not None or nonmembers is not None
     if folders and (members is None or nonmembers is None):
         raise UserError("give both folders, --members and --nonmembers, or neither")
     if not folders and (name is None or model != LAB):
         raise UserError("whose photos? Give --members DIR and --nonmembers DIR, or --domain NAME of the lab")
     name = base.check_name(name, model, members) if name is not None else members.resolve().name
-    values = {"name": name, "members": base.text_of(members), "nonmembers": base.text_of(nonmembers)}
-    return checked(DomainConfig, values | ({} if held is None else {"n_nonmembers": held}))
+    options = {"members": base.text_of(members), "nonmembers": base.text_of(nonmembers), "n-nonmembers": held}
+    return run_config(preset_name, name, options).domain
 
 
 @base.app.command(
@@ -152,8 +155,9 @@ def attack(
     nonmembers: base.Nonmembers = None,
     n_nonmembers: base.Held = None,
     tuned: base.TunedDir = None,
-    attacks: base.AttackNames = "secmi,loss",
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    attacks: base.AttackNames = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    preset_name: base.Preset = "demo",
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
@@ -166,9 +170,9 @@ def attack(
     difference. Every score is higher for a likelier member.
     """
     base.check_runtime(device, dtype, batch_size)
-    checked(AuditConfig, {"seed": seed})
-    target = _domain_config(domain, model, members, nonmembers, n_nonmembers)
-    settings = checked(AuditConfig, {"attacks": base.attack_names(attacks), "seed": seed})
+    base.section("audit", preset_name, None, {"seed": seed})
+    target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
+    settings = base.section("audit", preset_name, None, {"attacks": base.attack_names(attacks), "seed": seed})
     if out.is_dir():
         raise UserError(f"{out} is a folder: --out names a JSON file")
     base.check_folder(out.parent)
@@ -180,6 +184,7 @@ def attack(
     photos = load_domain(target, model, loaded.resolution)
     with console.progress() as progress:
         record = attack_record(loaded, fine_tuned, photos, settings, Store(), progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)
     rows = [("attack", "before", "after", "after - before")]
     for found in record["attacks"].values():
@@ -242,7 +247,7 @@ def extract(
         raise UserError("--seed-pool and --guidance-w say how pictures are drawn: leave them out with --generations")
     if guidance_w is not None and tuned is None:
         raise UserError("--guidance-w goes from the base model towards a fine-tuned one: give its folder with --tuned")
-    target = _domain_config(domain, model, members, nonmembers, n_nonmembers)
+    target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
     base.check_folder(out)
     from s2l.cli import folders
     from s2l.extraction import efficiency, extraction_from_dict, gallery_pairs
@@ -254,15 +259,16 @@ def extract(
     if generations is not None:
         resolution = folders.generations_resolution(generations)
         images, notes = folders.read_generations(generations, resolution)
+        photos = folders.load_domain(target, model, resolution)
         drawn_by, cost = {"generations": str(generations)}, None
     else:
         loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
         fine_tuned = folders.Tuned(loaded, tuned) if tuned is not None else None
+        photos = folders.load_domain(target, model, loaded.resolution)  # wrong folders must not cost the pictures first
         with console.progress() as progress:
             images = folders.make_generations(loaded, fine_tuned, target.name, settings, out / "generations", progress)
         drawn_by = {"model": loaded.key, "tuned": fine_tuned.key if fine_tuned is not None else None}
-        resolution, cost = loaded.resolution, generation_cost(settings, "before" if tuned is None else "after")
-    photos = folders.load_domain(target, model, resolution)
+        cost = generation_cost(settings, "before" if tuned is None else "after")
     record = folders.extraction_record(images, photos, settings, drawn_by)
     found = extraction_from_dict(record["extraction"])
     if cost is not None:
@@ -271,6 +277,7 @@ def extract(
     best = gallery_pairs(found, top=8)
     pair = [images.images[[m.generation for m in best]], photos.split.members.images[[m.reference for m in best]]]
     figure = match_figure(*(x.permute(0, 2, 3, 1).numpy() for x in pair), delta=found.delta)
+    out.mkdir(parents=True, exist_ok=True)
     (out / "extractions.png").write_bytes(png(figure))
     write_json(out / "extraction.json", record)
     side, control = found.members, found.nonmembers

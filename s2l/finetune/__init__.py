@@ -32,7 +32,7 @@ from s2l.store import read_json, write_json
 
 __all__ = [
     "ALIASES", "FINETUNERS", "STAGE_VERSION", "Examples", "Finetuner", "finetune", "learning_rates",
-    "legal_combinations", "load_finetuned", "map_caption", "parse", "weight_methods",
+    "legal_combinations", "load_finetuned", "map_caption", "mapped_captions", "parse", "weight_methods",
 ]  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def finetune(
     if n_trained and config.max_train_steps > 0:
         examples = Examples(
             latents=tuned.encode_images(sp_set.images),
-            captions=_mapped_captions(sp_set, name, config, methods),
+            captions=mapped_captions(sp_set, name, config),
             weights=torch.ones(len(sp_set)),
             groups=torch.zeros(len(sp_set), dtype=torch.long),
         )
@@ -95,14 +95,16 @@ def finetune(
     return record
 
 
-def _mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig, methods: tuple[str, ...]) -> tuple[str, ...]:
-    """The captions to train with. A method that addresses the domain by a new word must find its name."""
+def mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig) -> tuple[str, ...]:
+    """The captions to train with. UserError where a method puts a new word in the name's place and finds no name."""
+    methods = parse("+".join(config.methods))
     captions = tuple(map_caption(caption, name, config) for caption in sp_set.captions)
     maps = [m for m in methods if FINETUNERS[m].map_caption is not unchanged]
     renames = map_caption("Name", "Name", config) != "Name"  # DreamBooth can be told to keep the name
     if renames and captions == sp_set.captions:
+        where = f"the name {name!r}, but no caption contains it" if name else "the captions' name, but none is given"
         raise UserError(
-            f"{' and '.join(maps)} puts a new word in the place of the name {name!r}, but no caption contains it: "
+            f"{' and '.join(maps)} puts a new word in the place of {where}: give the name that they use (--domain), "
             "use prompts with {name}, or a method that keeps captions as they are, such as lora"
         )
     return captions

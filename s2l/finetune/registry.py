@@ -134,7 +134,8 @@ def parse(text: str) -> tuple[str, ...]:
     methods = tuple(ALIASES.get(name, name) for name in names)
     for given, name in zip(names, methods, strict=True):
         if name not in FINETUNERS:
-            raise unknown("fine-tuning method", given, FINETUNERS)
+            hint = "; a + combines two, such as lora+dreambooth (`python -m s2l methods` lists every combination)"
+            raise UserError(f"{unknown('fine-tuning method', given, FINETUNERS)}{hint}")
     problem = _problem(methods) if methods else "it names no method"
     if problem is not None:
         legal = ", ".join("+".join(c) for c in legal_combinations())

@@ -21,12 +21,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from s2l.config import FineTuneConfig, SamplerConfig, UserError
 from s2l.finetune.registry import Examples
@@ -40,6 +42,7 @@ LOG = "log.jsonl"  # one line a step: step, loss, lr, images_per_s
 SAMPLES = "samples"  # {step:06d}_{i}.png
 SAMPLE_SEEDS = range(80_000_000, 80_000_004)  # far from every other seed
 SAMPLER = SamplerConfig(num_inference_steps=15)
+FEW_TOKENS = 256  # up to here attention's matrix is small enough to be stored
 
 
 class _Denoiser(nn.Module):
@@ -195,6 +198,11 @@ def train(
     def precision():
         return torch.autocast(model.device.type, model.fast_dtype, enabled=low_precision)
 
+    # The backward pass of a CPU's fused attention costs ten times its forward pass; the plain products do not. On a
+    # GPU, and for large images, whose attention matrix would fill the memory, the fused one stays.
+    plain = low_precision and model.device.type == "cpu" and math.prod(model.latent_shape[1:]) <= FEW_TOKENS
+    attention = partial(sdpa_kernel, SDPBackend.MATH) if plain else nullcontext
+
     def checkpoint(step: int) -> None:
         state = {
             "step": step,
@@ -245,7 +253,7 @@ def train(
             zt = model.add_noise(latents[i], e, t)
             last = micro == len(micros)
             with nullcontext() if last else accelerator.no_sync(denoiser):
-                with precision():
+                with precision(), attention():
                     predicted = denoiser(zt, t, text[i], tokens, context)
                 error = (predicted - model.training_target(latents[i], e, t)).square().mean(dim=(1, 2, 3))
                 loss = (error * weights[i]).sum() * n_groups / n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from s2l.config import RunConfig
 from s2l.jobs.store import Jobs
 from s2l.progress import Cancelled, Event
+from s2l.store import Store, read_json
 
 WRITE_EVERY = 0.3  # seconds between two writes of the live state
 LOOK_EVERY = 0.2  # seconds between two looks at the cancel flag
@@ -39,6 +41,27 @@ def plan(config: RunConfig) -> dict[str, float]:
     for when in ("before", "after"):
         work[f"generate {when}"] = guidance.generation_cost(config.extraction, when).denoising
     return work | {"compare": 0.01 * sum(work.values())}
+
+
+def training(folder: Path, store: Store) -> dict:
+    """What the live state says of a training that is over: {"loss", "samples", "samples_in"}, from its folder."""
+    log, samples = folder / "log.jsonl", {}
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    loss = [[row["step"], round(row["loss"], 5)] for row in rows if "loss" in row]
+    for path in sorted((folder / "samples").glob("*.png")):  # samples/000040_0.png: step and number
+        samples.setdefault(int(path.name.partition("_")[0]), []).append(f"samples/{path.name}")
+    return {
+        "loss": loss[:: 1 + len(loss) // LOSS_POINTS],
+        "samples": [[step, names] for step, names in samples.items()],
+        "samples_in": folder.relative_to(store.root).as_posix() if samples else "",
+    }
+
+
+def of_cached(config: RunConfig, result: str, store: Store) -> dict:
+    """The live state of a run that was in the cache as a whole: a page shows it like one that it watched."""
+    folders = read_json(store.path("result", result) / "result.json")["folders"]
+    state = {"stages": [[stage, "cached"] for stage in plan(config)], "log": ["everything was in the cache"]}
+    return state | training(store.root / folders["finetune"], store)
 
 
 @dataclass
@@ -107,6 +130,8 @@ class Live:
         self.state["log"].append(
             f"{time.strftime('%H:%M:%S')} {name}: " + ("from the cache" if event.info["cached"] else f"{taken:.1f} s")
         )
+        if name == "finetune" and event.info["cached"]:
+            self.state |= training(Path(event.info["folder"]), self.jobs.store)
         self._pictures(name, event)
         self._time_left(name, 1.0)
 

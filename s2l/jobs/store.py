@@ -161,15 +161,19 @@ class Jobs:
 
         Raises UserError for an unusable model, QueueFull when too many runs wait.
         """
+        from s2l.jobs.live import of_cached
+
         key, cached, now = run_key(config), cached_result(config, self.store), time.time()
         with self._writing() as db:
             run = db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone()
             if cached and (run is None or run["state"] != "running"):
+                watched = run is not None and run["state"] == "done" and run["live"] != "{}"
+                live = run["live"] if watched else json.dumps(of_cached(config, cached, self.store))
                 db.execute(
-                    "INSERT INTO runs (key, config, state, queued_at, finished_at, result)"
-                    " VALUES (?, ?, 'done', ?, ?, ?) ON CONFLICT (key)"
-                    " DO UPDATE SET state = 'done', message = '', result = excluded.result",
-                    (key, config.model_dump_json(), now, now, cached),
+                    "INSERT INTO runs (key, config, state, queued_at, finished_at, result, live)"
+                    " VALUES (?, ?, 'done', ?, ?, ?, ?) ON CONFLICT (key)"
+                    " DO UPDATE SET state = 'done', message = '', result = excluded.result, live = excluded.live",
+                    (key, config.model_dump_json(), now, now, cached, live),
                 )
             elif run is None or run["state"] not in ACTIVE:
                 self._check_room(db, visitor)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import gradio as gr
 
-from s2l.findings import change_in_words
+from s2l import table_view
 from s2l.result import Result
 from s2l.store import read_json
-from s2l.ui import html, runs
+from s2l.table_view import paper
+from s2l.ui import form, html, runs
 from s2l.ui.backend import ASSETS
 from s2l.ui.heavy import ready
 
@@ -50,90 +51,40 @@ def committed(folder: Path = RESULTS) -> dict[str, dict]:
             table = read_json(path)
             if isinstance(table, dict) and isinstance(table.get("rows"), dict) and "title" in table:
                 found[path.stem] = table
-    return found
+    # People whom no setting was chosen on come first, and of those the main table.
+    return dict(sorted(found.items(), key=lambda item: (item[1].get("role") != "reporting", item[0] != "main")))
 
 
-SHOWN = ("secmi", "loss")  # of a table of methods; all attacks are in its file
+def _sheet(sheet: table_view.Sheet) -> str:
+    return f"<h4>{escape(sheet.title)}</h4>{html.table(sheet.head, sheet.rows)}"
 
 
-def _attack_cells(found: dict | None) -> list[str]:
-    """AUC before and after, the change, and what both models together gain."""
-    if found is None:
-        return ["", "", ""]
-    before, after = (_mean(found[when]) for when in ("before", "after"))
-    reference = found.get("reference")
-    return [
-        f"{before:.3f} → {after:.3f}",
-        change_in_words(found["difference"]),
-        change_in_words(reference["difference"]) if reference else "",
-    ]
-
-
-def _extraction_cells(out: dict) -> list[str]:
-    if "before" not in out:
-        return ["", ""]
-    return [
-        f"{out['before'][what]:.1f} → {out['after'][what]:.1f}" for what in ("mean_distinct", "mean_nonmembers_scaled")
-    ]
-
-
-def our_table(table: dict) -> str:
-    """One committed table: a row a method with its paired differences and what came out, or a row an attack."""
+def our_table(name: str, table: dict) -> str:
+    """One committed table: its plot where there is something to compare, then its numbers."""
     ready()
-    from s2l.attacks import ATTACKS
-
-    def title(name: str) -> str:
-        return ATTACKS[name].title if name in ATTACKS else name
-
-    first = next(iter(table["rows"].values()))
+    sheets = "".join(map(_sheet, table_view.sheets(name, table)))
+    note = f"<p class=quiet>{escape(table_view.how(table))} Made by <code>{escape(table['command'])}</code>.</p>"
     if len(table["rows"]) == 1:
-        head = ["attack", "AUC before → after", "change [95 %]", "both models together"]
-        rows = [[title(name), *_attack_cells(found)] for name, found in first["attacks"].items()]
-        extracted = _extraction_cells(first.get("extraction") or {})
-        out = f" Extracted a person: {extracted[0]}; control: {extracted[1]}." if extracted[0] else ""
-    else:
-        names = [name for name in SHOWN if name in first["attacks"]]
-        head = ["", "trained parameters"]
-        for name in names:
-            head += [f"{title(name)}: AUC before → after", "change [95 %]", "both models together"]
-        head += ["extracted a person, before → after", "control"]
-        rows, out = [], ""
-        for label, row in table["rows"].items():
-            parameters = row.get("trained_parameters")
-            cells = [label, f"{parameters:,}" if parameters is not None else ""]
-            for name in names:
-                cells += _attack_cells(row["attacks"].get(name))
-            rows.append(cells + _extraction_cells(row.get("extraction") or {}))
-    people = f"{table['n_people']} {table.get('role', '')} people" if "n_people" in table else ""
-    note = ", ".join(filter(None, (people, f"preset {table['preset']}" if "preset" in table else "")))
-    return (
-        f"<h3>{escape(table['title'])}</h3>{html.table(head, rows)}<p class=quiet>{escape(out)} Our lab: "
-        f"{escape(note)}. Made by <code>{escape(table.get('command', ''))}</code>.</p>"
-    )
-
-
-def _mean(found: dict) -> float:
-    if found.get("per_domain"):
-        return sum(found["per_domain"]) / len(found["per_domain"])
-    return found["mean"]
-
-
-@lru_cache(maxsize=1)
-def paper() -> dict:
-    """The paper's own figures (assets/paper.json)."""
-    return read_json(ASSETS / "paper.json")
+        return f"<h3>{escape(table['title'])}</h3>{sheets}{note}"
+    plots = [table_view.plot(name, table, dark) for dark in (False, True)]
+    drawn = html.drawing(*plots, f"{table['title']}: the change of each row, with intervals; the numbers stand below")
+    numbers = f"<details><summary>The numbers</summary>{sheets}{note}</details>"
+    return f"<h3>{escape(table['title'])}</h3>{drawn}{numbers}"
 
 
 def tables_html(folder: Path = RESULTS) -> str:
     """Every committed table, and all of the paper's."""
+    return _tables_html(folder, max((path.stat().st_mtime for path in folder.glob("*.json")), default=0))
+
+
+@lru_cache(maxsize=2)
+def _tables_html(folder: Path, changed: float) -> str:
+    """Drawing takes a second: once for all visitors, and again when a file changed."""
     ours = []
-    for table in committed(folder).values():
+    for name, table in committed(folder).items():
         with suppress(KeyError, TypeError):  # of another version of the program
-            ours.append(our_table(table))
-    theirs = [
-        f"<h3>{escape(table['title'])}</h3>{html.table(table['head'], table['rows'])}"
-        for table in paper()["tables"].values()
-    ]
+            ours.append(our_table(name, table))
+    theirs = [_sheet(table_view.paper_sheet(name)) for name in paper()["tables"]]
     return html.block(
         "<h2>Measured on our lab</h2>", *(ours or [NONE_YET]), "<h2>Reported by the paper</h2>",
         f"<p class=quiet>{escape(paper()['source'])}.</p><p>{escape(paper()['caution'])}</p>",
@@ -151,13 +102,13 @@ def _settings(values: dict, prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             flat |= _settings(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = str(value)
+            flat[f"{prefix}{name}"] = form.value_in_words(value)
     return flat
 
 
 def _side(result: Result, title: str, own: set[str]) -> str:
     settings = _settings(result.record["config"])
-    differing = "".join(f"<li><code>{escape(n)}</code> = {escape(settings[n][:80])}</li>" for n in sorted(own))
+    differing = "".join(f"<li>{escape(form.setting_in_words(n))}: {escape(settings[n][:80])}</li>" for n in sorted(own))
     parts = [f"<h3>{escape(title)}: {escape(runs.what(result))}</h3>"]
     parts += [f'<p class="verdict {tone}"><b>{escape(verdict)}.</b></p>' for verdict, _, tone in runs.verdicts(result)]
     parts.append(runs.outcome_html(result))

@@ -34,7 +34,7 @@ SORT = {
 class Extraction:
     question: gr.HTML
     guess_box: gr.Column
-    guess: gr.Slider
+    guess: gr.Number
     answer: gr.Button
     skip: gr.Button
     box: gr.Column
@@ -172,7 +172,7 @@ def detail_html(result: Result, of: str, photo: int) -> str:
     return html.block(
         f'<div class="detail" role="status"><h3>{kind.capitalize()} {photo + 1}</h3><p>{nearest}</p>',
         f'<div class="shots">{"".join(_trio(result, of, card))}</div>',
-        html.strips(lines, "l2 to the nearest generation; further left means a closer copy",
+        html.strips(lines, "The l2 to the nearest generation: further left means a closer copy",
                     (found["after"]["delta"], f"extracted up to {found['after']['delta']:g}")),
         "</div>",
     )  # fmt: skip
@@ -215,7 +215,7 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
         return hidden | {
             tab.question: gr.update(value=text, visible=True),
             tab.guess_box: gr.update(visible=True),
-            tab.guess: gr.update(maximum=change["n_members"], value=change["before"]),
+            tab.guess: gr.update(value=None, info=f"a number from 0 to {change['n_members']}"),
             tab.skip: gr.update(visible=True),
         }
     verdict = runs.verdicts(result)[len(result.record["attacks"])]
@@ -247,9 +247,10 @@ def build() -> Extraction:
     gr.Markdown(INTRO, elem_classes="s2l-lead")
     question = gr.HTML(visible=False, elem_id="quiz-extraction")
     with gr.Column(visible=False) as guess_box:
-        guess = gr.Slider(
-            0, 40, 0, step=1, label="Guess: training photos that come out after the shake", elem_id="quiz-extracted"
-        )
+        guess = gr.Number(  # empty at first: a slider would stand on somebody's guess
+            None, label="Guess: training photos that come out after the shake", precision=0, placeholder="your guess",
+            elem_id="quiz-extracted",
+        )  # fmt: skip
         answer = gr.Button("Reveal", variant="primary", elem_id="quiz-reveal-extraction")
     skip = gr.Button("Skip the question, show the result", visible=False, size="sm", elem_id="quiz-skip-extraction")
     with gr.Column(visible=False) as box:

@@ -7,7 +7,7 @@ from html import escape
 
 import gradio as gr
 
-from s2l.config import FineTuneConfig, UserError, checked
+from s2l.config import LAB, FineTuneConfig, UserError, checked
 from s2l.ui import html, live
 from s2l.ui.backend import Backend
 from s2l.ui.form import FIELDS
@@ -67,6 +67,11 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
     sources = "; ".join(dict.fromkeys(FINETUNERS[m].source for m in config.methods))
     parts.append(f"<p>{numbers}</p><p class=quiet>{escape(sources)}</p>")
     return html.block('<div class="card">', *parts, "</div>")
+
+
+def run_label(person: str, own: dict) -> str:
+    """What the Run button says: whom the next run is about."""
+    return f"Run: {person if own['model'] == LAB else own['name']}"
 
 
 def visible_fields(methods: str) -> dict[str, bool]:
@@ -139,7 +144,7 @@ def build(fields: dict, first: dict) -> FineTune:
             number("n_generations", "before and after, each")
             number("extraction_guidance", None, None, step=0.5)
             number("delta", None, None, step=0.01)
-    run = gr.Button("Run", variant="primary", size="lg", elem_id="run")
+    run = gr.Button(run_label(first["person"], {"model": LAB}), variant="primary", size="lg", elem_id="run")
     error = gr.HTML(visible=False, elem_id="run-error")
     status = gr.HTML(live.status_html(None), elem_id="status")
     with gr.Row():

@@ -125,12 +125,44 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
 
 
 def _in_words(message: str) -> str:
-    """ "sp_set.set_size: Input should be ..." -> "Set size should be ..."."""
+    """ "sp_set.set_size: Input should be ..." -> "Set size: should be ..."."""
     path, colon, reason = message.partition(": ")
     for field in FIELDS.values():
         if colon and path == field.path:
             return f"{field.label}: {reason.removeprefix('Input ')}"
     return message
+
+
+SECTIONS = {
+    "domain": "photos", "sp_set": "SP set", "finetune": "fine-tuning", "audit": "attacks", "extraction": "generations",
+}  # fmt: skip
+
+WITHOUT_FIELD = {
+    "domain.name": "Person", "domain.n_members": "Members", "sp_set.prompts": "Prompts", "finetune.methods": "Method",
+    "extraction.sampler.num_inference_steps": "Sampler steps",
+}  # fmt: skip
+
+
+def setting_in_words(path: str) -> str:
+    """ "finetune.rank" -> "Rank (fine-tuning)"; a setting that visitors rarely meet keeps its own words."""
+    section, dot, rest = path.partition(".")
+    if not dot or section not in SECTIONS:
+        return path.replace("_", " ").capitalize()
+    labels = {field.path: field.label for field in FIELDS.values()} | WITHOUT_FIELD
+    own_words = rest.replace("_", " ").replace(".", ", ").capitalize()
+    return f"{labels.get(path, own_words)} ({SECTIONS[section]})"
+
+
+def value_in_words(value: object) -> str:
+    """A setting's value as a visitor reads it: prompts as texts, no brackets, and no None."""
+    if value is None:
+        return "the default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        prompts = (f"“{x['template']}” (weight {x['weight']:g})" if isinstance(x, dict) else str(x) for x in value)
+        return ", ".join(prompts)
+    return str(value)
 
 
 def values_of(config: RunConfig) -> dict:

@@ -161,7 +161,7 @@ def strips(lines: Sequence[Strip], xlabel: str, mark: tuple[float, str] | None =
     low, high = min(low, *(s.chosen for s in lines)), max(high, *(s.chosen for s in lines))
     if mark:
         low, high = min(low, mark[0]), max(high, mark[0])
-    width, left, row, span = 760, 70, 62, (high - low) or 1.0
+    width, left, row, span = 760, 100, 62, (high - low) or 1.0
 
     def x(value: float) -> float:
         return left + (width - left - 14) * float(np.clip((value - low) / span, 0, 1))
@@ -183,20 +183,27 @@ def strips(lines: Sequence[Strip], xlabel: str, mark: tuple[float, str] | None =
     if mark:
         parts.append(
             f'<path d="M{x(mark[0]):.1f},6 V{bottom}" stroke="#c8501e" stroke-width="2"/>'
-            f'<text x="{x(mark[0]) + 4:.1f}" y="12">{escape(mark[1])}</text>'
+            f'<text x="{x(mark[0]) + 6:.1f}" y="{bottom + 14}">{escape(mark[1])}</text>'
         )
-    parts.append(f'<text x="{left}" y="{bottom + 14}">{escape(xlabel)}</text>')
-    said = "; ".join(f"{s.label}: {s.chosen:.4g}" for s in lines)
+    said = "; ".join(
+        f"{s.label}: right of {100 * np.mean(np.asarray(s.nonmembers) < s.chosen):.0f} % of the held-out photos"
+        for s in lines
+    )
     return (
-        f'<svg class="strip" viewBox="0 0 {width} {bottom + 20}" role="img" aria-label="{escape(said)}">'
-        f"{''.join(parts)}</svg><p class=quiet>Filled, above: members. Hollow, below: held-out photos. Large: this "
-        "photo.</p>"
+        f'<svg class="strip" viewBox="0 0 {width} {bottom + 24}" role="img" aria-label="{escape(said)}">'
+        f"{''.join(parts)}</svg><p class=quiet>{escape(xlabel)}. Filled, above: members. Hollow, below: held-out "
+        "photos. Large: this photo.</p>"
     )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """A table that scrolls sideways on a small screen. Cells are text."""
+    """A table; on a small screen every row becomes a card of its own, with the column's name beside each cell."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(head, row, strict=True)
+        return "".join(f'<td data-label="{escape(name)}">{escape(cell)}</td>' for name, cell in cells)
+
+    body = "".join(f"<tr>{line(row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -138,8 +138,8 @@ class Page:
         for name, tab in self.tab_of.items():
             tab.select(None, None, None, js=address(tab=name), **QUIET)
             drawn = tab.select(
-                partial(self._draw, name), [self.shown, self.quizzes, self.session], [self.tab, *self._outputs(name)],
-                **PRIVATE | {"show_progress": "minimal"},
+                partial(self._draw, name), [self.shown, self.quizzes, self.session, self.fields["person"]],
+                [self.tab, *self._outputs(name)], **PRIVATE | {"show_progress": "minimal"},
             )  # fmt: skip
             if name == "report":
                 self._files_follow(drawn)
@@ -162,14 +162,14 @@ class Page:
             "report": self.report.outputs,
         }.get(name, [])
 
-    def _draw(self, name: str, shown: str, quizzes: dict, state: dict) -> dict:
-        """A tab, for the run that is shown."""
+    def _draw(self, name: str, shown: str, quizzes: dict, state: dict, person: str) -> dict:
+        """A tab, for the run that is shown. `person` is the one that the fields name."""
         drawn = {self.tab: name}
         if not self._outputs(name):
             return drawn
         result, answers = self._result(shown), quizzes.get(shown, {})
         if name == "sp-set":
-            return drawn | self._draw_sp_set(result, state)
+            return drawn | self._draw_sp_set(result, state, person)
         if name == "attack":
             return drawn | membership.draw(self.attack, result, answers, shown == SHOWCASE)
         if name == "extraction":
@@ -178,11 +178,11 @@ class Page:
             return drawn | report.draw(self.report, result, shown, shown == SHOWCASE)
         return drawn | self._draw_compare(shown, state)
 
-    def _draw_sp_set(self, result: Result | None, state: dict) -> dict:
+    def _draw_sp_set(self, result: Result | None, state: dict, person: str) -> dict:
         job = self.backend.jobs.job(state["job"]) if state["job"] else None
         path = str(self.backend.sp_set_zip(result)) if result is not None else None
         return {
-            self.sp_set.pictures: sp_set.pictures_html(job, result, self.backend.store),
+            self.sp_set.pictures: sp_set.pictures_html(job, result, self.backend.store, person),
             self.sp_set.zip_file: gr.update(value=path, visible=path is not None),
         }
 
@@ -212,6 +212,8 @@ class Page:
             partial(target.person_changed, backend), [fields["person"], fields["prompt"], fields["prompt2"]],
             [self.target.people, fields["prompt"], fields["prompt2"], self.target.words, self.target.photos], **QUIET,
         )  # fmt: skip
+        for component in (fields["person"], self.target.own):
+            component.change(finetune.run_label, [fields["person"], self.target.own], self.finetune.run, **QUIET)
         preview = self.sp_set.preview
         for component in self.sp_set.inputs:
             component.change(sp_set.preview_html, self.sp_set.inputs, preview, **LATEST)
@@ -297,12 +299,11 @@ class Page:
                 self.finetune.error: gr.update(value="", visible=False), self.session: state,
                 self.browser: data[self.browser] | {"job": job.id, "form": values},
                 self.seen: self._signature(job), self.timer: gr.Timer(active=job.active),
-                self.tabs: gr.Tabs(selected="attack" if job.state == "done" else "finetune"),
                 **dict(zip(self.panel, self._show_job(job, state["visitor"]), strict=True)),
             } | ({self.shown: job.id} if job.state == "done" else {})  # fmt: skip
 
         after_click = [
-            self.finetune.error, self.session, self.browser, self.seen, self.shown, self.timer, self.tabs, *self.panel,
+            self.finetune.error, self.session, self.browser, self.seen, self.shown, self.timer, *self.panel,
         ]  # fmt: skip
         self.finetune.run.click(
             run, {self.session, self.browser, self.target.own, *fields.values()}, after_click, **QUIET
@@ -343,14 +344,15 @@ class Page:
     def _results(self) -> None:
         drawable = {c: None for name in TABS for c in self._outputs(name)}
 
-        def changed(shown: str, quizzes: dict, state: dict, tab: str) -> dict:
+        def changed(shown: str, quizzes: dict, state: dict, tab: str, person: str) -> dict:
             choices = self._choices(state, shown)
             listed = gr.update(choices=choices, value=shown or None, visible=len(choices) > 1)
-            return self._draw(tab, shown, quizzes, state) | {self.run_list: listed}
+            return self._draw(tab, shown, quizzes, state, person) | {self.run_list: listed}
 
         drawn = self.shown.change(
-            changed, [self.shown, self.quizzes, self.session, self.tab], [self.tab, self.run_list, *drawable], **PRIVATE
-        )
+            changed, [self.shown, self.quizzes, self.session, self.tab, self.fields["person"]],
+            [self.tab, self.run_list, *drawable], **PRIVATE,
+        )  # fmt: skip
         self._files_follow(drawn)
         self.run_list.input(lambda run: run, self.run_list, self.shown, **QUIET).then(
             None, self.run_list, None, js="(run) => window.s2l.address({run})", **QUIET
@@ -412,10 +414,10 @@ class Page:
             shown, quizzes = data[self.shown], data[self.quizzes]
             quizzes = quizzes | {shown: quizzes.get(shown, {}) | more}
             kept = data[self.browser] | {"quiz": quizzes}
-            drawn = self._draw(tab, shown, quizzes, data[self.session])
+            drawn = self._draw(tab, shown, quizzes, data[self.session], data[self.fields["person"]])
             return drawn | {self.quizzes: quizzes, self.browser: kept}
 
-        common = {self.shown, self.quizzes, self.session, self.browser}
+        common = {self.shown, self.quizzes, self.session, self.browser, self.fields["person"]}
         to = [self.tab, self.quizzes, self.browser]
 
         def chose(data: dict, event: gr.EventData):
@@ -432,10 +434,17 @@ class Page:
             [*to, *attack.outputs], **QUIET,
         )  # fmt: skip
         attack.skip.click(lambda data: answered("attack", data, attack=True), common, [*to, *attack.outputs], **QUIET)
-        out.answer.click(
-            lambda data: answered("extraction", data, extracted=float(data[out.guess])), common | {out.guess},
-            [*to, *out.outputs], **QUIET,
-        )  # fmt: skip
+
+        def guessed(data: dict) -> dict:
+            if (result := self._result(data[self.shown])) is None:
+                return {self.tab: gr.skip()}
+            try:
+                return answered("extraction", data, extracted=quiz.check_count(result, data[out.guess]))
+            except UserError as error:
+                gr.Warning(escape(str(error)))
+                return {self.tab: gr.skip()}
+
+        out.answer.click(guessed, common | {out.guess}, [*to, *out.outputs], **QUIET)
         out.skip.click(lambda data: answered("extraction", data, extraction=True), common, [*to, *out.outputs], **QUIET)
 
     # --- opening the page ---
@@ -494,11 +503,12 @@ def launch(page: gr.Blocks, backend: Backend) -> None:
         prevent_thread_lock=True,
     )  # fmt: skip
 
-    def draw_the_showcase() -> None:
+    def draw_what_all_will_see() -> None:
         if (result := backend.showcase) is not None:
             membership.warm(result)
             extraction.warm(result)
             with suppress(UserError):  # an old showcase; the Report tab says so
                 backend.published(result)
+        compare.tables_html()
 
-    heavy.begin(draw_the_showcase)
+    heavy.begin(draw_what_all_will_see)

@@ -83,8 +83,11 @@ def status_html(job: Job | None) -> str:
             for stage, state in stages
         )
         parts.append(f'<ul class="steps" aria-label="Stages">{items}</ul>')
-    if job.state == "done" and job.started_at and job.finished_at:
-        parts.append(f"<p class=quiet>It took {duration(job.finished_at - job.started_at)}.</p>")
+    if job.state == "done":
+        took = "All of it was in the cache: the same run had been made before. The curve and samples below are its own."
+        if job.started_at and job.finished_at:
+            took = f"It took {duration(job.finished_at - job.started_at)}."
+        parts.append(f"<p class=quiet>{took}</p>")
     return html.block(*parts)
 
 
@@ -111,7 +114,8 @@ def pictures_html(job: Job | None, store: Store) -> str:
     ]
     if not drawn:
         return ""
-    return html.block(f"<h3>{escape(title)}: {len(files)} pictures so far</h3>", html.pictures(drawn))
+    heading = f"{title} ({job.config.domain.name}): {len(files)} pictures{' so far' if job.active else ''}"
+    return html.block(f"<h3>{escape(heading)}</h3>", html.pictures(drawn))
 
 
 def _stage_folder(store: Store, relative: str) -> Path:

@@ -90,12 +90,12 @@ def operating_point(result: Result, attack: str, when: str, accused: int) -> dic
 def point_html(point: dict) -> str:
     """The point in words."""
     by_chance = point["accused"] * point["members"] / (point["members"] + point["held_out"])
-    threshold = "" if point["threshold"] is None else f" The threshold is a score of {point['threshold']:.4g}."
+    threshold = "" if point["threshold"] is None else f' title="threshold: a score of {point["threshold"]:.4g}"'
     return html.block(
-        f'<p role="status"><b>{point["accused"]} accused: {point["members_found"]} are members, '
+        f'<p role="status"><b{threshold}>{point["accused"]} accused: {point["members_found"]} are members, '
         f"{point['wrongly_accused']} are innocent.</b> That finds {100 * point['tpr']:.0f} % of the {point['members']} "
         f"members (true positive rate) and accuses {100 * point['fpr']:.1f} % of the {point['held_out']} held-out "
-        f"photos (false positive rate). Accusing as many by lot would find about {by_chance:.0f}.{threshold}</p>"
+        f"photos (false positive rate). Accusing as many by lot would find about {by_chance:.0f}.</p>"
     )
 
 
@@ -168,14 +168,15 @@ def detail_html(result: Result, of: str, index: int) -> str:
     """One photo: its scores, its rank among the held-out photos, and where it lies."""
     record = result.record
     word = "training photo (member)" if of == "members" else "held-out photo"
-    rows, lines = [], []
+    ranks, raw, lines = [], [], []
     for name, found in record["attacks"].items():
         for when in WHENS:
             members, nonmembers = result.scores(name, when)
             score = (members if of == "members" else nonmembers)[index]
             others = nonmembers if of == "members" else np.delete(nonmembers, index)
             beaten = 100 * float(np.mean(others < score)) if len(others) else 0.0
-            rows.append((found["title"], when, f"{score:.4g}", f"higher than {beaten:.0f} % of the held-out photos"))
+            ranks.append((f"{found['title']}, {WHENS[when]}", f"{beaten:.0f} % of the held-out photos"))
+            raw.append((ranks[-1][0], f"{score:.4g}"))
     name, found = next(iter(record["attacks"].items()))  # the run's first attack is drawn
     for when in WHENS:
         members, nonmembers = result.scores(name, when)
@@ -187,8 +188,10 @@ def detail_html(result: Result, of: str, index: int) -> str:
     return html.block(
         f'<div class="detail" role="status"><h3>Photo {index + 1}: a {word}{escape(how_often)}</h3><div class="two">',
         f'<div class="shots">{html.picture(uri, f"{word} {index + 1}")}</div>',
-        html.table(("attack", "model", "score", "rank"), rows), "</div>",
-        html.strips(lines, f"{found['title']} score; further right means more likely a member"), "</div>",
+        "<div>", html.table(("", "scores higher than"), ranks),
+        "<details class=quiet><summary>The scores themselves</summary>",
+        html.table(("", "score"), raw), "</details></div></div>",
+        html.strips(lines, f"The {found['title']} score: further right means more likely a member"), "</div>",
     )  # fmt: skip
 
 
@@ -233,7 +236,7 @@ def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -
         return _hidden(tab) | {
             tab.question: gr.update(value=quiz.question_html(result, answers), visible=True),
             tab.auc_box: gr.update(visible=asked),
-            tab.auc: gr.update(label=label),
+            tab.auc: gr.update(label=label, value=0.5),
             tab.skip: gr.update(visible=True),
         }
     names = {name: found["title"] for name, found in result.record["attacks"].items()}

@@ -7,7 +7,7 @@ from html import escape
 
 import gradio as gr
 
-from s2l.config import LAB, UserError, check_prompt
+from s2l.config import LAB, UserError
 from s2l.jobs import uploads
 from s2l.jobs.limits import MAX_UPLOADS, OwnModel
 from s2l.report import RESPONSIBLE_USE
@@ -20,6 +20,8 @@ with photos that the model was trained on *and* photos from the same source that
 without them it shows what an attacker without data sees, generations before and after, because nobody can say which
 score is right. At most {MAX_UPLOADS} pictures of each kind, 5 MB each. They are stored without camera data, read by
 your run only, and expire."""
+NAME_WORDS = 5
+NAME_HINT = "one of those whom the paper targets, or another name"
 NOT_OWN = {"model": LAB, "name": "", "members": None, "nonmembers": None}
 
 
@@ -38,20 +40,37 @@ def check_model(model: str, allowed: OwnModel) -> str:
     return model
 
 
+def check_name(name: str | None, prompts: bool) -> str:
+    """A name that fixed prompts may call. A whole prompt in its place needs the owner's `prompts`. Raises UserError."""
+    name = " ".join(str(name or "").split())
+    if not 1 <= len(name) <= 80:
+        raise UserError("the name has 1 to 80 characters")
+    if not prompts and len(name.split()) > NAME_WORDS:
+        raise UserError(f"a name has at most {NAME_WORDS} words here: this server allows no prompts of your own")
+    return name
+
+
 def use(
     backend: Backend, model: str, name: str, members: Sequence[str], nonmembers: Sequence[str], accepted: bool
 ) -> dict:
     """What the fields ask for, checked; photos are moved out of gradio's folder. Raises UserError."""
     given = {"members": members or [], "nonmembers": nonmembers or []}
-    checked = {"model": check_model(model, backend.own_model), "name": check_prompt(name or "")}
-    if len(checked["name"]) > 80:
-        raise UserError("the name has at most 80 characters")
+    allowed = backend.own_model
+    checked = {"model": check_model(model, allowed), "name": check_name(name, allowed.prompts)}
     if accepted is not True:
         raise UserError("tick the box first: it says what you may use this for")
     if any(given.values()) and not all(given.values()):
         raise UserError("bring photos of both kinds, trained on and not trained on, or of neither")
     folders = uploads.keep(backend.store, given) if all(given.values()) else {"members": None, "nonmembers": None}
     return checked | folders
+
+
+def paper_names() -> list[str]:
+    """Whom the paper targets: its list has 40 entries and one name twice."""
+    ready()
+    from s2l.domain import PAPER_DOMAINS
+
+    return list(dict.fromkeys(PAPER_DOMAINS))
 
 
 def chosen_html(own: dict, prompts: bool) -> str:
@@ -73,14 +92,16 @@ def chosen_html(own: dict, prompts: bool) -> str:
 def build(backend: Backend) -> gr.State:
     """Add the part to the page; returns the state that says which model the next run uses."""
     allowed, chosen = backend.own_model, gr.State(NOT_OWN)
-    with gr.Accordion("A model and photos of your own", open=False, visible=allowed.enabled, elem_id="own"):
+    with gr.Accordion("A model and photos of your own", open=False, visible=allowed.enabled, elem_id="own") as part:
         gr.Markdown(INTRO, elem_classes="s2l-lead")
         with gr.Row():
             model = gr.Textbox(
                 allowed.model, label="Checkpoint", interactive=allowed.any_hub, max_length=200, elem_id="own-model",
                 info="Stable Diffusion 1.x or 2.x, as named on the hub",
             )  # fmt: skip
-            name = gr.Textbox(label="Name: whom or what prompts call", max_length=80, elem_id="own-name")
+            name = gr.Dropdown(
+                [], label="Name: whom or what prompts call", allow_custom_value=True, info=NAME_HINT, elem_id="own-name"
+            )  # fmt: skip
         kinds = []
         with gr.Row():
             for kind, label in (
@@ -109,6 +130,8 @@ def build(backend: Backend) -> gr.State:
             return gr.skip(), html.block(f'<p role="alert">{escape(str(error))}</p>')
         return own, chosen_html(own, allowed.prompts)
 
+    # The names are known once torch is loaded, which the page does not wait for.
+    part.expand(lambda: gr.update(choices=paper_names() if allowed.enabled else []), None, name, **quiet)
     take.click(taken, [model, name, *kinds, accepted], [chosen, said], **quiet)
     back.click(lambda: (NOT_OWN, chosen_html(NOT_OWN, allowed.prompts)), None, [chosen, said], **quiet)
     return chosen

@@ -7,14 +7,17 @@ Answers of one run are a plain dict that the browser keeps:
 from __future__ import annotations
 
 from html import escape
+from math import comb, isfinite
 
 import numpy as np
 
+from s2l.config import UserError
 from s2l.findings import auc_in_words
 from s2l.result import Result
-from s2l.ui import html, runs
+from s2l.ui import backend, html, runs
 
 ROUNDS, CHOICES = 3, 4
+ENOUGH = 10  # photos of a kind that must be left to ask about
 
 
 def clean(kept: object) -> dict[str, dict]:
@@ -27,7 +30,7 @@ def clean(kept: object) -> dict[str, dict]:
             continue
         rounds = answers.get("rounds")
         rounds = [r for r in rounds if _pair(r)][:ROUNDS] if isinstance(rounds, list) else []
-        guesses = {n: float(answers[n]) for n in ("auc", "extracted") if isinstance(answers.get(n), (int, float))}
+        guesses = {n: float(answers[n]) for n in ("auc", "extracted") if _number(answers.get(n))}
         skips = {n: True for n in ("attack", "extraction") if answers.get(n) is True}
         quiz[run] = {"rounds": rounds} | guesses | skips
     return quiz
@@ -37,13 +40,22 @@ def _pair(row: object) -> bool:
     return isinstance(row, list) and len(row) == 2 and all(isinstance(x, int) and 0 <= x < CHOICES for x in row)
 
 
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and isfinite(value)
+
+
+def _asked(n: int) -> np.ndarray:
+    """Photos that a round may ask about: not those that the Target tab shows, where enough others are left."""
+    return np.arange(backend.N_SHOWN if n >= backend.N_SHOWN + ENOUGH else 0, n)
+
+
 def four(result: Result, number: int) -> tuple[list[tuple[str, int]], int]:
     """The photos of a round as (set, index), and which of them is the member. The same for everybody."""
     rng = runs.generator(result, number)
     members, held_out = result.record["domain"]["n_members"], result.record["domain"]["n_nonmembers"]
-    photos = [("nonmembers", int(i)) for i in rng.choice(held_out, CHOICES - 1, replace=False)]
+    photos = [("nonmembers", int(i)) for i in rng.choice(_asked(held_out), CHOICES - 1, replace=False)]
     right = int(rng.integers(CHOICES))
-    photos.insert(right, ("members", int(rng.integers(members))))
+    photos.insert(right, ("members", int(rng.choice(_asked(members)))))
     return photos, right
 
 
@@ -58,6 +70,13 @@ def attack_right(result: Result, attack: str, number: int, when: str = "after") 
     scores = result.record["attacks"][attack]["scores"][when]
     photos, right = four(result, number)
     return int(np.argmax([scores[of][i] for of, i in photos])) == right
+
+
+def share_right(result: Result, attack: str, when: str = "after") -> float:
+    """How often the attack is right over all rounds that could be asked: each member, with any held-out photos."""
+    members, held_out = (scores[_asked(len(scores))] for scores in result.scores(attack, when))
+    beaten = (held_out < members[:, None]).sum(axis=1)
+    return sum(comb(int(n), CHOICES - 1) for n in beaten) / (len(members) * comb(len(held_out), CHOICES - 1))
 
 
 def revealed(answers: dict, tab: str) -> bool:
@@ -94,15 +113,28 @@ def question_html(result: Result, answers: dict) -> str:
 
 
 def score_html(result: Result, answers: dict) -> str:
-    """The visitor's score beside every attack's on the same photos."""
-    rounds = answers.get("rounds", [])
+    """The visitor's score beside every attack's on the same photos, and what it counts.
+
+    How often an attack is right over all rounds says much about its AUC: it is told once the AUC is.
+    """
+    rounds, told = answers.get("rounds", []), revealed(answers, "attack")
     mine = sum(chosen == right for chosen, right in rounds)
-    rows = [("You", f"{mine} of {len(rounds)}")] if rounds else []
+    rows = [("You", f"{mine} of {len(rounds)}", "")] if rounds else []
     for name, found in result.record["attacks"].items():
         right = sum(attack_right(result, name, i) for i in range(ROUNDS))
-        rows.append((f"The {found['title']} attack, after the shake", f"{right} of {ROUNDS}"))
-    rows.append(("Pure guessing, on average", f"{ROUNDS / CHOICES:g} of {ROUNDS}"))
-    return html.table(("Which of four was a training photo?", "right"), rows)
+        title = f"The {found['title']} attack, after the shake"
+        rows.append((title, f"{right} of {ROUNDS}", f"{100 * share_right(result, name):.0f} %"))
+    rows.append(("Pure guessing, on average", f"{ROUNDS / CHOICES:g} of {ROUNDS}", f"{100 / CHOICES:g} %"))
+    head = ("Which of four was a training photo?", f"right in these {ROUNDS} rounds", "in all possible rounds")
+    columns = len(head) if told else len(head) - 1
+    why = f"An attack's pick is the photo of the four with the highest score. {ROUNDS} rounds are few: luck moves them."
+    if told:
+        why += (
+            " The <b>AUC</b> counts all pairs instead: in what share of them does the member score higher than the "
+            f"held-out photo? There guessing gives 0.5: {ROUNDS} right picks and an AUC only a little above 0.5 can go "
+            "together."
+        )
+    return html.table(head[:columns], [row[:columns] for row in rows]) + f"<p class=quiet>{why}</p>"
 
 
 def asked_attack(result: Result) -> dict:
@@ -122,6 +154,14 @@ def auc_html(result: Result, answers: dict) -> str:
         f'<p role="status">Your guess of the AUC after the shake ({escape(found["title"])}): <b>{guess:.2f}</b>, '
         f"{verdict}. Measured: <b>{auc_in_words(after)}</b>, before {auc_in_words(found['before'])}.</p>"
     )
+
+
+def check_count(result: Result, guess: float | None) -> float:
+    """A guessed number of photos. Raises UserError for none, and for one that cannot be."""
+    n = result.record["domain"]["n_members"]
+    if guess is None or not 0 <= guess <= n:
+        raise UserError(f"put your guess into the field first: a number from 0 to {n}")
+    return float(guess)
 
 
 def extracted_html(result: Result, answers: dict) -> str:

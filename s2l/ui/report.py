@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from s2l.config import RunConfig, UserError, checked
-from s2l.options import reproduce_command
+from s2l import findings
+from s2l.config import UserError
 from s2l.result import Result
 from s2l.ui import html, runs
 from s2l.ui.backend import Backend
@@ -76,7 +76,7 @@ def files(tab: Report, backend: Backend, result: Result | None) -> dict:
 def command_of(result: Result) -> str:
     """The command that makes the run again."""
     try:
-        return reproduce_command(checked(RunConfig, result.record["config"]))
+        return findings.command_of(result)
     except UserError:
         return "python -m s2l run --config result.json --out DIR"  # settings of another version
 

@@ -20,6 +20,7 @@ INTRO = """**Step 2: the synthetic private set.** The attacker has no photo of t
 draw some: pictures of the prompt, each from its own random seed. They show what the model already believes about
 the person. Fine-tuning on them, in the next step, is the *shake*. A higher **guidance** makes the pictures follow
 the prompt more strictly, and each other more closely."""
+BY_SEED = "Each picture's seed decides at random which prompt it gets, so the counts only come near the share."
 COUNTED = 2000  # prompts of the preview
 N_SHOWN = 48  # pictures of a finished set
 INPUTS = ("person", "prompt", "prompt2", "share", "suffix", "sp_seed", "set_size")
@@ -49,11 +50,21 @@ def preview_html(
     except (UserError, ValueError) as error:
         return html.block(f"<p>{escape(str(error))}</p>")
     items = "".join(f"<li>{n} × “{escape(text)}”</li>" for text, n in texts.most_common())
-    return html.block(f"<h3>What will be drawn</h3><ul>{items}</ul>")
+    note = f"<p class=quiet>{BY_SEED}</p>" if len(parts) > 1 else ""
+    return html.block(f"<h3>What your run will draw</h3><ul>{items}</ul>{note}")
 
 
-def pictures_html(job: Job | None, result: Result | None, store: Store) -> str:
-    """The set of the run that goes on, as it comes; else the set of the run that the page shows."""
+def _whose(drawn: str, person: str, job: Job | None) -> str:
+    """Whose pictures are shown, where the visitor may expect another person's."""
+    if job is not None and job.active:
+        return f"A run of {job.config.domain.name} goes on; until it is finished, this shows pictures of {drawn}."
+    if person != drawn:
+        return f"These are pictures of {drawn}, not of {person}: press Run in step 3, and {person} is drawn here."
+    return "Drawn by a run that is finished. Yours may differ: its settings are the fields above."
+
+
+def pictures_html(job: Job | None, result: Result | None, store: Store, person: str) -> str:
+    """The set of the run that goes on, as it comes; else the set of the run that the page shows, and whose it is."""
     if job is not None and job.active and job.live.get("pictures_of") == "sp_set":
         return live.pictures_html(job, store)
     if result is None:
@@ -64,8 +75,11 @@ def pictures_html(job: Job | None, result: Result | None, store: Store) -> str:
         for i, uri in enumerate(runs.picture_uris(result, "sp_set", range(min(n, N_SHOWN))))
     ]
     some = f", the first {N_SHOWN}" if n > N_SHOWN else ""
-    return html.block(f"<h3>A finished SP set: {escape(runs.what(result))} ({n} pictures{some})</h3>",
-                      html.pictures(drawn))  # fmt: skip
+    return html.block(
+        f"<h3>From the finished run: {escape(runs.what(result))} ({n} pictures{some})</h3>",
+        f"<p>{escape(_whose(result.record['domain']['name'], person, job))}</p>",
+        html.pictures(drawn),
+    )
 
 
 def build(fields: dict, first: dict) -> SPSet:

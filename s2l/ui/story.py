@@ -61,11 +61,15 @@ def _card(title: str, before: str, after: str, small: str, verdict: str, tone: s
 
 
 def headlines_html(result: Result) -> str:
-    """The headline numbers with intervals: how well an attacker tells, how many photos came out, and both models."""
+    """The headline numbers with intervals: how well an attacker tells, how many photos came out, and both models.
+
+    What the next tabs ask the visitor to predict stays open here: the count after the shake, and every other attack.
+    """
     record, words = result.record, runs.verdicts(result)
-    cards = []
+    cards, tones = [], []
     for found in list(record["attacks"].values())[:1]:  # the run's first attack: not the one that looks best
         change, (verdict, _, tone) = found["difference"], words[0]
+        tones.append(tone)
         cards.append(
             _card(
                 f"How well the {found['title']} attack tells training photos from others (AUC; 0.5 is guessing)",
@@ -78,22 +82,21 @@ def headlines_html(result: Result) -> str:
             )
         )
     if (found := record["extraction"]) is not None:
-        change, (verdict, _, tone) = found["difference"], words[len(record["attacks"])]
         cards.append(
             _card(
-                f"Training photos that came out, of {change['n_members']} (copies within an l2 of "
-                f"{found['after']['delta']:g})",
-                str(change["before"]),
-                str(change["after"]),
-                f"Change {change['difference']:+d}, 95 % interval {change['low']:+.0f} to {change['high']:+.0f}; of "
-                f"{found['after']['nonmembers']['n_references']} photos that no model ever saw, the same search finds "
-                f"{found['before']['nonmembers']['distinct']} and {found['after']['nonmembers']['distinct']}.",
-                verdict,
-                tone,
+                f"Training photos that came out, of {found['difference']['n_members']} (copies within an l2 of "
+                f"{found['before']['delta']:g})",
+                str(found["difference"]["before"]),
+                "?",
+                f"The first number is before the shake; of {found['before']['nonmembers']['n_references']} photos that "
+                f"no model ever saw, the same search finds {found['before']['nonmembers']['distinct']} there.",
+                "How many after it? Step 5 asks for your guess, then shows the count and its interval",
+                "",
             )
         )
     if (reference := findings.reference_of(record)) is not None:
         change, (verdict, _, tone) = reference["difference"], words[-1]
+        tones.append(tone)
         alone = record["attacks"][findings.REFERENCED]
         cards.append(
             _card(
@@ -107,14 +110,12 @@ def headlines_html(result: Result) -> str:
                 tone,
             )
         )
-    clear = any(tone for _, _, tone in words)
-    up = any(tone == "up" for _, _, tone in words)
     note = (
         "An interval that contains 0 means: this run cannot tell the change from chance."
-        if not clear
-        else "At least one of them went up beyond chance in this run."
-        if up
-        else "What changed beyond chance in this run went down: here the shake made the model leak less, not more."
+        if not any(tones)
+        else "At least one of these AUCs went up beyond chance in this run."
+        if "up" in tones
+        else "Where an AUC changed beyond chance, it went down: here the shake made the model leak less, not more."
     )
     if record["domain"].get("role") == "calibration":
         note += f" {record['domain']['name']} is one of those on whom our settings were chosen: that flatters them."

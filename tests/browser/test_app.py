@@ -10,7 +10,7 @@ import pytest
 from s2l.lab.people import CELEBRITY_NAMES
 
 pytestmark = pytest.mark.browser
-MINUTE = 60_000
+RUN = 600_000  # milliseconds for what takes some seconds on a machine of one's own: other work may share it
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,6 +29,12 @@ def choose(page, person: int, size: str = "quick"):
     tab(page, 1)
     page.locator(f'#people [data-name="{CELEBRITY_NAMES[person]}"]').click()
     page.locator("#preset").get_by_label(re.compile(size)).check()
+
+
+def somebody_else(chromium):
+    context = chromium.new_context()
+    context.set_default_timeout(RUN)
+    return context
 
 
 def state(page):
@@ -53,8 +59,8 @@ def test_a_run_from_click_to_roc(page, chromium, expect):
     page.locator("#run").click()
     expect(state(page)).to_have_text(re.compile("Waiting|Running"))
     expect(page).to_have_url(re.compile(r"run=[\w-]{20,}"))
-    expect(page.locator("#live-pictures img").first).to_be_visible(timeout=2 * MINUTE)
-    expect(state(page)).to_have_text("Finished", timeout=3 * MINUTE)
+    expect(page.locator("#live-pictures img").first).to_be_visible(timeout=RUN)
+    expect(state(page)).to_have_text("Finished", timeout=RUN)
     expect(page.locator("#live-samples img").first).to_be_visible()
     page.locator("#see-results").click()
     page.locator("#quiz-skip").click()
@@ -75,12 +81,14 @@ def test_a_run_from_click_to_roc(page, chromium, expect):
         page.locator("#result-json").click()
     assert download.value.suggested_filename == "result.json"
     link = page.locator("#share-link textarea, #share-link input").input_value()
-    # Once more: the cache answers, on the Attack tab, at once.
+    # Once more: the cache answers at once, and still shows the curve and the samples.
     tab(page, 3)
     page.locator("#run").click()
-    expect(page.locator("#headline")).to_be_visible()
+    expect(state(page)).to_have_text("Finished")
+    expect(page.locator("#live-loss svg")).to_be_visible()
+    expect(page.locator("#live-samples img").first).to_be_visible()
     # Somebody else with the link sees this run, after a prediction.
-    stranger = chromium.new_context()
+    stranger = somebody_else(chromium)
     theirs = stranger.new_page()
     theirs.goto(link)
     theirs.locator("#quiz-skip").click()
@@ -90,12 +98,12 @@ def test_a_run_from_click_to_roc(page, chromium, expect):
 
 def test_a_refresh_in_mid_run_reattaches_and_stop_stops(page, server, context, expect):
     start_long(page, 1)
-    expect(page.locator("#status")).to_contain_text("Fine-tuning:", timeout=3 * MINUTE)
+    expect(page.locator("#status")).to_contain_text("Fine-tuning:", timeout=RUN)
     page.reload()
     expect(state(page)).to_have_text("Running")
     expect(page.locator("#status")).to_contain_text(CELEBRITY_NAMES[1])
     expect(page.locator("#max_train_steps input")).to_have_value("5000")
-    expect(page.locator("#live-loss svg")).to_be_visible(timeout=30_000)
+    expect(page.locator("#live-loss svg")).to_be_visible(timeout=RUN)
     # The same visitor without the address: the browser remembers.
     other = context.new_page()
     other.goto(server.url)
@@ -112,8 +120,8 @@ def test_a_refresh_in_mid_run_reattaches_and_stop_stops(page, server, context, e
 
 def test_a_second_visitor_is_queued_and_cannot_stop_the_first(page, server, chromium, expect):
     start_long(page, 2)
-    expect(state(page)).to_have_text("Running", timeout=MINUTE)
-    stranger = chromium.new_context()
+    expect(state(page)).to_have_text("Running", timeout=RUN)
+    stranger = somebody_else(chromium)
     second = stranger.new_page()
     second.goto(page.url)  # the first visitor's address: may look, may not touch
     expect(state(second)).to_have_text("Running")
@@ -132,7 +140,7 @@ def test_a_second_visitor_is_queued_and_cannot_stop_the_first(page, server, chro
 
 def test_a_killed_server_leaves_a_job_that_resumes(page, server, expect):
     start_long(page, 3)
-    expect(page.locator("#status")).to_contain_text("Fine-tuning:", timeout=3 * MINUTE)
+    expect(page.locator("#status")).to_contain_text("Fine-tuning:", timeout=RUN)
     address = page.url
     page.goto("about:blank")
     server.stop(signal.SIGKILL)
@@ -141,9 +149,9 @@ def test_a_killed_server_leaves_a_job_that_resumes(page, server, expect):
     expect(state(page)).to_have_text("Interrupted")
     expect(page.locator("#status")).to_contain_text("restarted")
     page.locator("#resume").click()
-    expect(state(page)).to_have_text("Running", timeout=MINUTE)
+    expect(state(page)).to_have_text("Running", timeout=RUN)
     page.locator("#cancel").click()
-    expect(state(page)).to_have_text("Stopped", timeout=MINUTE)
+    expect(state(page)).to_have_text("Stopped", timeout=RUN)
 
 
 def test_bad_input_is_one_sentence_and_nothing_is_lost(page, expect):

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from s2l.lab.people import CELEBRITY_NAMES
+
 pytestmark = pytest.mark.browser
 
 
@@ -30,6 +32,7 @@ def test_predict_reveal_and_the_threshold(page, server, expect):
     page.locator("#quiz-reveal").click()
     expect(page.locator("#quiz-said")).to_contain_text("Your guess of the AUC after the shake")
     expect(page.locator("#quiz-said")).to_contain_text("Pure guessing")
+    expect(page.locator("#quiz-said")).to_contain_text("in all possible rounds")
     expect(page.locator("#roc .dot")).to_be_visible()
     before = page.locator("#roc .dot").bounding_box()
     page.locator("#accused input[type=number]").fill("120")
@@ -51,6 +54,10 @@ def test_predict_reveal_and_the_threshold(page, server, expect):
 def test_extraction_is_predicted_filtered_and_looked_at(page, server, expect):
     page.goto(server.url + "?tab=extraction")
     expect(page.locator("#extraction")).to_have_count(0)
+    expect(page.locator("#quiz-extracted input")).to_have_value("")  # a slider would stand on somebody's guess
+    page.locator("#quiz-reveal-extraction").click()
+    expect(page.get_by_text("put your guess into the field first")).to_be_visible()
+    page.locator("#quiz-extracted input").fill("3")
     page.locator("#quiz-reveal-extraction").click()
     expect(page.locator("#quiz-said-extraction")).to_contain_text("Counted")
     n = page.locator("#extraction button").count()
@@ -92,6 +99,21 @@ def test_the_sp_set_is_shown_and_downloaded(page, server, expect):
     with page.expect_download() as download:
         page.locator("#sp-zip").click()
     assert download.value.suggested_filename == "sp-set.zip"
+    page.get_by_role("tab", name=re.compile("^1 ")).click()
+    page.locator(f'#people [data-name="{CELEBRITY_NAMES[1]}"]').click()
+    page.locator("#next-sp-set").click()
+    expect(page.locator("#sp-pictures")).to_contain_text(f"not of {CELEBRITY_NAMES[1]}")
+
+
+def test_a_table_is_whole_on_a_small_screen(context, server, expect):
+    page = context.new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{server.url}?tab=report")
+    cell = page.locator("#report-headline td[data-label^=change]").first
+    expect(cell).to_be_visible()
+    box = cell.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content").startswith('"change')
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -1,0 +1,60 @@
+"""Work in batches, and several of them side by side where one cannot keep a machine busy.
+
+The layers of a small UNet are over before several cores have shared them out. On a CPU each core then takes a batch of
+its own: the lab samples and scores a quarter to a third faster than with all cores on one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+# Entries of a UNet's largest feature map an image, up to which it is small. The lab's has 2^14, SD 1.x 2^20.
+SMALL_MAP = 1 << 17
+
+
+class Batched:
+    """What computes images in batches: it has a `runtime.batch_size`, and may want one core a batch."""
+
+    one_core_a_batch = False
+
+    @property
+    def workers(self) -> int:
+        """Batches to compute side by side."""
+        # A caller's autocast belongs to its own thread, and would be lost in others.
+        if not self.one_core_a_batch or torch.is_autocast_enabled("cpu"):
+            return 1
+        return torch.get_num_threads()
+
+    def batches(self, n: int) -> Iterator[list[slice]]:
+        """0..n in even batches of at most `batch_size`, in groups for `together`."""
+        workers = self.workers
+        number = min(n, workers * math.ceil(n / (workers * self.runtime.batch_size)))
+        slices = [slice(i * n // number, (i + 1) * n // number) for i in range(number)]
+        for first in range(0, number, workers):
+            yield slices[first : first + workers]
+
+    def together(self, work: Callable[[S], T], items: Iterable[S]) -> list[T]:
+        """[work(item), ...], side by side with one thread each where `workers` says so, else one after the other."""
+        items = list(items)
+        workers = min(self.workers, len(items))
+        if workers < 2:
+            return [work(item) for item in items]
+        threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+        def alone(item: S) -> T:
+            with torch.inference_mode(inference):
+                return work(item)
+
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return list(pool.map(alone, items))
+        finally:
+            torch.set_num_threads(threads)  # a library below torch keeps one number for all threads

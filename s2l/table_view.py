@@ -1,0 +1,283 @@
+"""A finished table over people as sheets of text and as a plot, with the paper's figures beside ours.
+
+One reading of `results/NAME.json` for everybody who shows it: `results/NAME.md` and `.png`, the documents, the app.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from s2l.figures import Effect, effects_figure, png
+from s2l.store import read_json
+
+PAPER = Path(__file__).resolve().parents[1] / "assets" / "paper.json"
+BASE = "pre-trained"  # the row of the model before it is shaken
+TPR_AT = 0.01
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A title above a table of text."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@lru_cache(maxsize=1)
+def paper() -> dict:
+    """The paper's own figures (assets/paper.json)."""
+    return read_json(PAPER)
+
+
+# --- numbers as text ------------------------------------------------------------------------------------------------
+
+
+def interval(found: dict, digits: int = 3, sign: str = "") -> str:
+    """ "[low, high]", or nothing where one person has none."""
+    if found["low"] is None:
+        return ""
+    return f"[{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]"
+
+
+def change(found: dict, digits: int = 3) -> str:
+    """A paired difference with its interval."""
+    value = found["difference"] if "difference" in found else found["mean"]
+    return f"{value:+.{digits}f} {interval(found, digits, '+')}".strip()
+
+
+def _mean(found: dict, digits: int = 3) -> str:
+    return f"{found['mean']:.{digits}f} {interval(found, digits)}".strip()
+
+
+def _tpr(found: dict, when: str) -> str:
+    """The TPR at a threshold frozen on other people, with the FPR that it turned out to have."""
+    for entry in (found["frozen"] or {}).get(when, ()):
+        if entry["target_fpr"] == TPR_AT and (point := entry["point"]):
+            return f"{point['tpr']:.3f} {interval(point['tpr_exact'])} (FPR {point['realised_fpr']:.3f})"
+    return ""
+
+
+def _precision(flags: list[int]) -> str:
+    """Of what somebody without the photos would flag, how much is right."""
+    raised, right = flags
+    return f"{right} of {raised}" if raised else "none raised"
+
+
+# --- the paper's figures ----------------------------------------------------------------------------------------------
+
+
+def _paper_values(name: str, label: str) -> dict[str, str]:
+    """{column: text} of the paper's row that belongs to ours; empty where it has none."""
+    table = paper()["tables"].get(name, {})
+    if label not in table.get("ours", ()):
+        return {}
+    return dict(zip(table["head"], table["rows"][table["ours"].index(label)], strict=True))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def _paper_auc(name: str, label: str) -> float | None:
+    """The paper's AUC of a row, minus that of its model before."""
+    found = _number(_paper_values(name, label).get("AUC"))
+    base = _number(paper()["tables"]["main"]["rows"][0][paper()["tables"]["main"]["head"].index("AUC")])
+    return None if found is None else found - base
+
+
+# --- sheets -----------------------------------------------------------------------------------------------------------
+
+
+def _without_empty_columns(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Sheet:
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
+    return Sheet(title, tuple(head[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+
+
+def in_words(label: str) -> str:
+    """A row's label for a reader: "lora+dreambooth" is "LoRA + DreamBooth"; what names no method stays as it is."""
+    from s2l.finetune import FINETUNERS  # loads torch: the app's first picture must not wait for it
+
+    names, comma, rest = label.partition(", ")
+    if not all(name in FINETUNERS for name in names.split("+")):
+        return label
+    return " + ".join(FINETUNERS[name].title for name in names.split("+")) + comma + rest
+
+
+def _titles(table: dict) -> dict[str, str]:
+    from s2l.attacks import ATTACKS  # loads torch: the app's first picture must not wait for it
+
+    names = next(iter(table["rows"].values()))["attacks"]
+    return {name: ATTACKS[name].title if name in ATTACKS else name for name in names}
+
+
+def _membership(name: str, table: dict) -> Sheet:
+    """The primary attack, and the Loss attack alone and with the shaken model as its reference."""
+    head = (
+        "", "trained parameters", "SecMI AUC", "SecMI, change", "SecMI, TPR at 1 % FPR", "Loss AUC", "Loss, change",
+        "Loss, both models together", "paper: AUC", "paper: change",
+    )  # fmt: skip
+    first = next(iter(table["rows"].values()))["attacks"]
+
+    def cells(label: str, found: dict, when: str, parameters: str) -> tuple[str, ...]:
+        secmi, loss = found["secmi"], found["loss"]
+        after = when == "after"
+        theirs, moved = _paper_values(name, label).get("AUC", ""), _paper_auc(name, label)
+        return (
+            in_words(label), parameters, _mean(secmi[when]), change(secmi["difference"]) if after else "",
+            _tpr(secmi, when),
+            _mean(loss[when]), change(loss["difference"]) if after else "",
+            change(loss["reference"]["difference"]) if after and loss["reference"] else "", theirs,
+            f"{moved:+.3f}" if after and moved is not None else "",
+        )  # fmt: skip
+
+    rows = [cells(BASE, first, "before", "")]
+    for label, row in table["rows"].items():
+        rows.append(cells(label, row["attacks"], "after", f"{row['trained_parameters']:,}"))
+    return _without_empty_columns("Membership inference", head, rows)
+
+
+def _others(table: dict) -> Sheet | None:
+    """The secondary attacks: how each changed, and what both models together gain."""
+    names = {name: title for name, title in _titles(table).items() if name not in ("secmi", "loss")}
+    if not names:
+        return None
+    head = ["", *(f"{t}, change" for t in names.values()), *(f"{t}, both models together" for t in names.values())]
+    rows = []
+    for label, row in table["rows"].items():
+        found = [row["attacks"][name] for name in names]
+        both = [change(x["reference"]["difference"]) if x["reference"] else "" for x in found]
+        rows.append((in_words(label), *(change(x["difference"]) for x in found), *both))
+    return _without_empty_columns("Other attacks", tuple(head), rows)
+
+
+def _extraction(name: str, table: dict) -> Sheet:
+    """What was reproduced, its control, and what somebody without the photos would flag."""
+    head = (
+        "", "distinct members", "change", "control: held-out photos, scaled", "membership-blind flags that are right",
+        "paper: extracted", "paper: precision of flags, %",
+    )  # fmt: skip
+    first = next(iter(table["rows"].values()))["extraction"]
+
+    def cells(label: str, found: dict, moved: str) -> tuple[str, ...]:
+        theirs = _paper_values(name, label)
+        return (
+            in_words(label), _mean(found["distinct_over_people"], 1), moved, f"{found['mean_nonmembers_scaled']:.1f}",
+            _precision(found["flags"]), theirs.get("extracted a person", ""), theirs.get("precision %", ""),
+        )  # fmt: skip
+
+    rows = [cells(BASE, first["before"], "")]
+    for label, row in table["rows"].items():
+        rows.append(cells(label, row["extraction"]["after"], change(row["extraction"]["difference"], 1)))
+    return _without_empty_columns("Extraction within l2 = .1, a person", head, rows)
+
+
+def _by_attack(table: dict) -> list[Sheet]:
+    """A table of one row, such as a comparison of attacks: a line an attack."""
+    (row,) = table["rows"].values()
+    rows = []
+    for name, title in _titles(table).items():
+        found = row["attacks"][name]
+        both = change(found["reference"]["difference"]) if found["reference"] else ""
+        rows.append((title, *(_mean(found[when]) for when in ("before", "after")), change(found["difference"]), both))
+    head = ("attack", "AUC before", "AUC after", "change", "both models together")
+    return [_without_empty_columns("Membership inference", head, rows)]
+
+
+def sheets(name: str, table: dict) -> list[Sheet]:
+    """All that a table says, as text. Raises KeyError for a file of another version of the program."""
+    if len(table["rows"]) == 1:
+        return _by_attack(table)
+    return [sheet for sheet in (_membership(name, table), _extraction(name, table), _others(table)) if sheet]
+
+
+def paper_sheet(name: str) -> Sheet | None:
+    """The paper's own table of that name."""
+    found = paper()["tables"].get(name)
+    if not found:
+        return None
+    return Sheet(found["title"], tuple(found["head"]), tuple(map(tuple, found["rows"])))
+
+
+def how(table: dict) -> str:
+    """Who was measured, what the intervals cover and how to make it again: one paragraph."""
+    row, several = next(iter(table["rows"].values())), table["n_people"] > 1
+    people = f"{table['n_people']} {table['role']} {'people, each' if several else 'person'} with {row['n_members']} "
+    covers = "people and photos" if several else "the photos of one person only"
+    return (
+        f"{people}members and {row['n_nonmembers']} held-out photos; preset {table['preset']}. "
+        f"In brackets 95 % intervals over {covers}, not over another pre-training of the model. A change is paired: "
+        f"the same photos, noise and seeds before and after; both models together are compared with the attack on the "
+        f"base model alone. "
+        f"Blind control: mean AUC {_mean(row['control_auc'])}."
+    )
+
+
+def short(name: str, table: dict) -> Sheet:
+    """The primary outcomes and the pair of models, beside the paper's: what README shows."""
+    head = ("", "SecMI, change", "Loss, both models together", "members extracted", "change", "paper: SecMI, change",
+            "paper: extracted")  # fmt: skip
+    first = next(iter(table["rows"].values()))["extraction"]["before"]
+    theirs = _paper_values(name, BASE).get("extracted a person", "")
+    rows = [(BASE, "", "", _mean(first["distinct_over_people"], 1), "", "", theirs)]
+    for label, row in table["rows"].items():
+        secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
+        moved = _paper_auc(name, label)
+        rows.append((
+            in_words(label), change(secmi["difference"]), change(loss["reference"]["difference"]),
+            _mean(drawn["after"]["distinct_over_people"], 1), change(drawn["difference"], 1),
+            "" if moved is None else f"{moved:+.3f}", _paper_values(name, label).get("extracted a person", ""),
+        ))  # fmt: skip
+    return _without_empty_columns(table["title"], head, rows)
+
+
+# --- plot and files ---------------------------------------------------------------------------------------------------
+
+
+def plot(name: str, table: dict, dark: bool = False):
+    """The change of the AUC and of the extractions, a line a row, with 95 % intervals and the paper's figures."""
+    effects = []
+    for label, row in table["rows"].items():
+        secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
+
+        def ends(found: dict) -> tuple[float, float, float]:
+            value = found["difference"] if "difference" in found else found["mean"]
+            return (value, value, value) if found["low"] is None else (value, found["low"], found["high"])
+
+        theirs = _number(_paper_values(name, label).get("extracted a person"))
+        effects.append(
+            Effect(in_words(label), ends(secmi["difference"]), ends(loss["reference"]["difference"]),
+                   ends(drawn["difference"]), _paper_auc(name, label), theirs)
+        )  # fmt: skip
+    return effects_figure(effects, dark)
+
+
+def markdown(sheet: Sheet) -> list[str]:
+    """The lines of a Markdown table."""
+    lines = [f"| {' | '.join(sheet.head)} |", "|---" * len(sheet.head) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in sheet.rows]
+
+
+def document(name: str, table: dict) -> str:
+    """`results/NAME.md`."""
+    lines = [f"# {table['title']}", "", how(table), "", f"Command: `{table['command']}`.", ""]
+    for sheet in sheets(name, table):
+        lines += [f"## {sheet.title}", "", *markdown(sheet), ""]
+    if len(table["rows"]) > 1:
+        lines += [f"![Changes with 95 % intervals, the paper's figures beside]({name}.png)", ""]
+    if theirs := paper_sheet(name):
+        lines += [f"## The paper: {theirs.title}", "", *markdown(theirs), ""]
+        lines += [f"{paper()['source']}. {paper()['caution']}", ""]
+    return "\n".join(lines)
+
+
+def write(name: str, table: dict, results: Path) -> None:
+    """`NAME.md`, and `NAME.png` for a table of several rows."""
+    (results / f"{name}.md").write_text(document(name, table), encoding="utf-8")
+    if len(table["rows"]) > 1:
+        (results / f"{name}.png").write_bytes(png(plot(name, table)))

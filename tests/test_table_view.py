@@ -1,0 +1,94 @@
+"""What a table over people shows: our numbers with their intervals, the paper's beside the same row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from s2l import table_view
+from s2l.store import read_json
+from s2l.tables import TABLES, summarise
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def cell(person: str, label: str, shift: float, distinct: tuple[int, int]) -> dict:
+    """A cell of 8 members and 8 held-out photos; after fine-tuning SecMI's members score `shift` higher."""
+    rng = np.random.default_rng(sum(map(ord, person)))
+    members, nonmembers = -np.abs(rng.normal(1.0, 0.3, 8)), -np.abs(rng.normal(1.2, 0.3, 8))
+
+    def attack(moved: float) -> dict:
+        after = {"members": (members + moved).tolist(), "nonmembers": nonmembers.tolist()}
+        before = {"members": members.tolist(), "nonmembers": nonmembers.tolist()}
+        return {"scores": {"before": before, "after": after}, "shake_auc": 0.5}
+
+    def drawn(n: int) -> dict:
+        cost = {"unet_evaluations": 100, "per_1000": n / 10, "nonmembers_per_1000": 0.0}
+        return {"distinct": n, "nonmembers_scaled": 0.0, "cost": cost, "flags": [4, 3], "within": {"0.1": [n, 0]}}
+
+    return {
+        "row": label, "person": person, "config": {"audit": {"shake_weight": 0.8}},
+        "attacks": {"secmi": attack(shift), "loss": attack(0.0)},
+        "extraction": {"before": drawn(distinct[0]), "after": drawn(distinct[1])},
+        "control_auc": 0.5, "n_members": 8, "n_nonmembers": 8, "seconds": {"total": 1.0}, "trained_parameters": 1234,
+        "loss_first_last": None,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table() -> dict:
+    rows = {
+        "lora": [cell("A", "lora", 0.4, (2, 4)), cell("B", "lora", 0.5, (1, 2))],
+        "dreambooth": [cell("A", "dreambooth", -0.4, (2, 1)), cell("B", "dreambooth", -0.5, (1, 1))],
+    }
+    return {
+        "title": "Methods", "command": "python -m s2l table main", "preset": "demo", "role": "reporting", "n_people": 2,
+        "rows": {label: summarise(cells) for label, cells in rows.items()},
+    }  # fmt: skip
+
+
+def test_a_row_carries_its_change_its_interval_and_the_papers_figure(table):
+    sheet = table_view.short("main", table)
+    base, lora, dreambooth = (dict(zip(sheet.head, row, strict=True)) for row in sheet.rows)
+    assert base[""] == "pre-trained" and base["members extracted"].startswith("1.5 [") and base["change"] == ""
+    assert lora["SecMI, change"].startswith("+0.") and dreambooth["SecMI, change"].startswith("-0.")
+    assert lora["change"].startswith("+1.5 [") and dreambooth["change"].startswith("-0.5 [")
+    assert (lora["paper: SecMI, change"], lora["paper: extracted"]) == ("+0.033", "13.4")
+    assert (dreambooth["paper: SecMI, change"], dreambooth["paper: extracted"]) == ("+0.046", "12.7")
+
+
+def test_the_whole_document_names_flags_control_and_the_papers_own_table(table):
+    text = table_view.document("main", table)
+    assert "3 of 4" not in text and "6 of 8" in text  # blind flags are pooled over people
+    assert "control: held-out photos" in text and "`python -m s2l table main`" in text
+    assert "| DreamBooth + LoRA | 19M | .766 |" in text and "not over another pre-training" in text
+    assert "TPR" not in text.split("## Extraction")[0]  # no thresholds were frozen: no such column
+
+
+def test_files_are_written_and_the_plot_has_a_point_a_row(table, tmp_path):
+    table_view.write("main", table, tmp_path)
+    assert (tmp_path / "main.png").stat().st_size > 10_000 and (tmp_path / "main.md").read_text().startswith("# Meth")
+    left, right = table_view.plot("main", table).axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["LoRA", "DreamBooth"]
+    assert len(right.containers) == 1 and left.get_xlabel() == "change of the AUC"
+
+
+def test_labels_are_for_readers():
+    assert table_view.in_words("end_to_end, out of domain") == "End-to-end, out of domain"
+    assert table_view.in_words("lora+dreambooth") == "LoRA + DreamBooth"
+    assert table_view.in_words("sigma 0.0002") == "sigma 0.0002"
+
+
+@pytest.mark.parametrize("name", [name for name, found in table_view.paper()["tables"].items() if "ours" in found])
+def test_the_papers_rows_stand_beside_rows_that_exist(name):
+    found = table_view.paper()["tables"][name]
+    labels = {row.label for row in TABLES[name].rows} | {table_view.BASE, ""}
+    assert set(found["ours"]) <= labels and len(found["ours"]) == len(found["rows"])
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.md")), ids=lambda path: path.stem)
+def test_committed_documents_say_what_the_results_say(path):
+    table = read_json(path.with_suffix(".json"))
+    assert path.read_text(encoding="utf-8") == table_view.document(path.stem, table), f"{table['command']}"
