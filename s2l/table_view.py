@@ -116,6 +116,15 @@ def _titles(table: dict) -> dict[str, str]:
     return {name: ATTACKS[name].title if name in ATTACKS else name for name in names}
 
 
+SHOWN = ("secmi", "loss")  # the attacks of the first sheet and of the plot
+
+
+def plottable(table: dict) -> bool:
+    """Whether there are rows to compare, and the attacks that the plot shows."""
+    attacks = next(iter(table["rows"].values()))["attacks"]
+    return len(table["rows"]) > 1 and all(name in attacks for name in SHOWN)
+
+
 def _membership(name: str, table: dict) -> Sheet:
     """The primary attack, and the Loss attack alone and with the shaken model as its reference."""
     head = (
@@ -142,9 +151,9 @@ def _membership(name: str, table: dict) -> Sheet:
     return _without_empty_columns("Membership inference", head, rows)
 
 
-def _others(table: dict) -> Sheet | None:
-    """The secondary attacks: how each changed, and what both models together gain."""
-    names = {name: title for name, title in _titles(table).items() if name not in ("secmi", "loss")}
+def _others(table: dict, besides: tuple[str, ...]) -> Sheet | None:
+    """The attacks besides those of the first sheet: how each changed, and what both models together gain."""
+    names = {name: title for name, title in _titles(table).items() if name not in besides}
     if not names:
         return None
     head = ["", *(f"{t}, change" for t in names.values()), *(f"{t}, both models together" for t in names.values())]
@@ -193,7 +202,10 @@ def sheets(name: str, table: dict) -> list[Sheet]:
     """All that a table says, as text. Raises KeyError for a file of another version of the program."""
     if len(table["rows"]) == 1:
         return _by_attack(table)
-    return [sheet for sheet in (_membership(name, table), _extraction(name, table), _others(table)) if sheet]
+    if not plottable(table):
+        return [sheet for sheet in (_extraction(name, table), _others(table, ())) if sheet]
+    found = (_membership(name, table), _extraction(name, table), _others(table, SHOWN))
+    return [sheet for sheet in found if sheet]
 
 
 def paper_sheet(name: str) -> Sheet | None:
@@ -268,7 +280,7 @@ def document(name: str, table: dict) -> str:
     lines = [f"# {table['title']}", "", how(table), "", f"Command: `{table['command']}`.", ""]
     for sheet in sheets(name, table):
         lines += [f"## {sheet.title}", "", *markdown(sheet), ""]
-    if len(table["rows"]) > 1:
+    if plottable(table):
         lines += [f"![Changes with 95 % intervals, the paper's figures beside]({name}.png)", ""]
     if theirs := paper_sheet(name):
         lines += [f"## The paper: {theirs.title}", "", *markdown(theirs), ""]
@@ -277,7 +289,7 @@ def document(name: str, table: dict) -> str:
 
 
 def write(name: str, table: dict, results: Path) -> None:
-    """`NAME.md`, and `NAME.png` for a table of several rows."""
+    """`NAME.md`, and `NAME.png` where there is something to plot."""
     (results / f"{name}.md").write_text(document(name, table), encoding="utf-8")
-    if len(table["rows"]) > 1:
+    if plottable(table):
         (results / f"{name}.png").write_bytes(png(plot(name, table)))

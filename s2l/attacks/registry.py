@@ -157,8 +157,9 @@ def memory_estimate(model: DiffusionModel, batch_size: int) -> int:
 
     One forward pass of the UNet or of the VAE's encoder (PFAMI encodes crops), whichever is larger, plus what the
     suite keeps of a batch: the memo, a few tensors of latents, pixels and captions. Independent of the number of
-    images and attacks; linear in the batch size, above SCRATCH. Holds for attention that never stores a
-    token-by-token matrix (torch's fused kernels, the default). Stable Diffusion v1 in float32: 0.9 GB an image.
+    images and attacks; linear in the batch size, above SCRATCH. Batches that are computed side by side take that much
+    each. Holds for attention that never stores a token-by-token matrix (torch's fused kernels, the default). Stable
+    Diffusion v1 in float32: 0.9 GB an image.
     """
     latent = 4 * math.prod(model.latent_shape)  # bytes of one float32 latent
     wide = model.dtype.itemsize

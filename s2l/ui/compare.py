@@ -64,7 +64,7 @@ def our_table(name: str, table: dict) -> str:
     ready()
     sheets = "".join(map(_sheet, table_view.sheets(name, table)))
     note = f"<p class=quiet>{escape(table_view.how(table))} Made by <code>{escape(table['command'])}</code>.</p>"
-    if len(table["rows"]) == 1:
+    if not table_view.plottable(table):
         return f"<h3>{escape(table['title'])}</h3>{sheets}{note}"
     plots = [table_view.plot(name, table, dark) for dark in (False, True)]
     drawn = html.drawing(*plots, f"{table['title']}: the change of each row, with intervals; the numbers stand below")
