@@ -28,10 +28,7 @@ class Batched:
     @property
     def workers(self) -> int:
         """Batches to compute side by side."""
-        # A caller's autocast belongs to its own thread, and would be lost in others.
-        if not self.one_core_a_batch or torch.is_autocast_enabled("cpu"):
-            return 1
-        return torch.get_num_threads()
+        return torch.get_num_threads() if self.one_core_a_batch else 1
 
     def batches(self, n: int) -> Iterator[list[slice]]:
         """0..n in even batches of at most `batch_size`, in groups for `together`."""
@@ -47,10 +44,13 @@ class Batched:
         workers = min(self.workers, len(items))
         if workers < 2:
             return [work(item) for item in items]
-        threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+        threads = torch.get_num_threads()
+        # Modes belong to the caller's thread, and would be lost in others.
+        inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu")
 
         def alone(item: S) -> T:
-            with torch.inference_mode(inference):
+            with torch.inference_mode(inference), torch.autocast("cpu", dtype, enabled=autocast):
                 return work(item)
 
         try:

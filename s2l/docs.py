@@ -17,7 +17,7 @@ from s2l.config import AuditConfig, unknown
 from s2l.store import read_json
 
 DOCUMENTS = ("README.md", "docs/lab.md", "docs/methods.md", "assets/lab/README.md", "docs/performance.md")
-BENCH_COMMAND = "python -m s2l bench --dtype mixed --demo --quality 3 --growth"
+BENCH_COMMAND = "python -m s2l bench --demo --growth --quality 3"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 
 

@@ -66,9 +66,12 @@ def test_an_error_of_one_is_the_error_of_all(two_threads):
 
 
 def test_an_autocast_of_the_caller_is_not_lost(two_threads):
+    def work(item: int) -> tuple:
+        return torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
     with torch.autocast("cpu", torch.bfloat16):
-        assert Counted(4).workers == 1
-    assert Counted(4).workers == 2
+        assert Counted(4).together(work, [0, 1]) == [(True, torch.bfloat16)] * 2
+    assert [enabled for enabled, _ in Counted(4).together(work, [0, 1])] == [False, False]
 
 
 def test_pictures_and_scores_are_those_of_one_after_the_other(two_threads, tiny_model):

@@ -239,7 +239,8 @@ class Jobs:
             order = self._order(db)
             waiting = len(order)
             running = db.execute("SELECT count(*) FROM runs WHERE state = 'running'").fetchone()[0]
-            ahead = running + order.index(row["key"])
+            if row["key"] in order:  # else the worker took it since the row was read
+                ahead = running + order.index(row["key"])
         return Job(
             id=row["id"], visitor=row["visitor"], run=row["key"], config=config, state=state, message=message,
             result=row["result"], live=json.loads(row["live"]), created_at=row["created_at"],
