@@ -15,18 +15,11 @@ from s2l.attacks import ATTACKS, evaluations_together
 from s2l.bench.table import markdown
 from s2l.config import AuditConfig, unknown
 from s2l.store import read_json
+from s2l.table_view import change, interval
 
 DOCUMENTS = ("README.md", "docs/lab.md", "docs/methods.md", "assets/lab/README.md", "docs/performance.md")
 BENCH_COMMAND = "python -m s2l bench --demo --growth --quality 3"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
-
-
-def _interval(found: dict, digits: int = 3) -> str:
-    return f"[{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-
-
-def _signed(found: dict) -> str:
-    return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -41,8 +34,8 @@ def lab_card(results: Path) -> str:
     counters = lab["model"]["counters"]
     n, held = lab["protocol"]["people"], lab["protocol"]["n_nonmembers"]
     rows = [
-        ("SecMI AUC (t=140, k=10), mean over people", f"{secmi['mean']:.3f} {_interval(secmi)}", "at least .58"),
-        ("Loss AUC, mean over people", f"{loss['mean']:.3f} {_interval(loss)}", "at most .85"),
+        ("SecMI AUC (t=140, k=10), mean over people", f"{secmi['mean']:.3f} {interval(secmi)}", "at least .58"),
+        ("Loss AUC, mean over people", f"{loss['mean']:.3f} {interval(loss)}", "at most .85"),
         (
             "Blind control (never sees the model), mean AUC",
             f"{blind['mean']:.3f} ± {blind['standard_error']:.3f}",
@@ -86,7 +79,7 @@ def first(results: Path) -> str:
     rows = []
     for name, found in row["attacks"].items():
         aucs = [f"{found[when]['mean']:.3f}" for when in ("before", "after")]
-        rows.append([name, *aucs, _signed(found["difference"]), _signed(found["reference"]["difference"])])
+        rows.append([name, *aucs, change(found["difference"]), change(found["reference"]["difference"])])
     lines = _table(head, rows)
     extraction = row["extraction"]
     lines += [
@@ -145,8 +138,8 @@ def extraction(results: Path) -> str:
             f"{after['unet_evaluations']:,}",
             f"{after['mean_distinct']:.2f}",
             f"{after['mean_nonmembers_scaled']:.2f}",
-            *(f"{x['mean']:.3f} {_interval(x)}" for x in (before["per_1000"], after["per_1000"])),
-            f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+            *(f"{x['mean']:.3f} {interval(x)}" for x in (before["per_1000"], after["per_1000"])),
+            change(gain),
             f"{after['flags'][1]} / {after['flags'][0]}",
         ]
         rows.append(cells)
@@ -180,9 +173,9 @@ def methods(results: Path) -> str:
             f"`{label}`",
             f"{row['trained_parameters']:,}",
             "cached" if row["finetune_seconds"][0] is None else f"{row['finetune_seconds'][0]:.0f}",
-            _signed(found["secmi"]["difference"]),
-            _signed(found["loss"]["difference"]),
-            _signed(found["loss"]["reference"]["difference"]),
+            change(found["secmi"]["difference"]),
+            change(found["loss"]["difference"]),
+            change(found["loss"]["reference"]["difference"]),
             f"{drawn['before']['distinct'][0]} to {drawn['after']['distinct'][0]}",
         ]
         rows.append(cells)
@@ -215,8 +208,8 @@ def attacks(results: Path) -> str:
         figures = ["", "", "", ""]
         if name in measured:
             found = measured[name]
-            aucs = [f"{found[when]['mean']:.3f} {_interval(found[when])}" for when in ("before", "after")]
-            figures = [*aucs, _signed(found["difference"]), f"{found['shake_auc']:.3f}"]
+            aucs = [f"{found[when]['mean']:.3f} {interval(found[when])}" for when in ("before", "after")]
+            figures = [*aucs, change(found["difference"]), f"{found['shake_auc']:.3f}"]
         cells = [f"`{name}`", attack.formula, str(attack.evaluations(attack.settings())), *figures, attack.source]
         rows.append(cells)
     together = evaluations_together(sorted(ATTACKS), AuditConfig())
