@@ -48,7 +48,7 @@ TABS = {
     "report": "7 Report",
 }  # fmt: skip
 POLL_SECONDS = 1.0
-READY = "() => { window.s2l.ready = true; }"
+READY = "() => window.s2l.ready()"
 ABSOLUTE = "(link) => new URL(link, window.location.href.split('?')[0]).href"
 # Events of the page itself are no API; many visitors may have one at the same time.
 PRIVATE = {"api_visibility": "private", "concurrency_limit": None}
