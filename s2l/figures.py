@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -70,6 +70,13 @@ def _tidy(ax: Axes, c: Palette, xlabel: str, ylabel: str, title: str = "") -> No
     ax.set_ylabel(ylabel, fontsize=LARGE, color=c.ink, labelpad=8)
     if title:
         ax.set_title(title, fontsize=TITLE, color=c.ink, loc="left", pad=14)
+
+
+def _powers() -> ScalarFormatter:
+    """Ticks as 1, 2, 3 with the power of ten beside the axis, not as 0.0001, 0.0002, 0.0003."""
+    formatter = ScalarFormatter(useMathText=True)
+    formatter.set_powerlimits((-2, 4))
+    return formatter
 
 
 def _note(ax: Axes, c: Palette, text: str) -> Axes:
@@ -231,6 +238,7 @@ def _two_histograms(
         _tidy(ax, c, xlabel, "share of photos" if i == 0 else "", title)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
         ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.xaxis.set_major_formatter(_powers())
         ax.xaxis.get_offset_text().set(fontsize=SMALL, color=c.muted)
         ax.margins(x=0.01)
         axes.append(ax)
@@ -280,7 +288,10 @@ def loss_figure(log_rows: Sequence[dict], dark: bool = False) -> Figure:
 
 
 def distance_histogram_figure(result: Result, dark: bool = False) -> Figure:
-    """How close the nearest generation comes to each member and, as the control, to each held-out photo."""
+    """How close the nearest generation comes to each member and, as the control, to each held-out photo.
+
+    "perfect copy" stands where the autoencoder alone puts a photo: no generation can come closer on average.
+    """
     c = _palette(dark)
     figure = _figure(14, 5, c)
     record = result.record["extraction"]
@@ -294,12 +305,13 @@ def distance_histogram_figure(result: Result, dark: bool = False) -> Figure:
         panels[title] = tuple(np.array(found[part]["distances"]) for part in ("members", "nonmembers"))
     delta, floor = record["after"]["delta"], record["floor"]["mean"]
     axes = _two_histograms(figure, panels, c, "l2 to the nearest generation")
+    axes[0].set_ylim(top=1.15 * axes[0].get_ylim()[1])  # room for the lines' names; the panels share the axis
     for ax in axes:
         ax.axvline(delta, color=c.after, linewidth=2.2)
         ax.axvline(floor, color=c.muted, linewidth=1.8, linestyle=":")
         top = ax.get_xaxis_transform()
-        ax.text(delta, 0.985, f" delta {delta:g}", color=c.after, fontsize=SMALL, va="top", transform=top)
-        ax.text(floor, 0.985, " VAE floor", color=c.muted, fontsize=SMALL, va="top", transform=top)
+        ax.text(delta, 0.985, f" extracted up to {delta:g}", color=c.after, fontsize=SMALL, va="top", transform=top)
+        ax.text(floor, 0.985, " perfect\n copy", color=c.muted, fontsize=SMALL, va="top", transform=top)
         ax.set_xlim(left=0)
     return figure
 
@@ -434,14 +446,14 @@ def extraction_figure(result: Result, top: int = 8, of: str = "members", dark: b
         rows["training\nphoto"] = [Cell(photo, text) for photo, text in zip(photos, texts, strict=True)]
     else:
         rows["held-out\nphoto"] = [Cell(photo, "never trained on") for photo in photos]
-    mark = f"thick frame: l2 to the {'training' if of == 'members' else 'held-out'} photo is at most delta = {delta:g}"
+    mark = f"thick frame: l2 to the {'training' if of == 'members' else 'held-out'} photo is at most {delta:g}"
     return _grid(rows, c, f"same seed in each column; {mark}")
 
 
 def match_figure(images: np.ndarray, photos: np.ndarray, delta: float, dark: bool = False) -> Figure:
     """Generations (N, H, W, 3) uint8 above the training photos (N, H, W, 3) that each came closest to."""
     rows = {"generation": _l2_cells(images, photos, delta), "training\nphoto": [Cell(photo) for photo in photos]}
-    return _grid(rows, _palette(dark), f"thick frame: l2 to the photo below is at most delta = {delta:g}")
+    return _grid(rows, _palette(dark), f"thick frame: l2 to the photo below is at most {delta:g}")
 
 
 def sp_set_figure(result: Result, top: int = 8, dark: bool = False) -> Figure:

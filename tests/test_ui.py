@@ -263,6 +263,14 @@ def test_the_counts_of_a_prompt_mix_are_explained(second, explained):
     assert ("at random" in text) == explained
 
 
+def test_the_preview_names_whom_a_model_of_ones_own_will_draw():
+    theirs = own.NOT_OWN | {"model": "owner/name", "name": "Somebody"}
+    page = (MIRA, f"a statue of {MIRA}", "", 70, "", 1000, 128, theirs)
+    assert "a statue of Somebody" in sp_set.preview_html(*page, own_prompts=True)
+    fixed = sp_set.preview_html(*page, own_prompts=False)  # what form.config_of gives such a run
+    assert "a photo of Somebody" in fixed and "a face of Somebody" in fixed and "statue" not in fixed
+
+
 def test_the_run_button_says_for_whom():
     assert finetune.run_label(TARO, own.NOT_OWN) == f"Run: {TARO}"
     assert finetune.run_label(TARO, own.NOT_OWN | {"model": "owner/name", "name": "Somebody"}) == "Run: Somebody"

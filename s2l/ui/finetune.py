@@ -7,11 +7,12 @@ from html import escape
 
 import gradio as gr
 
-from s2l.config import LAB, FineTuneConfig, UserError, checked
+from s2l.config import FineTuneConfig, UserError, checked
 from s2l.ui import html, live
 from s2l.ui.backend import Backend
 from s2l.ui.form import FIELDS
 from s2l.ui.heavy import ready
+from s2l.ui.own import NOT_OWN, whom
 
 INTRO = """**Step 3: the shake.** The attacker trains the same model a little further, on the pictures that it
 drew itself. No private photo is involved. Then both models, before and after, are attacked in the same way:
@@ -71,7 +72,7 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
 
 def run_label(person: str, own: dict) -> str:
     """What the Run button says: whom the next run is about."""
-    return f"Run: {person if own['model'] == LAB else own['name']}"
+    return f"Run: {whom(person, own)}"
 
 
 def visible_fields(methods: str) -> dict[str, bool]:
@@ -144,7 +145,7 @@ def build(fields: dict, first: dict) -> FineTune:
             number("n_generations", "before and after, each")
             number("extraction_guidance", None, None, step=0.5)
             number("delta", None, None, step=0.01)
-    run = gr.Button(run_label(first["person"], {"model": LAB}), variant="primary", size="lg", elem_id="run")
+    run = gr.Button(run_label(first["person"], NOT_OWN), variant="primary", size="lg", elem_id="run")
     error = gr.HTML(visible=False, elem_id="run-error")
     status = gr.HTML(live.status_html(None), elem_id="status")
     with gr.Row():

@@ -188,8 +188,9 @@ def preset_values(name: str, person: str) -> dict:
     return values_of(preset(name if name in PRESETS else FIRST_PRESET, person))
 
 
-def prompt_parts(form: dict) -> tuple[PromptPart, ...]:
-    return tuple(PromptPart(**part) for part in _parts(form))
+def prompt_parts(form: dict, fixed: bool = False) -> tuple[PromptPart, ...]:
+    """The prompts of the SP set: those of the page, or (`fixed`) the ones that visitors' own models get."""
+    return tuple(PromptPart(**part) for part in (FIXED_PROMPTS if fixed else _parts(form)))
 
 
 def rename(text: str, names: list[str], name: str) -> str:

@@ -37,6 +37,7 @@ from s2l.ui import (
     target,
 )
 from s2l.ui.backend import ASSETS, SHOWCASE, Backend
+from s2l.ui.own import whom
 from s2l.ui.theme import STYLE, theme
 
 HEAD = """<h1>Shake-to-Leak Lab</h1>
@@ -104,6 +105,8 @@ class Page:
                 self.finetune.status, self.finetune.pictures, self.finetune.loss, self.finetune.samples,
                 self.finetune.log, self.finetune.cancel, self.finetune.resume, self.finetune.see,
             ]  # fmt: skip
+            # What a tab is drawn from: the arguments of `_draw` after its name.
+            self.drawn_from = [self.shown, self.quizzes, self.session, self.fields["person"], self.target.own]
             self._moving_about()
             self._fields_that_follow()
             self._running()
@@ -138,8 +141,8 @@ class Page:
         for name, tab in self.tab_of.items():
             tab.select(None, None, None, js=address(tab=name), **QUIET)
             drawn = tab.select(
-                partial(self._draw, name), [self.shown, self.quizzes, self.session, self.fields["person"]],
-                [self.tab, *self._outputs(name)], **PRIVATE | {"show_progress": "minimal"},
+                partial(self._draw, name), self.drawn_from, [self.tab, *self._outputs(name)],
+                **PRIVATE | {"show_progress": "minimal"},
             )  # fmt: skip
             if name == "report":
                 self._files_follow(drawn)
@@ -162,14 +165,14 @@ class Page:
             "report": self.report.outputs,
         }.get(name, [])
 
-    def _draw(self, name: str, shown: str, quizzes: dict, state: dict, person: str) -> dict:
-        """A tab, for the run that is shown. `person` is the one that the fields name."""
+    def _draw(self, name: str, shown: str, quizzes: dict, state: dict, person: str, own: dict) -> dict:
+        """A tab, for the run that is shown. `person` and `own` say whom the next run is about."""
         drawn = {self.tab: name}
         if not self._outputs(name):
             return drawn
         result, answers = self._result(shown), quizzes.get(shown, {})
         if name == "sp-set":
-            return drawn | self._draw_sp_set(result, state, person)
+            return drawn | self._draw_sp_set(result, state, whom(person, own))
         if name == "attack":
             return drawn | membership.draw(self.attack, result, answers, shown == SHOWCASE)
         if name == "extraction":
@@ -214,10 +217,11 @@ class Page:
         )  # fmt: skip
         for component in (fields["person"], self.target.own):
             component.change(finetune.run_label, [fields["person"], self.target.own], self.finetune.run, **QUIET)
-        preview = self.sp_set.preview
-        for component in self.sp_set.inputs:
-            component.change(sp_set.preview_html, self.sp_set.inputs, preview, **LATEST)
-        self.tab_of["sp-set"].select(sp_set.preview_html, self.sp_set.inputs, preview, **QUIET)
+        to_draw = partial(sp_set.preview_html, own_prompts=backend.own_model.prompts)
+        inputs, preview = [*self.sp_set.inputs, self.target.own], self.sp_set.preview
+        for component in inputs:
+            component.change(to_draw, inputs, preview, **LATEST)
+        self.tab_of["sp-set"].select(to_draw, inputs, preview, **QUIET)
         self.card_inputs = [fields[n] for n in ("methods", "rank", "num_vectors", "train_text_encoder")]
         for component in self.card_inputs:
             component.change(partial(finetune.card_html, backend), self.card_inputs, self.finetune.card, **LATEST)
@@ -344,15 +348,14 @@ class Page:
     def _results(self) -> None:
         drawable = {c: None for name in TABS for c in self._outputs(name)}
 
-        def changed(shown: str, quizzes: dict, state: dict, tab: str, person: str) -> dict:
+        def changed(tab: str, shown: str, quizzes: dict, state: dict, *whose) -> dict:
             choices = self._choices(state, shown)
             listed = gr.update(choices=choices, value=shown or None, visible=len(choices) > 1)
-            return self._draw(tab, shown, quizzes, state, person) | {self.run_list: listed}
+            return self._draw(tab, shown, quizzes, state, *whose) | {self.run_list: listed}
 
         drawn = self.shown.change(
-            changed, [self.shown, self.quizzes, self.session, self.tab, self.fields["person"]],
-            [self.tab, self.run_list, *drawable], **PRIVATE,
-        )  # fmt: skip
+            changed, [self.tab, *self.drawn_from], [self.tab, self.run_list, *drawable], **PRIVATE
+        )
         self._files_follow(drawn)
         self.run_list.input(lambda run: run, self.run_list, self.shown, **QUIET).then(
             None, self.run_list, None, js="(run) => window.s2l.address({run})", **QUIET
@@ -414,10 +417,11 @@ class Page:
             shown, quizzes = data[self.shown], data[self.quizzes]
             quizzes = quizzes | {shown: quizzes.get(shown, {}) | more}
             kept = data[self.browser] | {"quiz": quizzes}
-            drawn = self._draw(tab, shown, quizzes, data[self.session], data[self.fields["person"]])
+            person, own = data[self.fields["person"]], data[self.target.own]
+            drawn = self._draw(tab, shown, quizzes, data[self.session], person, own)
             return drawn | {self.quizzes: quizzes, self.browser: kept}
 
-        common = {self.shown, self.quizzes, self.session, self.browser, self.fields["person"]}
+        common = {*self.drawn_from, self.browser}
         to = [self.tab, self.quizzes, self.browser]
 
         def chose(data: dict, event: gr.EventData):

@@ -65,6 +65,11 @@ def use(
     return checked | folders
 
 
+def whom(person: str, own: dict) -> str:
+    """Whom the next run is about: a person of the lab, or the name that goes with the visitor's own model."""
+    return person if own["model"] == LAB else own["name"]
+
+
 def paper_names() -> list[str]:
     """Whom the paper targets: its list has 40 entries and one name twice."""
     ready()

@@ -8,13 +8,14 @@ from html import escape
 
 import gradio as gr
 
-from s2l.config import UserError
+from s2l.config import LAB, UserError
 from s2l.jobs import Job
 from s2l.result import Result
 from s2l.store import Store
 from s2l.ui import html, live, runs
 from s2l.ui.form import FIELDS, prompt_parts
 from s2l.ui.heavy import ready
+from s2l.ui.own import NOT_OWN, whom
 
 INTRO = """**Step 2: the synthetic private set.** The attacker has no photo of the person, and lets the model
 draw some: pictures of the prompt, each from its own random seed. They show what the model already believes about
@@ -37,16 +38,25 @@ class SPSet:
 
 
 def preview_html(
-    person: str, prompt: str, prompt2: str, share: float, suffix: str, seed: float | None, size: float | None
+    person: str,
+    prompt: str,
+    prompt2: str,
+    share: float,
+    suffix: str,
+    seed: float | None,
+    size: float | None,
+    own: dict = NOT_OWN,
+    own_prompts: bool = False,
 ) -> str:
-    """How many pictures there will be of which prompt."""
+    """How many pictures there will be of which prompt; with a visitor's `own` model perhaps of fixed prompts only."""
     ready()
     from s2l.sp_set import prompt_of
 
     form = {"person": person, "prompt": prompt, "prompt2": prompt2, "share": share}
     try:
-        parts, first, size = prompt_parts(form), int(seed or 0), min(int(size or 0), COUNTED)
-        texts = Counter(prompt_of(parts, person, str(suffix or ""), s) for s in range(first, first + size))
+        parts = prompt_parts(form, fixed=own["model"] != LAB and not own_prompts)
+        first, size, name = int(seed or 0), min(int(size or 0), COUNTED), whom(person, own)
+        texts = Counter(prompt_of(parts, name, str(suffix or ""), s) for s in range(first, first + size))
     except (UserError, ValueError) as error:
         return html.block(f"<p>{escape(str(error))}</p>")
     items = "".join(f"<li>{n} × “{escape(text)}”</li>" for text, n in texts.most_common())
