@@ -15,6 +15,7 @@ from PIL import Image
 
 from s2l import experiment, figures, metrics, report
 from s2l.config import preset
+from s2l.figures import galleries
 from s2l.model import Runtime
 from s2l.store import Store
 
@@ -295,12 +296,12 @@ def test_before_and_after_differ_without_colour(result):
 def test_the_gallery_favours_neither_side():
     before = {"distances": [0.1, 0.4, 0.3], "nearest_generation": [5, 6, 7]}
     after = {"distances": [0.2, 0.05, 0.35], "nearest_generation": [8, 9, 10]}
-    assert figures._closest(before, after, 2) == [(1, 9), (0, 5)]
+    assert galleries._closest(before, after, 2) == [(1, 9), (0, 5)]
 
 
 def test_extracted_photos_are_marked_by_frame_and_word():
     photo = np.zeros((1, 8, 8, 3), np.uint8)
-    near, far = figures._l2_cells(np.concatenate([photo, photo + 255]), np.concatenate([photo, photo]), delta=0.1)
+    near, far = galleries._l2_cells(np.concatenate([photo, photo + 255]), np.concatenate([photo, photo]), delta=0.1)
     assert near.marked and "extracted" in near.text and not far.marked and "extracted" not in far.text
     figure = figures.match_figure(photo, photo, delta=0.1)
     assert figure.axes[0].spines["left"].get_linewidth() > figure.axes[1].spines["left"].get_linewidth()

@@ -1,0 +1,99 @@
+"""Histograms: scores, and distances to the nearest generation, of members beside held-out photos."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from s2l.figures.style import SMALL, Palette, new_figure, note, palette, powers, tidy
+
+if TYPE_CHECKING:
+    from s2l.result import Result
+
+
+def _two_histograms(
+    figure: Figure | SubFigure, panels: dict[str, tuple[np.ndarray, np.ndarray]], c: Palette, xlabel: str
+) -> list[Axes]:
+    """One panel a key, on shared axes: members filled, held-out photos outlined, both as shares."""
+    from s2l.metrics import histogram
+
+    members, nonmembers = (np.concatenate([pair[i] for pair in panels.values()]) for i in (0, 1))
+    bins = int(np.clip(len(members) // 4, 8, 24))  # both panels' members: few photos need wide bars
+    edges = np.array(histogram(members, nonmembers, bins).edges)
+    axes: list[Axes] = []
+    for i, (title, (m, n)) in enumerate(panels.items()):
+        ax = figure.add_subplot(
+            1, len(panels), i + 1, sharex=axes[0] if axes else None, sharey=axes[0] if axes else None
+        )
+        shares = [np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0] / len(x) for x in (m, n)]
+        ax.stairs(shares[0], edges, fill=True, color=c.members, alpha=0.55, label=f"members ({len(m)})")
+        ax.stairs(shares[1], edges, color=c.nonmembers, linewidth=2.4, label=f"held-out photos ({len(n)})")
+        tidy(ax, c, xlabel, "share of photos" if i == 0 else "", title)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.xaxis.set_major_formatter(powers())
+        ax.xaxis.get_offset_text().set(fontsize=SMALL, color=c.muted)
+        ax.margins(x=0.01)
+        axes.append(ax)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), fontsize=SMALL, frameon=False, labelcolor=c.ink,
+        loc="outside upper right", ncols=2,
+    )  # fmt: skip
+    return axes
+
+
+def score_histogram_figure(result: Result, attack: str, dark: bool = False) -> Figure:
+    """How one attack scores members and held-out photos, before and after: the overlap is the doubt."""
+    c = palette(dark)
+    figure = new_figure(14, 5, c)
+    _score_histograms(figure, result, attack, c)
+    return figure
+
+
+def histograms_all(result: Result, dark: bool = False) -> Figure:
+    """The score histograms of every attack, one row each."""
+    c, names = palette(dark), list(result.record["attacks"])
+    figure = new_figure(14, 5 * len(names), c)
+    for part, attack in zip(np.atleast_1d(figure.subfigures(len(names), 1)), names, strict=True):
+        part.set_facecolor(c.paper)
+        _score_histograms(part, result, attack, c)
+    return figure
+
+
+def _score_histograms(figure: Figure | SubFigure, result: Result, attack: str, c: Palette) -> None:
+    title = result.record["attacks"][attack]["title"]
+    panels = {f"{title}, {when}": result.scores(attack, when) for when in ("before", "after")}
+    _two_histograms(figure, panels, c, "score (higher = more likely a member)")
+
+
+def distance_histogram_figure(result: Result, dark: bool = False) -> Figure:
+    """How close the nearest generation comes to each member and, as the control, to each held-out photo.
+
+    "perfect copy" stands where the autoencoder alone puts a photo: no generation can come closer on average.
+    """
+    c = palette(dark)
+    figure = new_figure(14, 5, c)
+    record = result.record["extraction"]
+    if record is None:
+        note(figure.add_subplot(), c, "no training photos to compare with")
+        return figure
+    panels = {}
+    for when in ("before", "after"):
+        found = record[when]
+        title = f"{when}: {found['members']['distinct']} of {found['members']['n_references']} extracted"
+        panels[title] = tuple(np.array(found[part]["distances"]) for part in ("members", "nonmembers"))
+    delta, floor = record["after"]["delta"], record["floor"]["mean"]
+    axes = _two_histograms(figure, panels, c, "l2 to the nearest generation")
+    axes[0].set_ylim(top=1.15 * axes[0].get_ylim()[1])  # room for the lines' names; the panels share the axis
+    for ax in axes:
+        ax.axvline(delta, color=c.after, linewidth=2.2)
+        ax.axvline(floor, color=c.muted, linewidth=1.8, linestyle=":")
+        top = ax.get_xaxis_transform()
+        ax.text(delta, 0.985, f" extracted up to {delta:g}", color=c.after, fontsize=SMALL, va="top", transform=top)
+        ax.text(floor, 0.985, " perfect\n copy", color=c.muted, fontsize=SMALL, va="top", transform=top)
+        ax.set_xlim(left=0)
+    return figure
