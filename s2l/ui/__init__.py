@@ -7,6 +7,7 @@ html.py, runs.py               pictures, sliders, tables; a finished run in word
 story.py, target.py, sp_set.py, finetune.py, membership.py, extraction.py, compare.py, report.py: one builder a tab
 live.py, quiz.py               the live panel; predict, then reveal
 first.py, heavy.py             the first picture, drawn before torch is imported, and what imports torch
+running.py, results.py         from a click on Run to a finished job; what the result tabs show (events.py: how)
 layout.py, api.py              the page put together, and the public API
 """
 
