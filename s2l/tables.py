@@ -18,7 +18,7 @@ from s2l import table_view
 from s2l.attacks import ATTACKS, Combination
 from s2l.attacks.calibration import are_distances, shake_calibrated
 from s2l.audit import FPRS, Pair, Subject, calibration_pair
-from s2l.config import RunConfig, UserError, key_of, preset, unknown
+from s2l.config import RunConfig, UserError, checked, key_of, preset, unknown
 from s2l.domain import lab_people_records
 from s2l.experiment import Result, calibration_people, run
 from s2l.finetune import legal_combinations
@@ -196,6 +196,21 @@ def cell_of(result: Result, row: str) -> dict:
         "seconds": {k: v["seconds"] for k, v in record["stages"].items() if not v.get("cached")},
         "versions": record["versions"],
     }
+
+
+def make_again(cell: dict, store: Store | None = None, device: str = "auto", progress: Progress = silent) -> dict:
+    """The same run as a cell's, in its precision. Raises UserError where settings or weights are another version's."""
+    config, runtime = checked(RunConfig, cell["config"]), Runtime(device, cell["model"]["precision"])
+    if DiffusionModel.load(config.model, runtime).key != cell["model"]["key"]:
+        raise UserError("the cell was made with other weights of the model than these")
+    return cell_of(run(config, store, runtime, progress), cell["row"])
+
+
+def numbers_of(cell: dict) -> dict[str, float]:
+    """{what: number} of a cell: AUC of every attack, training photos extracted, the blind control."""
+    found = {f"{name}, AUC {w}": a[f"auc_{w}"] for name, a in cell["attacks"].items() for w in ("before", "after")}
+    found |= {f"extracted {when}": cell["extraction"][when]["distinct"] for when in ("before", "after")}
+    return found | {"blind control, AUC": cell["control_auc"]}
 
 
 def _loss_ends(log: list[dict]) -> list[float] | None:

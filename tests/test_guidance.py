@@ -336,5 +336,10 @@ def test_the_table_compares_each_row_with_plain_person_by_person(nano, store, tm
         assert gain["per_person"] == pytest.approx([rates[label, p] - rates["plain", p] for p in people])
         assert gain["low"] <= gain["mean"] <= gain["high"]
     assert sum(rates.values()) > 0  # at delta = .5 something matches, so the comparison above says something
+    # One cell again: the same numbers; with other weights a sentence.
+    made = tables.make_again(cells[0], store, "cpu")
+    assert tables.numbers_of(made) == pytest.approx(tables.numbers_of(cells[0]), abs=1e-9)
+    with pytest.raises(UserError, match="other weights"):
+        tables.make_again(cells[0] | {"model": cells[0]["model"] | {"key": "0"}}, store, "cpu")
     text = docs.extraction(tmp_path)
     assert "| plain | 16 |" in text and "| w = 2 | 16 |" in text and "over 2 calibration people" in text

@@ -18,8 +18,8 @@ import numpy as np
 
 from s2l.progress import Event, Progress, silent
 
-SIZES = (100, 1000, 10_000)  # what the plot is drawn to
-MEASURED = (32, 64, 128)
+SIZES = (100, 10_000)  # from where to where the plot is drawn
+MEASURED = (100, 300, 1000)
 PROCESSES = (1, 2)
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -120,8 +120,7 @@ def figure(found: dict, path: Path) -> None:
     ):
         for title, curve in found.items():
             fit = curve[field]
-            n = np.array([p["n"] for p in curve["measured"]] + list(SIZES))
-            n.sort()
+            n = np.geomspace(min(SIZES[0], curve["measured"][0]["n"]), SIZES[1], 60)
             (drawn,) = axes.plot(n, (fit["fixed"] + fit["each"] * n) / unit, "--", label=title)
             axes.plot(
                 [p["n"] for p in curve["measured"]], [p[field] / unit for p in curve["measured"]], "o",

@@ -117,6 +117,32 @@ def table(
     print(f"written: {results / name}.json")
 
 
+@app.command(epilog=example("cell results/cells/01341894b3a2f2173f99c48d.json"))
+def cell(
+    path: Annotated[Path, typer.Argument(help="A cell of a results table.")],
+    device: Device = "auto",
+) -> None:
+    """Run one committed cell of a table again, and print its numbers beside the new ones.
+
+    Stages that this machine has made before come from the cache: set S2L_CACHE to an empty folder to compute them all.
+    """
+    check_runtime(device, "auto", None)
+    from s2l.store import read_json
+    from s2l.tables import make_again, numbers_of
+
+    try:
+        committed = read_json(path)
+        before = numbers_of(committed)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is no cell of a table: give a file of results/cells") from None
+    quiet_libraries()
+    with console.progress() as progress:
+        now = numbers_of(make_again(committed, device=device, progress=progress))
+    print(f"{committed['row']}, {committed['person']}")
+    rows = [(what, f"{before[what]:.4g}", f"{now[what]:.4g}", f"{now[what] - before[what]:+.2g}") for what in before]
+    print(console.columns([("", "committed", "now", "change"), *rows]))
+
+
 @app.command(epilog=example("docs"))
 def docs() -> None:
     """Rewrite the figures in README and docs from the results."""
