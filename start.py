@@ -18,6 +18,7 @@
     attacks   list the membership inference attacks
     lab       build, describe (info) or measure the embedded model
     table     make what is missing of a results table
+    cell      make one committed cell of a table again, and compare
     docs      rewrite the figures in README and docs from the results
     warm      fill the app's cache before a lesson
     bench     measure this machine: rates, memory, how cost grows

@@ -277,14 +277,19 @@ def rendered(text: str, results: Path) -> str:
 
 
 def update(root: Path = Path(".")) -> list[str]:
-    """Rewrite the figures of all documents; returns the names of those that changed."""
-    changed = []
+    """Rewrite the figures of all documents and the sheets of all tables; returns the names of those that changed."""
+    changed, results = [], root / "results"
+    for path in sorted(results.glob("*.md")):
+        table = read_json(path.with_suffix(".json"))
+        if table_view.document(path.stem, table) != path.read_text(encoding="utf-8"):
+            table_view.write(path.stem, table, results)
+            changed.append(f"results/{path.name}")
     for name in DOCUMENTS:
         path = root / name
         if not path.exists():
             continue
         text = path.read_text(encoding="utf-8")
-        new = rendered(text, root / "results")
+        new = rendered(text, results)
         if new != text:
             path.write_text(new, encoding="utf-8")
             changed.append(name)

@@ -204,19 +204,20 @@ def headline(result: Result) -> list[str]:
             f"{verdict[_direction(change, confidence)]}: {change['after']} of {change['n_members']} training photos "
             f"after fine-tuning and {change['before']} before, in {before['n_generations']:,} generations each (l2 at "
             f"most {before['delta']:g}), while of {before['nonmembers']['n_references']} held-out photos, which cannot "
-            f"leak, the same search finds {after['nonmembers']['distinct']} and {before['nonmembers']['distinct']}."
+            f"leak, the same search finds {after['nonmembers']['distinct']} after and "
+            f"{before['nonmembers']['distinct']} before."
         )
     if (reference := reference_of(record)) is not None:
         alone, change = record["attacks"][REFERENCED], reference["difference"]
         verdict = {
-            1: "are a stronger attack than the model alone",
-            -1: "are a weaker attack than the model alone",
-            0: "show no clear change",
+            1: "is stronger than on the model alone",
+            -1: "is weaker than on the model alone",
+            0: "shows no clear change",
         }
         sentences.append(
-            f"Both models together {verdict[_direction(change, confidence)]}: with the fine-tuned model as its "
-            f"reference, the {alone['title']} attack on the model before has an AUC of {reference['auc']:.3f} instead "
-            f"of {alone['before']['auc']:.3f}, a paired difference of {change['difference']:+.3f} "
+            f"The {alone['title']} attack with both models together {verdict[_direction(change, confidence)]}: with "
+            f"the fine-tuned model as its reference, it has an AUC of {reference['auc']:.3f} on the model before, "
+            f"instead of {alone['before']['auc']:.3f}, a paired difference of {change['difference']:+.3f} "
             f"({percent(change['confidence'])} interval {change['low']:+.3f} to {change['high']:+.3f})."
         )
     return sentences

@@ -36,9 +36,11 @@ def paper() -> dict:
 
 
 def interval(found: dict, digits: int = 3, sign: str = "") -> str:
-    """ "[low, high]", or nothing where one person has none."""
+    """ "[low, high]"; nothing where one person has none, words where all people agree and no interval can be told."""
     if found["low"] is None:
         return ""
+    if found["low"] == found["high"]:
+        return "(every person alike)"
     return f"[{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]"
 
 
@@ -50,6 +52,11 @@ def change(found: dict, digits: int = 3) -> str:
 
 def _mean(found: dict, digits: int = 3) -> str:
     return f"{found['mean']:.{digits}f} {interval(found, digits)}".strip()
+
+
+def _count(found: dict) -> str:
+    """The mean of a count a person: never negative, though Student's interval of few people may reach below 0."""
+    return _mean(found if found["low"] is None else found | {"low": max(0.0, found["low"])}, 1)
 
 
 def _tpr(found: dict, when: str) -> str:
@@ -125,11 +132,16 @@ def plottable(table: dict) -> bool:
     return len(table["rows"]) > 1 and all(name in attacks for name in SHOWN)
 
 
+def _both(found: dict) -> str:
+    """What an attack gains on the base model from the shaken one as its reference, if it is one that can."""
+    return change(found["reference"]["difference"]) if found["reference"] else ""
+
+
 def _membership(name: str, table: dict) -> Sheet:
     """The primary attack, and the Loss attack alone and with the shaken model as its reference."""
     head = (
-        "", "trained parameters", "SecMI AUC", "SecMI, change", "SecMI, TPR at 1 % FPR", "Loss AUC", "Loss, change",
-        "Loss, both models together", "paper: AUC", "paper: change",
+        "", "trained parameters", "SecMI AUC", "SecMI, change", "SecMI, both models together", "SecMI, TPR at 1 % FPR",
+        "Loss AUC", "Loss, change", "Loss, both models together", "paper: AUC", "paper: change",
     )  # fmt: skip
     first = next(iter(table["rows"].values()))["attacks"]
 
@@ -139,9 +151,8 @@ def _membership(name: str, table: dict) -> Sheet:
         theirs, moved = _paper_values(name, label).get("AUC", ""), _paper_auc(name, label)
         return (
             in_words(label), parameters, _mean(secmi[when]), change(secmi["difference"]) if after else "",
-            _tpr(secmi, when),
-            _mean(loss[when]), change(loss["difference"]) if after else "",
-            change(loss["reference"]["difference"]) if after and loss["reference"] else "", theirs,
+            _both(secmi) if after else "", _tpr(secmi, when), _mean(loss[when]),
+            change(loss["difference"]) if after else "", _both(loss) if after else "", theirs,
             f"{moved:+.3f}" if after and moved is not None else "",
         )  # fmt: skip
 
@@ -152,17 +163,40 @@ def _membership(name: str, table: dict) -> Sheet:
 
 
 def _others(table: dict, besides: tuple[str, ...]) -> Sheet | None:
-    """The attacks besides those of the first sheet: how each changed, and what both models together gain."""
+    """The attacks besides those of the first sheet: before, how each changed, and what both models together gain."""
     names = {name: title for name, title in _titles(table).items() if name not in besides}
     if not names:
         return None
-    head = ["", *(f"{t}, change" for t in names.values()), *(f"{t}, both models together" for t in names.values())]
-    rows = []
+    head = [""] + [f"{t}{what}" for t in names.values() for what in (" AUC", ", change", ", both models together")]
+    first = next(iter(table["rows"].values()))["attacks"]
+    rows = [(BASE, *(text for name in names for text in (_mean(first[name]["before"]), "", "")))]
     for label, row in table["rows"].items():
         found = [row["attacks"][name] for name in names]
-        both = [change(x["reference"]["difference"]) if x["reference"] else "" for x in found]
-        rows.append((in_words(label), *(change(x["difference"]) for x in found), *both))
+        cells = [text for x in found for text in (_mean(x["after"]), change(x["difference"]), _both(x))]
+        rows.append((in_words(label), *cells))
     return _without_empty_columns("Other attacks", tuple(head), rows)
+
+
+def _secondary(table: dict) -> Sheet:
+    """What the change of the scores tells without the scores, and the members within other distances than delta."""
+    titles, first = _titles(table), next(iter(table["rows"].values()))
+    distances = list(first["extraction"]["before"]["within"])
+    head = [""] + [f"{t}: AUC of its change alone" for t in titles.values()]
+    head += [f"within {d} (control)" for d in distances]
+
+    def near(found: dict) -> list[str]:
+        scale = first["n_members"] / first["n_nonmembers"]
+        return [f"{members:.1f} ({scale * control:.1f})" for members, control in found["within"].values()]
+
+    rows = [(BASE, *("" for _ in titles), *near(first["extraction"]["before"]))]
+    for label, row in table["rows"].items():
+        moved = [f"{row['attacks'][name]['shake_auc']:.3f}" for name in titles]
+        rows.append((in_words(label), *moved, *near(row["extraction"]["after"])))
+    title = (
+        "Means without intervals: the change alone (below .5: members' scores fell more), and members (held-out "
+        "photos, scaled) within other distances"
+    )
+    return _without_empty_columns(title, tuple(head), rows)
 
 
 def _extraction(name: str, table: dict) -> Sheet:
@@ -176,7 +210,7 @@ def _extraction(name: str, table: dict) -> Sheet:
     def cells(label: str, found: dict, moved: str) -> tuple[str, ...]:
         theirs = _paper_values(name, label)
         return (
-            in_words(label), _mean(found["distinct_over_people"], 1), moved, f"{found['mean_nonmembers_scaled']:.1f}",
+            in_words(label), _count(found["distinct_over_people"]), moved, f"{found['mean_nonmembers_scaled']:.1f}",
             _precision(found["flags"]), theirs.get("extracted a person", ""), theirs.get("precision %", ""),
         )  # fmt: skip
 
@@ -192,8 +226,8 @@ def _by_attack(table: dict) -> list[Sheet]:
     rows = []
     for name, title in _titles(table).items():
         found = row["attacks"][name]
-        both = change(found["reference"]["difference"]) if found["reference"] else ""
-        rows.append((title, *(_mean(found[when]) for when in ("before", "after")), change(found["difference"]), both))
+        aucs = (_mean(found[when]) for when in ("before", "after"))
+        rows.append((title, *aucs, change(found["difference"]), _both(found)))
     head = ("attack", "AUC before", "AUC after", "change", "both models together")
     return [_without_empty_columns("Membership inference", head, rows)]
 
@@ -204,7 +238,7 @@ def sheets(name: str, table: dict) -> list[Sheet]:
         return _by_attack(table)
     if not plottable(table):
         return [sheet for sheet in (_extraction(name, table), _others(table, ())) if sheet]
-    found = (_membership(name, table), _extraction(name, table), _others(table, SHOWN))
+    found = (_membership(name, table), _extraction(name, table), _others(table, SHOWN), _secondary(table))
     return [sheet for sheet in found if sheet]
 
 
@@ -220,12 +254,13 @@ def how(table: dict) -> str:
     """Who was measured, what the intervals cover and how to make it again: one paragraph."""
     row, several = next(iter(table["rows"].values())), table["n_people"] > 1
     people = f"{table['n_people']} {table['role']} {'people, each' if several else 'person'} with {row['n_members']} "
-    covers = "people and photos" if several else "the photos of one person only"
+    covers = "people and photos (of counts: over people)" if several else "the photos of one person only"
+    alone = ", ".join(f"{title} {row['attacks'][name]['before']['mean']:.3f}" for name, title in _titles(table).items())
     return (
         f"{people}members and {row['n_nonmembers']} held-out photos; preset {table['preset']}. "
         f"In brackets 95 % intervals over {covers}, not over another pre-training of the model. A change is paired: "
         f"the same photos, noise and seeds before and after; both models together are compared with the attack on the "
-        f"base model alone. "
+        f"same attack on the base model alone. AUC there: {alone}. "
         f"Blind control: mean AUC {_mean(row['control_auc'])}."
     )
 
@@ -236,13 +271,13 @@ def short(name: str, table: dict) -> Sheet:
             "paper: extracted")  # fmt: skip
     first = next(iter(table["rows"].values()))["extraction"]["before"]
     theirs = _paper_values(name, BASE).get("extracted a person", "")
-    rows = [(BASE, "", "", _mean(first["distinct_over_people"], 1), "", "", theirs)]
+    rows = [(BASE, "", "", _count(first["distinct_over_people"]), "", "", theirs)]
     for label, row in table["rows"].items():
         secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
         moved = _paper_auc(name, label)
         rows.append((
-            in_words(label), change(secmi["difference"]), change(loss["reference"]["difference"]),
-            _mean(drawn["after"]["distinct_over_people"], 1), change(drawn["difference"], 1),
+            in_words(label), change(secmi["difference"]), _both(loss),
+            _count(drawn["after"]["distinct_over_people"]), change(drawn["difference"], 1),
             "" if moved is None else f"{moved:+.3f}", _paper_values(name, label).get("extracted a person", ""),
         ))  # fmt: skip
     return _without_empty_columns(table["title"], head, rows)
@@ -266,7 +301,7 @@ def plot(name: str, table: dict, dark: bool = False):
             Effect(in_words(label), ends(secmi["difference"]), ends(loss["reference"]["difference"]),
                    ends(drawn["difference"]), _paper_auc(name, label), theirs)
         )  # fmt: skip
-    return effects_figure(effects, dark)
+    return effects_figure(effects, table["n_people"], dark)
 
 
 def markdown(sheet: Sheet) -> list[str]:

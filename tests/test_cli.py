@@ -265,7 +265,7 @@ def test_lab_build_hands_its_options_to_the_recipe(tmp_path, call, monkeypatch):
 
 
 COMMANDS = ["run", "audit", "sp-gen", "finetune", "s2l", "attack", "extract", "domains", "methods", "attacks", "table"]
-COMMANDS += ["docs"]
+COMMANDS += ["cell", "docs"]
 
 
 @pytest.mark.parametrize("command", [[c] for c in COMMANDS] + [["lab", c] for c in ("build", "info", "measure")])

@@ -175,7 +175,9 @@ def test_both_models_together_are_judged_by_their_own_interval(result):
     loss = record["attacks"].setdefault("loss", copy.deepcopy(record["attacks"]["secmi"]))
     loss["shake_reference"]["difference"].update(difference=0.2, low=0.1, high=0.3, p_value=0.001)
     said = report.headline(replace(result, record=record))[-1]
-    assert said.startswith("Both models together are a stronger attack") and "+0.200" in said
+    title = loss["title"]
+    assert said.startswith(f"The {title} attack with both models together is stronger than on the model alone: with")
+    assert "+0.200" in said
     loss["shake_reference"] = None  # scores that are no distances
     assert "together" not in " ".join(report.headline(replace(result, record=record)))
 

@@ -72,7 +72,24 @@ def test_files_are_written_and_the_plot_has_a_point_a_row(table, tmp_path):
     assert (tmp_path / "main.png").stat().st_size > 10_000 and (tmp_path / "main.md").read_text().startswith("# Meth")
     left, right = table_view.plot("main", table).axes
     assert [tick.get_text() for tick in left.get_yticklabels()] == ["LoRA", "DreamBooth"]
-    assert len(right.containers) == 1 and left.get_xlabel() == "change of the AUC"
+    assert len(right.containers) == 1 and "2 people" in left.get_xlabel()
+
+
+def test_the_attacks_alone_and_the_secondary_outcomes_are_told(table):
+    assert "AUC there: SecMI 0." in table_view.how(table)
+    secondary = table_view.sheets("main", table)[-1]
+    base, lora, _ = (dict(zip(secondary.head, row, strict=True)) for row in secondary.rows)
+    assert base["within 0.1 (control)"] and not base["SecMI: AUC of its change alone"]
+    assert 0 <= float(lora["SecMI: AUC of its change alone"]) <= 1
+    membership = table_view.sheets("main", table)[0]
+    assert "SecMI, both models together" in membership.head
+
+
+def test_no_interval_is_drawn_from_people_who_agree_and_no_count_is_negative():
+    alike = {"mean": 2.0, "low": 2.0, "high": 2.0}
+    assert table_view.change(alike, 1) == "+2.0 (every person alike)"
+    assert table_view._count({"mean": 0.5, "low": -0.4, "high": 1.4}) == "0.5 [0.0, 1.4]"
+    assert table_view._count({"mean": 3.0, "low": None, "high": None}) == "3.0"
 
 
 def test_labels_are_for_readers():

@@ -24,7 +24,7 @@ class Effect:
     paper_extracted: float | None
 
 
-def effects_figure(effects: Sequence[Effect], dark: bool = False) -> Figure:
+def effects_figure(effects: Sequence[Effect], n_people: int, dark: bool = False) -> Figure:
     """Change of the AUC and of the number of extractions, a line a row: points with intervals, the paper's beside."""
     c = palette(dark)
     figure = new_figure(14, 2.4 + 0.62 * len(effects), c)
@@ -42,16 +42,22 @@ def effects_figure(effects: Sequence[Effect], dark: bool = False) -> Figure:
         known = [(value, place) for value, place in zip(values, places, strict=True) if value is not None]
         if known:
             ax.plot(
-                *np.array(known).T, "D", color=c.muted, markerfacecolor="none", markersize=9, label="the paper (SecMI)"
+                *np.array(known).T,
+                "D",
+                color=c.muted,
+                markerfacecolor="none",
+                markersize=9,
+                label="the paper (SecMI)",
             )
 
     points(left, [e.secmi for e in effects], 0.14, c.after, "o", "SecMI on the shaken model")
     points(left, [e.both for e in effects], -0.14, c.members, "s", "Loss, both models together")
     theirs(left, [e.paper_auc for e in effects])
-    points(right, [e.extracted for e in effects], 0, c.after, "o", "")
+    points(right, [e.extracted for e in effects], 0, c.before, "^", "")
     theirs(right, [e.paper_extracted for e in effects])
-    tidy(left, c, "change of the AUC", "")
-    tidy(right, c, "change of photos extracted", "")
+    people = f"{n_people} people" if n_people > 1 else "one person"
+    tidy(left, c, f"change of the AUC ({people}, 95 % intervals)", "")
+    tidy(right, c, "change of photos extracted a person", "")
     for ax in (left, right):
         ax.axvline(0, color=c.ink, linewidth=1.2)
         ax.set_ylim(places[-1] - 0.6, 0.6)
