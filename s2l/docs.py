@@ -233,6 +233,23 @@ def bench(results: Path) -> str:
     return f"{markdown(found)}{plot}\n\nCommand: `{found['command']}`."
 
 
+def load(results: Path) -> str:
+    """What simulated visitors of the app met, or how to measure it."""
+    command, path = "python -m tests.browser.load URL --browser --out results/load.json", results / "load.json"
+    if not path.exists():
+        return f"Not measured yet: `{command}`."
+    found = read_json(path)
+    clicks = found["all_interactions"]
+    rows = (
+        ("first picture on screen, in Chromium on an idle app", f"{found['first_picture_ms']} ms", "1,000 ms"),
+        (f"median interaction of {found['visitors']} visitors", f"{clicks['median_ms']:.0f} ms", "300 ms"),
+        ("95th percentile", f"{clicks['p95_ms']:.0f} ms", ""),
+        ("errors", str(len(found["errors"])), "0"),
+    )
+    lines = _table(("the app", "measured", "at most"), rows)
+    return "\n".join([*lines, "", f"{clicks['n']:,} interactions. Command: `{command}`."])
+
+
 def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:
     """A block that shows what matters most of a table over people, or how to make it; all of it is in NAME.md."""
 
@@ -252,6 +269,7 @@ PEOPLE_TABLES = ("main", "rank", "tokens", "noise", "sp-size")
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "bench": bench,
+    "load": load,
     "lab-card": lab_card,
     "lab-repeats": lab_repeats,
     "secmi-timesteps": secmi_timesteps,

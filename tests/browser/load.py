@@ -4,7 +4,7 @@ Each visitor opens the page and then does, over the same HTTP interface as the p
 Attack tab on the showcase, reveals the result, moves the threshold, opens the other tabs. Two of them also start a run
 of the smallest size and look how far it is. Prints one JSON object: the median and the 95th percentile of every
 interaction in milliseconds, and the errors. With `--browser` it also measures, in chromium on an idle app, when the
-first picture stands after opening the page.
+first picture stands after opening the page. `--out results/load.json` writes what docs/performance.md shows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=2, help="how many of them start a run")
     parser.add_argument("--browser", action="store_true", help="also measure the first picture in chromium")
+    parser.add_argument("--out", type=Path, help="JSON file to write as well")
     given = parser.parse_args()
     base = given.url.rstrip("/") + "/"
     picture = first_picture(base) if given.browser else {}
@@ -200,6 +202,8 @@ def main() -> None:
         visitor.join()
     found = {"visitors": given.visitors, "seconds": round(time.monotonic() - start, 1)} | picture | record.summary()
     print(json.dumps(found, indent=1))
+    if given.out:
+        given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

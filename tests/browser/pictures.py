@@ -14,16 +14,20 @@ from tests.browser.conftest import ARGUMENTS, CHROMIUM
 TABS = ("story", "target", "sp-set", "finetune", "attack", "extraction", "compare", "report")
 MODES = {"light": (1280, ""), "dark": (1280, "&__theme=dark"), "phone": (390, "")}
 SETTLE = 6000  # milliseconds until a tab has drawn, on a busy machine too
-# What README shows: tab, theme, height in pixels of the part from the top.
-IN_README = {"app": ("story", "light", 1060), "membership": ("attack", "light", 1400),
-             "extraction": ("extraction", "dark", 1400), "compare": ("compare", "light", 1400)}  # fmt: skip
+# What README shows: tab, theme, what the picture begins with ("" for the top of the page), its height in pixels.
+IN_README = {
+    "app": ("story", "light", "", 1060),
+    "membership": ("attack", "light", "#accused", 830),
+    "extraction": ("extraction", "dark", "#extraction .cards", 720),
+    "compare": ("compare", "light", "#tables", 740),
+}
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "images"
 
 
-def picture(browser, base: str, tab: str, mode: str, path: Path, height: int | None = None) -> None:
-    """One tab with its prediction skipped; the whole page, or its first `height` pixels."""
+def picture(browser, base: str, tab: str, mode: str, path: Path, part: tuple[str, int] | None = None) -> None:
+    """One tab with its prediction skipped: whole, or the `part` that begins with an element, so many pixels high."""
     width, query = MODES[mode]
-    page = browser.new_page(viewport={"width": width, "height": height or 900})
+    page = browser.new_page(viewport={"width": width, "height": 900})
     page.goto(f"{base}?tab={tab}{query}")
     page.wait_for_timeout(SETTLE)
     for skip in ("#quiz-skip", "#quiz-skip-extraction"):
@@ -31,7 +35,13 @@ def picture(browser, base: str, tab: str, mode: str, path: Path, height: int | N
             page.locator(skip).click()
             page.wait_for_timeout(SETTLE)
     page.mouse.move(0, 0)
-    page.screenshot(path=path, full_page=height is None)
+    page.evaluate("window.scrollTo(0, 0)")
+    clip = None
+    if part is not None:
+        first, height = part
+        top = page.locator(first).first.bounding_box()["y"] - 12 if first else 0
+        clip = {"x": 0, "y": top, "width": width, "height": height}
+    page.screenshot(path=path, full_page=True, clip=clip)
     page.close()
     print(path)
 
@@ -50,8 +60,8 @@ def main() -> None:
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
         if given.docs:
-            for name, (tab, mode, height) in IN_README.items():
-                picture(browser, base, tab, mode, folder / f"{name}.png", height)
+            for name, (tab, mode, *part) in IN_README.items():
+                picture(browser, base, tab, mode, folder / f"{name}.png", tuple(part))
         else:
             for mode in MODES:
                 for tab in TABS:
