@@ -17,9 +17,9 @@ SETTLE = 6000  # milliseconds until a tab has drawn, on a busy machine too
 # What README shows: tab, theme, what the picture begins with ("" for the top of the page), its height in pixels.
 IN_README = {
     "app": ("story", "light", "", 1060),
-    "membership": ("attack", "light", "#accused", 830),
-    "extraction": ("extraction", "dark", "#extraction .cards", 720),
-    "compare": ("compare", "light", "#tables", 740),
+    "membership": ("attack", "light", "#accused", 718),
+    "extraction": ("extraction", "dark", "#extraction .cards", 546),
+    "compare": ("compare", "light", "#tables", 710),
 }
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "images"
 
@@ -39,7 +39,7 @@ def picture(browser, base: str, tab: str, mode: str, path: Path, part: tuple[str
     clip = None
     if part is not None:
         first, height = part
-        top = page.locator(first).first.bounding_box()["y"] - 12 if first else 0
+        top = page.locator(first).first.bounding_box()["y"] - 4 if first else 0
         clip = {"x": 0, "y": top, "width": width, "height": height}
     page.screenshot(path=path, full_page=True, clip=clip)
     page.close()
