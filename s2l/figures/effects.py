@@ -56,8 +56,8 @@ def effects_figure(effects: Sequence[Effect], n_people: int, dark: bool = False)
     points(right, [e.extracted for e in effects], 0, c.before, "^", "")
     theirs(right, [e.paper_extracted for e in effects])
     people = f"{n_people} people" if n_people > 1 else "one person"
-    tidy(left, c, f"change of the AUC ({people}, 95 % intervals)", "")
-    tidy(right, c, "change of photos extracted a person", "")
+    tidy(left, c, f"change of the AUC\n({people}, 95 % intervals)", "")
+    tidy(right, c, "change of photos\nextracted a person", "")
     for ax in (left, right):
         ax.axvline(0, color=c.ink, linewidth=1.2)
         ax.set_ylim(places[-1] - 0.6, 0.6)
