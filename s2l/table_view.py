@@ -259,7 +259,7 @@ def how(table: dict) -> str:
     return (
         f"{people}members and {row['n_nonmembers']} held-out photos; preset {table['preset']}. "
         f"In brackets 95 % intervals over {covers}, not over another pre-training of the model. A change is paired: "
-        f"the same photos, noise and seeds before and after; both models together are compared with the attack on the "
+        f"the same photos, noise and seeds before and after; both models together are compared with the "
         f"same attack on the base model alone. AUC there: {alone}. "
         f"Blind control: mean AUC {_mean(row['control_auc'])}."
     )
