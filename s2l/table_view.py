@@ -44,10 +44,14 @@ def interval(found: dict, digits: int = 3, sign: str = "") -> str:
     return f"[{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]"
 
 
+def _moved(found: dict) -> float:
+    """A paired difference: of AUCs it is called so, of counts it is the mean over people."""
+    return found["difference"] if "difference" in found else found["mean"]
+
+
 def change(found: dict, digits: int = 3) -> str:
     """A paired difference with its interval."""
-    value = found["difference"] if "difference" in found else found["mean"]
-    return f"{value:+.{digits}f} {interval(found, digits, '+')}".strip()
+    return f"{_moved(found):+.{digits}f} {interval(found, digits, '+')}".strip()
 
 
 def _mean(found: dict, digits: int = 3) -> str:
@@ -286,20 +290,21 @@ def short(name: str, table: dict) -> Sheet:
 # --- plot and files ---------------------------------------------------------------------------------------------------
 
 
+def _ends(found: dict) -> tuple[float, float, float]:
+    """(value, low, high) of a paired difference; one person's has no width."""
+    value = _moved(found)
+    return (value, value, value) if found["low"] is None else (value, found["low"], found["high"])
+
+
 def plot(name: str, table: dict, dark: bool = False):
     """The change of the AUC and of the extractions, a line a row, with 95 % intervals and the paper's figures."""
     effects = []
     for label, row in table["rows"].items():
         secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
-
-        def ends(found: dict) -> tuple[float, float, float]:
-            value = found["difference"] if "difference" in found else found["mean"]
-            return (value, value, value) if found["low"] is None else (value, found["low"], found["high"])
-
         theirs = _number(_paper_values(name, label).get("extracted a person"))
         effects.append(
-            Effect(in_words(label), ends(secmi["difference"]), ends(loss["reference"]["difference"]),
-                   ends(drawn["difference"]), _paper_auc(name, label), theirs)
+            Effect(in_words(label), _ends(secmi["difference"]), _ends(loss["reference"]["difference"]),
+                   _ends(drawn["difference"]), _paper_auc(name, label), theirs)
         )  # fmt: skip
     return effects_figure(effects, table["n_people"], dark)
 

@@ -13,6 +13,7 @@ from s2l.jobs.limits import MAX_UPLOADS, OwnModel
 from s2l.report import RESPONSIBLE_USE
 from s2l.ui import html
 from s2l.ui.backend import Backend
+from s2l.ui.events import PRIVATE
 from s2l.ui.heavy import ready
 
 INTRO = f"""The same attack on a real Stable Diffusion checkpoint. It takes a GPU, or hours. **Photos are optional**:
@@ -124,7 +125,7 @@ def build(backend: Backend) -> gr.State:
             back = gr.Button("Back to the lab", elem_id="own-back")
         said = gr.HTML(chosen_html(NOT_OWN, allowed.prompts), elem_id="own-said")
 
-    quiet = {"api_visibility": "private", "show_progress": "minimal", "concurrency_limit": None}
+    quiet = PRIVATE | {"show_progress": "minimal"}
 
     def taken(*fields):
         try:

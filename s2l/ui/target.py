@@ -11,6 +11,7 @@ from s2l.config import MAX_PROMPT_CHARACTERS
 from s2l.lab.people import words_of
 from s2l.ui import html, own
 from s2l.ui.backend import Backend, Shown
+from s2l.ui.events import QUIET
 from s2l.ui.form import APP_PRESETS, remarks, rename
 
 INTRO = """**Step 1: choose whose photos are at stake.** A text-to-image model was trained on photos of
@@ -129,10 +130,8 @@ def build(backend: Backend, fields: dict, first: dict) -> Target:
         name = event._data.get("name") if isinstance(event._data, dict) else None
         return name if name in backend.names else gr.skip()
 
-    people.click(pick, None, person, api_visibility="private", show_progress="hidden", concurrency_limit=None)
-    prompt.change(
-        words_html, [prompt, person], words, api_visibility="private", show_progress="hidden", concurrency_limit=None
-    )
+    people.click(pick, None, person, **QUIET)
+    prompt.change(words_html, [prompt, person], words, **QUIET)
     return Target(people, person, prompt, words, photos, following, chosen)
 
 
