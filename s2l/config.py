@@ -1,39 +1,24 @@
 """Frozen settings, one model a stage. A run is decided by them and nothing else.
 
-They round-trip through JSON, and `key_of` turns them into the name under which a stage's result
+They round-trip through JSON, and `keys.key_of` turns them into the name under which a stage's result
 is cached. What only changes speed (device, batch sizes of inference) is *not* here: see `Runtime`
-in model.py.
+in model/diffusion.py.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 import re
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from s2l.errors import UserError, unknown
 
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARACTERS = 1000
 MAX_IMAGES = 100_000
 
-LAB = "lab"  # the embedded model: assets/lab
-
-
-class UserError(ValueError):
-    """The input was wrong; the message says what is allowed. The command line exits with code 2."""
-
-
-def unknown(kind: str, value: str, allowed) -> UserError:
-    """The error for a name that is not in a list: the nearest match and the whole list."""
-    allowed = list(allowed)
-    lowered = {a.lower(): a for a in allowed}
-    near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
-    hint = f" Did you mean {lowered[near[0]]!r}?" if near else ""
-    return UserError(f"unknown {kind} {value!r}.{hint} Allowed: {', '.join(allowed)}")
+LAB = "lab"  # the embedded model: assets/labs
 
 
 def check_prompt(prompt: str) -> str:
@@ -323,23 +308,3 @@ def checked(kind: type[Settings], values: dict):
         where = ".".join(str(part) for part in first["loc"]) or kind.__name__
         reason = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: {reason} (given: {str(first.get('input'))[:80]!r})") from None
-
-
-def key_of(*parts) -> str:
-    """sha256 over settings, strings and numbers, as 24 hex digits: the name of a cached result."""
-
-    def plain(part):
-        return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
-
-    text = json.dumps([plain(p) for p in parts], sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def file_hash(paths: list[Path]) -> str:
-    """sha256 over names and contents of files, as 24 hex digits."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(path.name.encode())
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:24]

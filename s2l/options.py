@@ -10,7 +10,8 @@ import json
 import shlex
 from pathlib import Path
 
-from s2l.config import PRESETS, AuditRunConfig, RunConfig, Settings, UserError, checked, preset
+from s2l.config import PRESETS, AuditRunConfig, RunConfig, Settings, checked, preset
+from s2l.errors import UserError
 
 MAX_SEED = 1_000_000
 SEED_STRIDE = 1_000_000  # between two runs' image seeds; more than an SP set and a gallery can use

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from s2l.lab import train as lab_train
-from s2l.lab.checkpoint import build_pipeline
-from s2l.model import DiffusionModel, Runtime
+from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.pretrain import build as lab_train
+from s2l.pretrain.networks import build_pipeline
 from s2l.store import Store
 
 QUICK = lab_train.RECIPES["quick"]

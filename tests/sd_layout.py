@@ -12,7 +12,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel
 
-from s2l.lab.checkpoint import build_tokenizer
+from s2l.pretrain.networks import build_tokenizer
 
 LAYERS = 2  # residual blocks a level, as in Stable Diffusion
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}

@@ -21,11 +21,12 @@ from s2l.attacks.calibration import ALPHAS
 from s2l.attacks.clid import reductions
 from s2l.attacks.query import MEMO_LIMIT, Memo, Query
 from s2l.attacks.registry import SCRATCH
-from s2l.batches import Batched
-from s2l.config import AuditConfig, UserError
-from s2l.domain import ImageSet, _image_set
-from s2l.lab import people
-from s2l.model import DiffusionModel, Runtime
+from s2l.config import AuditConfig
+from s2l.data.domain import ImageSet, _image_set
+from s2l.errors import UserError
+from s2l.model.batches import Batched
+from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.worlds import people
 from tests.conftest import with_batch_size
 
 NAMES = sorted(ATTACKS)

@@ -10,20 +10,24 @@ import pytest
 import torch
 from PIL import Image
 
-from s2l import attacks, cli, docs, experiment, finetune, tables
+from s2l import attacks, cli, finetune
 from s2l.attacks import Combination
-from s2l.audit import Subject, audit, check_split, compare_attack
 from s2l.cli import base
-from s2l.config import AuditConfig, AuditRunConfig, DomainConfig, ExtractionConfig, UserError, preset
-from s2l.domain import Domain, ImageSet, MembershipSplit, folder_domain, lab_domain, lab_people_records
-from s2l.experiment import run, run_audit
-from s2l.lab import train as lab_train
-from s2l.lab.checkpoint import build_pipeline
-from s2l.metrics import frozen_tpr, threshold_for_fpr
-from s2l.model import Runtime
+from s2l.config import AuditConfig, AuditRunConfig, DomainConfig, ExtractionConfig, preset
+from s2l.data.domain import Domain, ImageSet, MembershipSplit, folder_domain, lab_domain, lab_people_records
+from s2l.errors import UserError
+from s2l.measure.metrics import frozen_tpr, threshold_for_fpr
+from s2l.model.diffusion import Runtime
 from s2l.options import audit_config, read_config, reproduce_command
-from s2l.report import outcome
+from s2l.pipeline import experiment
+from s2l.pipeline.audit import Subject, audit, check_split, compare_attack
+from s2l.pipeline.experiment import run, run_audit
+from s2l.pretrain import build as lab_train
+from s2l.pretrain.networks import build_pipeline
+from s2l.report.render import outcome
 from s2l.store import Store, write_json
+from s2l.tables import docs
+from s2l.tables import grid as tables
 from tests.conftest import QUICK
 
 NAME = "Mira Solwyn"
@@ -237,7 +241,7 @@ def test_pooled_tpr_of_a_table_uses_the_frozen_threshold():
 
 
 def test_calibration_people_freeze_a_tables_thresholds(whole, tmp_path, monkeypatch):
-    from s2l.stages import Stages
+    from s2l.pipeline.stages import Stages
 
     monkeypatch.setattr(experiment, "CALIBRATION_HELD_OUT", 3)
     cell = tables.cell_of(whole, "row")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from s2l import attacks
-from s2l.batches import Batched
 from s2l.config import AuditConfig, SamplerConfig
-from s2l.domain import ImageSet
-from s2l.model import Runtime
+from s2l.data.domain import ImageSet
+from s2l.model.batches import Batched
+from s2l.model.diffusion import Runtime
 
 PROMPT = "a photo of Mira Solwyn"
 

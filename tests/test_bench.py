@@ -14,8 +14,8 @@ from s2l import bench as benchmark
 from s2l.attacks.secmi import SecMISettings
 from s2l.bench import QUICK, Bench, baselines, growth, measure, table, targets, whole
 from s2l.config import AuditConfig
-from s2l.distances import pairwise_l2
-from s2l.model import Runtime
+from s2l.measure.distances import pairwise_l2
+from s2l.model.diffusion import Runtime
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from s2l import blind
-from s2l.distances import tiled_l2
+from s2l.measure import blind
+from s2l.measure.distances import tiled_l2
 
 
 def portraits(n, seed):

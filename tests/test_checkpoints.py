@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 
 from s2l import attacks
 from s2l import finetune as ft
-from s2l.checkpoints import DEFAULT_HUB_MODEL, SD1, check_name, locate
-from s2l.config import AuditConfig, FineTuneConfig, SamplerConfig, UserError
-from s2l.domain import ImageSet
+from s2l.config import AuditConfig, FineTuneConfig, SamplerConfig
+from s2l.data.domain import ImageSet
+from s2l.errors import UserError
 from s2l.finetune.trainer import train
 from s2l.jobs.store import model_key as job_model_key
-from s2l.model import DiffusionModel, Runtime
+from s2l.model.checkpoints import DEFAULT_HUB_MODEL, SD1, check_name, locate
+from s2l.model.diffusion import DiffusionModel, Runtime
 from tests import sd_layout
 
 CPU = Runtime(device="cpu", dtype="float32", batch_size=4)

@@ -16,13 +16,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2l import checkpoints, cli, experiment, model, sp_set
+from s2l import cli
 from s2l.cli import base, console, folders
 from s2l.config import preset
-from s2l.lab import train as lab_train
+from s2l.data import sp_set
+from s2l.model import checkpoints
+from s2l.model import diffusion as model
 from s2l.options import read_config, reproduce_command, run_config
+from s2l.pipeline import experiment
+from s2l.pretrain import build as lab_train
 from s2l.progress import Cancelled
-from s2l.report import FILES
+from s2l.report.render import FILES
 from s2l.store import Store
 
 NAME = "Mira Solwyn"
@@ -442,7 +446,7 @@ def test_what_is_no_cell_is_refused(tmp_path, refused):
 
 
 def test_docs_says_what_changed(call, monkeypatch):
-    monkeypatch.setattr("s2l.docs.update", lambda: ["README.md"])
+    monkeypatch.setattr("s2l.tables.docs.update", lambda: ["README.md"])
     assert call("docs") == (0, "changed: README.md\n", "")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l import docs
+from s2l.tables import docs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from s2l import distances, photos
-from s2l.config import PRESETS, DomainConfig, UserError
-from s2l.control import blind_control
-from s2l.domain import PAPER_DOMAINS, ImageSet, MembershipSplit, folder_domain, load_folder
-from s2l.photos import gather, join, list_photos, pixel_array, read_photos
+from s2l.config import PRESETS, DomainConfig
+from s2l.data import photos
+from s2l.data.domain import PAPER_DOMAINS, ImageSet, MembershipSplit, folder_domain, load_folder
+from s2l.data.photos import gather, join, list_photos, pixel_array, read_photos
+from s2l.errors import UserError
+from s2l.measure import distances
+from s2l.measure.control import blind_control
 
 SIDE = 32
 ROOT = Path(__file__).resolve().parents[1]

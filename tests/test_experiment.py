@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2l.config import UserError, preset
-from s2l.experiment import load_result, run
-from s2l.model import Runtime
+from s2l.config import preset
+from s2l.errors import UserError
+from s2l.model.diffusion import Runtime
+from s2l.pipeline.experiment import load_result, run
 from s2l.progress import Cancelled
 from s2l.store import Store
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from s2l import distances as ds
-from s2l import extraction as ex
+from s2l.measure import distances as ds
+from s2l.measure import extraction as ex
 
 
 def photos(n, seed=0, size=16):

@@ -10,10 +10,11 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from s2l import finetune as ft
-from s2l.config import FineTuneConfig, SamplerConfig, UserError, checked
-from s2l.domain import ImageSet
+from s2l.config import FineTuneConfig, SamplerConfig, checked
+from s2l.data.domain import ImageSet
+from s2l.errors import UserError
 from s2l.finetune import dreambooth, gaussian_noise, registry, textual_inversion
-from s2l.model import DiffusionModel, Runtime
+from s2l.model.diffusion import DiffusionModel, Runtime
 
 NAME = "Mira Solwyn"
 FAST = SamplerConfig(num_inference_steps=2, guidance_scale=1.0)

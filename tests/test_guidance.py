@@ -10,16 +10,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from s2l import audit, docs, findings, guidance, report, tables
-from s2l.audit import Subject
 from s2l.cli import folders, main
-from s2l.config import PRESETS, ExtractionConfig, SamplerConfig, UserError, checked, key_of, preset
-from s2l.experiment import run
-from s2l.model import DiffusionModel, Runtime
+from s2l.config import PRESETS, ExtractionConfig, SamplerConfig, checked, preset
+from s2l.data.sp_set import STAGE_VERSION as PICTURES_VERSION
+from s2l.errors import UserError
+from s2l.keys import key_of
+from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.options import reproduce_command
+from s2l.pipeline import audit, guidance
+from s2l.pipeline.audit import Subject
+from s2l.pipeline.experiment import run
+from s2l.pipeline.stages import Stages
 from s2l.progress import silent
-from s2l.sp_set import STAGE_VERSION as PICTURES_VERSION
-from s2l.stages import Stages
+from s2l.report import findings
+from s2l.report import render as report
+from s2l.tables import docs
+from s2l.tables import grid as tables
 
 from .conftest import with_batch_size
 

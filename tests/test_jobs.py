@@ -13,14 +13,15 @@ import time
 import pytest
 
 from s2l import jobs as jobs_package
-from s2l.config import PRESETS, RunConfig, UserError, preset
+from s2l.config import PRESETS, RunConfig, preset
+from s2l.errors import UserError
 from s2l.jobs import Jobs, QueueFull, cached_result, plan, run_key, start, worker
 from s2l.jobs.housekeeping import sweep
 from s2l.jobs.limits import Limits
 from s2l.jobs.store import CANCELLED, RESTARTED
-from s2l.lab.people import CELEBRITY_NAMES
 from s2l.progress import Event
 from s2l.store import Store
+from s2l.worlds.people import CELEBRITY_NAMES
 
 MIRA, TARO = CELEBRITY_NAMES[:2]
 ENDLESS = 500_000  # training steps
@@ -264,7 +265,7 @@ def test_failures_are_told_in_one_sentence(jobs, monkeypatch, error):
         raise error
 
     job = jobs.enqueue(quick(), "a")
-    monkeypatch.setattr("s2l.experiment.run", broken)
+    monkeypatch.setattr("s2l.pipeline.experiment.run", broken)
     worker.execute(jobs, *jobs.take("w"), "w")
     failed, log = jobs.job(job.id), jobs.folder / f"{job.run}.log"
     assert failed.state == "failed"

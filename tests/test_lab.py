@@ -6,10 +6,10 @@ import numpy as np
 from transformers import CLIPTokenizer
 
 from s2l.config import DomainConfig
-from s2l.domain import lab_domain
-from s2l.lab.checkpoint import _merges, build_tokenizer
+from s2l.data.domain import lab_domain
+from s2l.pretrain.networks import _merges, build_tokenizer
 
-SHIPPED = Path(__file__).parents[1] / "assets" / "lab"
+SHIPPED = Path(__file__).parents[1] / "s2l" / "assets" / "labs" / "fresh"
 
 
 def test_the_tokenizer_is_built_the_same_in_every_process():

@@ -9,13 +9,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from s2l import attacks, sp_set
+from s2l import attacks
 from s2l import finetune as ft
-from s2l.config import AuditConfig, FineTuneConfig, SamplerConfig, UserError
-from s2l.domain import ImageSet
-from s2l.memory import GB, PRESETS, SD1_MAP, fitted, halving, preset_for
-from s2l.model import DiffusionModel, Runtime
-from s2l.stages import Stages
+from s2l.config import AuditConfig, FineTuneConfig, SamplerConfig
+from s2l.data import sp_set
+from s2l.data.domain import ImageSet
+from s2l.errors import UserError
+from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.model.memory import GB, PRESETS, SD1_MAP, fitted, halving, preset_for
+from s2l.pipeline.stages import Stages
 from s2l.store import Store
 
 NAME = "Mira Solwyn"
@@ -127,7 +129,7 @@ def test_it_is_halved_once(model, monkeypatch):
 
 def test_a_single_image_that_does_not_fit(model, monkeypatch):
     model.runtime = replace(model.runtime, batch_size=1, train_batch_size=1)
-    monkeypatch.setattr("s2l.memory._LIVE", {model})
+    monkeypatch.setattr("s2l.model.diffusion.memory._LIVE", {model})
     monkeypatch.setattr(model, "eps", Full(room=0)(model.eps))
     with pytest.raises(UserError, match="not even one image"):
         halving(lambda: model.generate([NAME], [0], FAST), "sp_set")

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import binomtest, kstest, norm, sem, t
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from s2l import metrics
-from s2l.intervals import _bootstrap_p_value, _newcombe_interval, constant_interval, mean_interval
+from s2l.measure import metrics
+from s2l.measure.intervals import _bootstrap_p_value, _newcombe_interval, constant_interval, mean_interval
 
 
 def random_scores(seed: int = 0, N: int = 60, M: int = 45, shift: float = 0.5) -> tuple[np.ndarray, np.ndarray]:

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2l import experiment, figures, metrics, report
+from s2l import figures
 from s2l.config import preset
 from s2l.figures import galleries
-from s2l.model import Runtime
+from s2l.measure import metrics
+from s2l.model.diffusion import Runtime
+from s2l.pipeline import experiment
+from s2l.report import render as report
 from s2l.store import Store
 
 CLUSTER = {"generations": [0, 2, 3], "medoid": 2, "size": 3, "mean_distance": 0.05, "max_distance": 0.1}

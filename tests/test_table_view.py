@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2l import table_view
 from s2l.store import read_json
-from s2l.tables import TABLES, summarise
+from s2l.tables import view as table_view
+from s2l.tables.grid import TABLES, summarise
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

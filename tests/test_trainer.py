@@ -15,12 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from s2l import finetune as ft
-from s2l.config import FineTuneConfig, SamplerConfig, UserError
-from s2l.domain import ImageSet
+from s2l.config import FineTuneConfig, SamplerConfig
+from s2l.data.domain import ImageSet
+from s2l.data.sp_set import generate_images, load_images
+from s2l.errors import UserError
 from s2l.finetune import trainer
-from s2l.model import DiffusionModel, Runtime
+from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.progress import Cancelled
-from s2l.sp_set import generate_images, load_images
 
 NAME = "Mira Solwyn"
 FAST = SamplerConfig(num_inference_steps=2, guidance_scale=1.0)

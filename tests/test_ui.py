@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2l.config import LAB, UserError, preset
+from s2l.config import LAB, preset
+from s2l.errors import UserError
 from s2l.jobs import uploads
 from s2l.jobs.limits import OwnModel
-from s2l.lab.people import CELEBRITY_NAMES
-from s2l.result import Result
+from s2l.record import Result
 from s2l.store import Store, write_json
 from s2l.ui import (
     compare,
@@ -37,6 +37,7 @@ from s2l.ui import (
     story,
 )  # fmt: skip
 from s2l.ui.backend import N_SHOWN, Backend
+from s2l.worlds.people import CELEBRITY_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 MIRA, TARO = CELEBRITY_NAMES[:2]
@@ -361,7 +362,7 @@ def test_which_models_a_visitor_may_name():
     assert own.check_model("owner/name@main", hub) == "owner/name@main"
     with pytest.raises(UserError, match="not allowed here"):
         own.check_model("owner/name", offered)
-    for path in ("/etc", "../../assets/lab", "a/../../b", "lab", "file:///etc/passwd", "x" * 300, ""):
+    for path in ("/etc", "../../s2l/assets/labs/fresh", "a/../../b", "lab", "file:///etc/passwd", "x" * 300, ""):
         with pytest.raises(UserError, match="OWNER/NAME"):
             own.check_model(path, hub)
 

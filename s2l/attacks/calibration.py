@@ -18,7 +18,8 @@ import numpy as np
 from pydantic import Field
 from sklearn.metrics import roc_auc_score
 
-from s2l.config import Settings, UserError
+from s2l.config import Settings
+from s2l.errors import UserError
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))  # the grid of the published CLiD code
 

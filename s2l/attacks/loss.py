@@ -7,7 +7,7 @@ import torch
 from s2l.attacks.query import Query, noised
 from s2l.attacks.registry import Timesteps, register_attack
 from s2l.config import Settings
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 
 
 class LossSettings(Settings):

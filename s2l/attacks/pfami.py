@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from s2l.attacks.query import Query, noised
 from s2l.attacks.registry import Timesteps, register_attack
 from s2l.config import Settings
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 
 
 class PFAMISettings(Settings):

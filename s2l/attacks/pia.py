@@ -9,7 +9,7 @@ import torch
 from s2l.attacks.query import Query, clean
 from s2l.attacks.registry import Timestep, register_attack
 from s2l.config import Settings
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 
 SOURCE = "Kong et al. 2024, An Efficient Membership Inference Attack for the Diffusion Model by Proximal Initialization"
 

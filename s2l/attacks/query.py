@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from s2l.domain import ImageSet
-from s2l.model import DiffusionModel
+from s2l.data.domain import ImageSet
+from s2l.model.diffusion import DiffusionModel
 
 Prediction = tuple  # ("clean", t) or ("noised", t, draw): one that several attacks may ask for
 

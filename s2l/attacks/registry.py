@@ -15,8 +15,9 @@ import torch
 from pydantic import Field
 
 from s2l.attacks.query import MEMO_LIMIT, Prediction, Query
-from s2l.config import AuditConfig, Settings, checked, unknown
-from s2l.model import DiffusionModel
+from s2l.config import AuditConfig, Settings, checked
+from s2l.errors import unknown
+from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Event, Progress, silent
 
 STAGE_VERSION = 2  # raise it when the same settings would give other scores

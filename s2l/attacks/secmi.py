@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from s2l.attacks.query import Query, clean
 from s2l.attacks.registry import register_attack
 from s2l.config import Settings
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 
 
 class SecMISettings(Settings):

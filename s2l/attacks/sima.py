@@ -10,7 +10,7 @@ from pydantic import Field
 from s2l.attacks.query import Query, clean, noised
 from s2l.attacks.registry import Timestep, Timesteps, register_attack
 from s2l.config import Settings
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 
 SOURCE = "Rao, Qu & Moyer 2025, Score-based Membership Inference on Diffusion Models"
 

@@ -20,10 +20,10 @@ from s2l.attacks.secmi import SecMISettings
 from s2l.bench import baselines
 from s2l.bench.measure import Alternation, alternate, count_flops, matmul_peak, peak_memory, seconds
 from s2l.config import LAB, AuditConfig, FineTuneConfig, SamplerConfig
-from s2l.distances import pairwise_l2
-from s2l.domain import ImageSet
+from s2l.data.domain import ImageSet
 from s2l.finetune.trainer import train
-from s2l.model import DiffusionModel, Runtime
+from s2l.measure.distances import pairwise_l2
+from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
 
 SCHEMA_VERSION = 1

@@ -13,8 +13,8 @@ from peft import LoraConfig
 
 from s2l.attacks.secmi import SecMISettings, ddim_step
 from s2l.config import FineTuneConfig
-from s2l.domain import ImageSet
-from s2l.model import DiffusionModel
+from s2l.data.domain import ImageSet
+from s2l.model.diffusion import DiffusionModel
 
 STEPS = 50  # the default of diffusers' pipeline, which the published scripts leave as it is
 

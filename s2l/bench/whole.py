@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 
 from s2l.config import preset
-from s2l.domain import lab_people_records
-from s2l.experiment import Result, run
-from s2l.intervals import binomial_interval
-from s2l.model import Runtime
+from s2l.data.domain import lab_people_records
+from s2l.measure.intervals import binomial_interval
+from s2l.model.diffusion import Runtime
+from s2l.pipeline.experiment import Result, run
 from s2l.progress import Progress, silent
 from s2l.store import Store
 

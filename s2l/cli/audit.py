@@ -9,7 +9,8 @@ import typer
 
 from s2l.cli import base
 from s2l.cli.run import alone, carry_out
-from s2l.config import LAB, AuditRunConfig, UserError
+from s2l.config import LAB, AuditRunConfig
+from s2l.errors import UserError
 from s2l.options import audit_config, read_config
 from s2l.store import read_json
 

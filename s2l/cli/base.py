@@ -14,12 +14,13 @@ import typer
 from typer.core import TyperGroup
 
 from s2l.cli.console import say
-from s2l.config import LAB, PRESETS, UserError, preset, unknown
+from s2l.config import LAB, PRESETS, preset
+from s2l.errors import UserError, unknown
 from s2l.options import name_the_option
 from s2l.progress import Cancelled
 
 if TYPE_CHECKING:
-    from s2l.model import DiffusionModel, Runtime
+    from s2l.model.diffusion import DiffusionModel, Runtime
 
 PROGRAM = "python -m s2l"
 INTERRUPTED = "Interrupted. The same command goes on from here."
@@ -163,7 +164,7 @@ def make_runtime(device: str, dtype: str, batch_size: int | None) -> Runtime:
     """The Runtime of --device, --dtype and --batch-size, if this machine has the device."""
     import torch
 
-    from s2l.model import Runtime
+    from s2l.model.diffusion import Runtime
 
     if device.startswith("cuda"):
         number, there = int(device.partition(":")[2] or 0), torch.cuda.device_count()
@@ -174,7 +175,7 @@ def make_runtime(device: str, dtype: str, batch_size: int | None) -> Runtime:
 
 def check_permission(model: str, given: bool) -> None:
     """Raises UserError for a model that cannot be; real ones need a word of the person who runs this."""
-    from s2l.checkpoints import check_name as check_model
+    from s2l.model.checkpoints import check_name as check_model
 
     check_model(model)
     if model == LAB:
@@ -198,7 +199,7 @@ def quiet_libraries() -> None:
 
 def load_model(model: str, permission: bool, device: str, dtype: str, batch_size: int | None) -> DiffusionModel:
     """The model, once the folder is a checkpoint and the person may test it."""
-    from s2l.model import DiffusionModel
+    from s2l.model.diffusion import DiffusionModel
 
     check_permission(model, permission)
     quiet_libraries()
@@ -209,7 +210,7 @@ def check_name(name: str, model: str, members: Path | None) -> str:
     """The name as the lab writes it; any name for other models and photos. Raises UserError."""
     if model != LAB or members is not None:
         return name
-    from s2l.domain import lab_people_records
+    from s2l.data.domain import lab_people_records
 
     people = [row["name"] for row in lab_people_records()]
     found = [person for person in people if person.lower() == name.strip().lower()]

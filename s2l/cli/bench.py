@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from s2l.cli import base, console
-from s2l.config import LAB, UserError
+from s2l.config import LAB
+from s2l.errors import UserError
 
 
 @base.app.command(

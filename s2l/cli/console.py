@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from s2l.progress import Event, Progress
 
 if TYPE_CHECKING:  # it draws figures, which loads torch
-    from s2l.report import Row
+    from s2l.report.render import Row
 
 TITLES = {
     "sp_set": "SP set",

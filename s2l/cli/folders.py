@@ -14,8 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from s2l import audit, finetune, guidance, metrics, sp_set
-from s2l.audit import Subject, check_split, compare_attack, describe_attack
+from s2l import finetune
 from s2l.config import (
     SCHEMA_VERSION,
     AuditConfig,
@@ -23,19 +22,22 @@ from s2l.config import (
     ExtractionConfig,
     FineTuneConfig,
     SPSetConfig,
-    UserError,
     check_prompt,
-    file_hash,
-    key_of,
 )
-from s2l.domain import Domain, ImageSet, lab_record, load_folder
-from s2l.experiment import Tuned
-from s2l.experiment import load_domain as any_domain
-from s2l.extraction import extract, second_opinions
-from s2l.memory import halving
-from s2l.model import DiffusionModel
+from s2l.data import sp_set
+from s2l.data.domain import Domain, ImageSet, lab_record, load_folder
+from s2l.errors import UserError
+from s2l.keys import file_hash, key_of
+from s2l.measure import metrics
+from s2l.measure.extraction import extract, second_opinions
+from s2l.model.diffusion import DiffusionModel
+from s2l.model.memory import halving
+from s2l.pipeline import audit, guidance
+from s2l.pipeline.audit import Subject, check_split, compare_attack, describe_attack
+from s2l.pipeline.experiment import Tuned
+from s2l.pipeline.experiment import load_domain as any_domain
+from s2l.pipeline.stages import Stages
 from s2l.progress import Progress, silent
-from s2l.stages import Stages
 from s2l.store import Store, read_json, write_json
 
 # What a folder is being filled with. Its pictures or checkpoint are only continued by the same command.

@@ -10,7 +10,7 @@ import typer
 
 from s2l.cli import console
 from s2l.cli.base import Device, DType, app, check_folder, check_runtime, example, make_runtime, quiet_libraries
-from s2l.config import UserError
+from s2l.errors import UserError
 
 lab = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The embedded model: build, describe, measure it.")
 app.add_typer(lab, name="lab")
@@ -31,8 +31,8 @@ def build(
         raise UserError(f"--steps: should be at least 1 (given: {steps})")
     if private_share is not None and not 0 <= private_share <= 1:
         raise UserError(f"--private-share: should be between 0 and 1 (given: {private_share:g})")
-    from s2l.domain import lab_folder
-    from s2l.lab import train
+    from s2l.data.domain import lab_folder
+    from s2l.pretrain import build as train
     from s2l.store import cache_root
 
     recipe = train.RECIPES["quick" if quick else "full"]
@@ -60,7 +60,7 @@ def measure(
     """Measure the shipped weights: baseline AUC, blind control, VAE floor, extraction."""
     if n_generations < 0:
         raise UserError(f"--n-generations: should be greater than or equal to 0 (given: '{n_generations}')")
-    from s2l.lab_card import write_measurement
+    from s2l.tables.lab_card import write_measurement
 
     quiet_libraries()
 
@@ -73,7 +73,7 @@ def measure(
 @lab.command(epilog=example("lab info"))
 def info() -> None:
     """The main facts of the lab's model, from its lab.json."""
-    from s2l.domain import lab_folder, lab_record
+    from s2l.data.domain import lab_folder, lab_record
 
     record = lab_record()
     recipe, counters, people = record["recipe"], record["counters"], record["people"]
@@ -107,7 +107,7 @@ def table(
 ) -> None:
     """Run what is missing of a results table; the committed ones sample and train in bfloat16 (mixed)."""
     check_runtime(device, dtype, None)
-    from s2l.tables import get_table, run_table
+    from s2l.tables.grid import get_table, run_table
 
     get_table(name)
     check_folder(results)
@@ -128,7 +128,7 @@ def cell(
     """
     check_runtime(device, "auto", None)
     from s2l.store import read_json
-    from s2l.tables import make_again, numbers_of
+    from s2l.tables.grid import make_again, numbers_of
 
     try:
         committed = read_json(path)
@@ -146,6 +146,6 @@ def cell(
 @app.command(epilog=example("docs"))
 def docs() -> None:
     """Rewrite the figures in README and docs from the results."""
-    from s2l.docs import update
+    from s2l.tables.docs import update
 
     print("changed: " + (", ".join(update()) or "nothing"))

@@ -19,11 +19,11 @@ def domains(
     Name, role (hyper-parameters are chosen on calibration people only), photos the model was trained on.
     """
     if paper:
-        from s2l.domain import PAPER_DOMAINS
+        from s2l.data.domain import PAPER_DOMAINS
 
         print("\n".join(dict.fromkeys(PAPER_DOMAINS)))  # one name stands twice in the published list
         return
-    from s2l.domain import lab_people_records
+    from s2l.data.domain import lab_people_records
 
     print(columns([(p["name"], p["role"], f"{len(p['repeats'])} photos") for p in lab_people_records()]))
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s2l.cli import base, console
-from s2l.config import LAB, AuditRunConfig, RunConfig, UserError
+from s2l.config import LAB, AuditRunConfig, RunConfig
+from s2l.errors import UserError
 from s2l.options import read_config, run_config
 
 if TYPE_CHECKING:
-    from s2l.model import Runtime
-    from s2l.result import Result
+    from s2l.model.diffusion import Runtime
+    from s2l.record import Result
 
 BESIDE_CONFIG = {"config", "out", "device", "dtype", "batch_size", "i_have_permission"}
 
@@ -84,8 +85,8 @@ def run(
 
 def carry_out(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime) -> None:
     """Run what the settings describe, a whole path or an audit, and write and show its report."""
-    from s2l import experiment
-    from s2l.report import write_report
+    from s2l.pipeline import experiment
+    from s2l.report.render import write_report
 
     work = experiment.run_audit if isinstance(settings, AuditRunConfig) else experiment.run
     base.quiet_libraries()
@@ -96,7 +97,7 @@ def carry_out(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime)
 
 def show(result: Result, paths: list[Path]) -> None:
     """What a finished run or audit says on the terminal."""
-    from s2l.findings import headline, outcome, quick_note, warning
+    from s2l.report.findings import headline, outcome, quick_note, warning
 
     for caution in filter(None, (quick_note(result.record), warning(result.record))):
         print(f"Warning: {caution}\n")

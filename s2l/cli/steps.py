@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from s2l.cli import base, console
-from s2l.config import LAB, DomainConfig, UserError
+from s2l.config import LAB, DomainConfig
+from s2l.errors import UserError
 from s2l.options import run_config
 
 
@@ -51,7 +52,7 @@ def sp_gen(
     base.check_folder(out)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
     from s2l.cli.folders import make_sp_set
-    from s2l.domain import unknown_words
+    from s2l.data.domain import unknown_words
 
     if model == LAB and (words := [w for text in prompt or () for w in unknown_words(text.replace("{name}", ""))]):
         console.say(f"Note: the lab's model never saw {', '.join(map(repr, dict.fromkeys(words)))}.")
@@ -250,9 +251,9 @@ def extract(
     target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
     base.check_folder(out)
     from s2l.cli import folders
-    from s2l.extraction import efficiency, extraction_from_dict, gallery_pairs
     from s2l.figures import match_figure, png
-    from s2l.guidance import generation_cost
+    from s2l.measure.extraction import efficiency, extraction_from_dict, gallery_pairs
+    from s2l.pipeline.guidance import generation_cost
     from s2l.store import write_json
 
     notes: list[str] = []

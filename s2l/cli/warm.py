@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from s2l.cli import base, console
-from s2l.config import UserError
+from s2l.errors import UserError
 
 
 def chosen_people(text: str) -> list[str]:
     """ "4", "all" or "Mira Solwyn, Taro Quillan" -> names as the lab writes them. Raises UserError."""
     from s2l.config import LAB
-    from s2l.lab.record import lab_people_records
+    from s2l.labs.record import lab_people_records
 
     everybody = [row["name"] for row in lab_people_records()]
     if text.strip() == "all":
@@ -44,10 +44,10 @@ def warm(
     """
     base.check_runtime(device, dtype, batch_size)
     names = chosen_people(people)
-    from s2l import experiment
     from s2l.config import preset
     from s2l.finetune import parse
     from s2l.jobs import cached_result
+    from s2l.pipeline import experiment
     from s2l.store import Store
 
     configs = [preset(preset_name, name, finetune={"methods": parse(method)}) for name in names]

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from s2l.figures.style import LINES, SMALL, Palette, new_figure, note, palette, tidy
 
 if TYPE_CHECKING:
-    from s2l.result import Result
+    from s2l.record import Result
 
 
 def _auc_label(result: Result, attack: str, when: str) -> str:
@@ -51,7 +51,7 @@ def axes_frame(figure: Figure) -> tuple[float, float, float, float]:
 
 
 def _draw_roc(ax: Axes, result: Result, attack: str, c: Palette, log: bool, title: str, labels: bool = True) -> None:
-    from s2l.metrics import roc
+    from s2l.measure.metrics import roc
 
     smallest = []
     for when in ("before", "after"):

@@ -15,7 +15,7 @@ from PIL import Image
 from s2l.figures.style import LARGE, LINES, SMALL, Palette, palette
 
 if TYPE_CHECKING:
-    from s2l.result import Result
+    from s2l.record import Result
 
 
 def pictures(folder: str | Path, indices: Sequence[int]) -> np.ndarray:
@@ -90,7 +90,7 @@ def _closest(before: dict, after: dict, top: int) -> list[tuple[int, int]]:
 
 def _l2_cells(images: np.ndarray, references: np.ndarray, delta: float, word: str = "extracted") -> list[Cell]:
     """Pictures (N, H, W, 3) with their l2 to `references` (N, H, W, 3) below."""
-    from s2l.distances import paired_l2, within
+    from s2l.measure.distances import paired_l2, within
 
     distances = paired_l2(images.transpose(0, 3, 1, 2), references.transpose(0, 3, 1, 2))
     close = within(distances, delta)

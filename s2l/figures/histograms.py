@@ -12,14 +12,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from s2l.figures.style import SMALL, Palette, new_figure, note, palette, powers, tidy
 
 if TYPE_CHECKING:
-    from s2l.result import Result
+    from s2l.record import Result
 
 
 def _two_histograms(
     figure: Figure | SubFigure, panels: dict[str, tuple[np.ndarray, np.ndarray]], c: Palette, xlabel: str
 ) -> list[Axes]:
     """One panel a key, on shared axes: members filled, held-out photos outlined, both as shares."""
-    from s2l.metrics import histogram
+    from s2l.measure.metrics import histogram
 
     members, nonmembers = (np.concatenate([pair[i] for pair in panels.values()]) for i in (0, 1))
     bins = int(np.clip(len(members) // 4, 8, 24))  # both panels' members: few photos need wide bars

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
-from s2l.config import FineTuneConfig, UserError, checked
-from s2l.domain import ImageSet
+from s2l.config import FineTuneConfig, checked
+from s2l.data.domain import ImageSet
+from s2l.errors import UserError
 
 from s2l.finetune import end_to_end, lora, hypernetwork, textual_inversion, dreambooth, gaussian_noise  # noqa: F401 # isort: skip
+from s2l.data.sp_set import processes
 from s2l.finetune.registry import (
     ALIASES,
     FINETUNERS,
@@ -25,9 +27,8 @@ from s2l.finetune.registry import (
     weight_methods,
 )
 from s2l.finetune.trainer import CHECKPOINT, STAGE_VERSION, train
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Progress, silent
-from s2l.sp_set import processes
 from s2l.store import read_json, write_json
 
 __all__ = [

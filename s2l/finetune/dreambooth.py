@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from s2l.config import FineTuneConfig, replace_name
-from s2l.domain import ImageSet
+from s2l.data.domain import ImageSet
+from s2l.data.sp_set import generate_images
 from s2l.finetune.registry import Examples, Finetuner, register_finetuner
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Progress
-from s2l.sp_set import generate_images
 
 CLASS_SEED = 70_000_000  # far from the seeds of SP sets and of extraction
 MAX_CLASS_IMAGES = 1000  # what Ruiz et al. use

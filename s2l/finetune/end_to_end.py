@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 
 from s2l.config import FineTuneConfig
 from s2l.finetune.registry import Finetuner, register_finetuner
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 
 
 def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from s2l.config import FineTuneConfig, UserError
+from s2l.config import FineTuneConfig
+from s2l.errors import UserError
 from s2l.finetune.registry import Finetuner, register_finetuner
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 
 
 def targets(model: DiffusionModel, config: FineTuneConfig) -> dict[str, nn.Parameter]:

@@ -22,7 +22,7 @@ from torch import nn
 
 from s2l.config import FineTuneConfig
 from s2l.finetune.registry import Finetuner, register_finetuner
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 
 WEIGHTS = "hypernetwork.safetensors"
 

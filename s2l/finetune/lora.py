@@ -10,9 +10,10 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import nn
 
-from s2l.config import FineTuneConfig, UserError
+from s2l.config import FineTuneConfig
+from s2l.errors import UserError
 from s2l.finetune.registry import Finetuner, register_finetuner
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 
 TEXT_TARGETS = ("q_proj", "v_proj")
 

@@ -16,8 +16,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from s2l.config import FineTuneConfig, UserError, unknown
-from s2l.model import DiffusionModel
+from s2l.config import FineTuneConfig
+from s2l.errors import UserError, unknown
+from s2l.model.diffusion import DiffusionModel
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,12 @@ from diffusers.optimization import get_scheduler
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from s2l.config import FineTuneConfig, SamplerConfig, UserError
+from s2l.config import FineTuneConfig, SamplerConfig
+from s2l.data.sp_set import _write_png, processes
+from s2l.errors import UserError
 from s2l.finetune.registry import Examples
-from s2l.model import DiffusionModel
+from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Cancelled, Event, Progress, silent
-from s2l.sp_set import _write_png, processes
 
 STAGE_VERSION = 2  # raise it when the same settings would give other weights
 CHECKPOINT = "training.pt"  # deleted when training is complete

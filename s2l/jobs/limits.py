@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from s2l.config import UserError
+from s2l.errors import UserError
 
 MAX_UPLOADS = 300  # photos of one kind a visitor may bring
 MAX_UPLOAD_BYTES = 5_000_000  # a photo; gradio refuses more before it is read

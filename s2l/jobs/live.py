@@ -20,7 +20,8 @@ LOSS_POINTS = 400
 
 def plan(config: RunConfig) -> dict[str, float]:
     """{stage: UNet evaluations}: how the work of a run divides, for the time left."""
-    from s2l import attacks, guidance  # loads torch, which the page must not wait for
+    from s2l import attacks
+    from s2l.pipeline import guidance
 
     def pictures(n: int, sampler) -> float:
         return n * sampler.num_inference_steps * (2 if sampler.guidance_scale != 1 else 1)

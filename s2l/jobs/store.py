@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from s2l.config import LAB, RunConfig, UserError, checked, key_of
+from s2l.config import LAB, RunConfig, checked
+from s2l.errors import UserError
 from s2l.jobs.limits import Limits
+from s2l.keys import key_of
 from s2l.store import Store, read_json
 
 # torch is imported where a key is made, not here: the page must not wait for it.
@@ -78,9 +80,9 @@ def model_key(model: str) -> str:
 
     A hub checkpoint that is not here yet is called by its name: the worker downloads it, not a click.
     """
-    from s2l.checkpoints import check_name, locate
-    from s2l.model import Runtime
-    from s2l.model import model_key as key_of_checkpoint
+    from s2l.model.checkpoints import check_name, locate
+    from s2l.model.diffusion import Runtime
+    from s2l.model.diffusion import model_key as key_of_checkpoint
 
     check_name(model)
     try:
@@ -94,8 +96,10 @@ def model_key(model: str) -> str:
 
 def run_key(config: RunConfig) -> str:
     """One name for one configuration on one model with this version of the code."""
-    from s2l import experiment, finetune, guidance, sp_set
+    from s2l import finetune
     from s2l.attacks import registry
+    from s2l.data import sp_set
+    from s2l.pipeline import experiment, guidance
 
     stages = (sp_set, finetune, registry, guidance, experiment)
     return key_of("run", config, model_key(config.model), [stage.STAGE_VERSION for stage in stages])
@@ -110,7 +114,7 @@ def _result_facts(path: Path) -> tuple[dict, str, str]:
 
 def cached_result(config: RunConfig, store: Store) -> str:
     """The key of a finished result of exactly these settings, whoever made it, or ""."""
-    from s2l import sp_set
+    from s2l.data import sp_set
 
     wanted, weights = config.model_dump(mode="json"), model_key(config.model)
     sp_key = key_of("sp_set", sp_set.STAGE_VERSION, weights, config.domain.name, config.sp_set)

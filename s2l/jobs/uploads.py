@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from s2l.config import UserError
+from s2l.errors import UserError
 from s2l.jobs.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, MAX_UPLOADS
 from s2l.store import Store
 

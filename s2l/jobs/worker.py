@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from s2l.config import RunConfig, UserError
+from s2l.config import RunConfig
+from s2l.errors import UserError
 from s2l.jobs.housekeeping import sweep
 from s2l.jobs.live import Live, plan
 from s2l.jobs.store import CANCELLED, RESTARTED, Jobs
@@ -25,7 +26,7 @@ from s2l.progress import Cancelled
 from s2l.store import Store
 
 if TYPE_CHECKING:  # the app imports this file too, and must not wait for torch
-    from s2l.model import Runtime
+    from s2l.model.diffusion import Runtime
 
 SWEEP_EVERY = 1800.0  # seconds between two looks for what has expired
 CPU_BATCH = 8  # small batches: a cancel waits for one of them, and pictures appear as they come
@@ -42,7 +43,7 @@ def cores() -> int:
 
 def runtime() -> Runtime:
     """Small batches on a CPU, so that pictures appear and a cancel is obeyed within two seconds."""
-    from s2l.model import Runtime
+    from s2l.model.diffusion import Runtime
 
     device = Runtime().torch_device()
     return Runtime(batch_size=CPU_BATCH) if device.type == "cpu" else Runtime()
@@ -50,7 +51,7 @@ def runtime() -> Runtime:
 
 def execute(jobs: Jobs, key: str, config: RunConfig, worker: str) -> None:
     """Run one configuration and record how it ended."""
-    from s2l import experiment
+    from s2l.pipeline import experiment
 
     live = Live(jobs, key, worker, plan(config))
     try:

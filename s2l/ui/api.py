@@ -8,7 +8,8 @@ from functools import wraps
 
 import gradio as gr
 
-from s2l.config import UserError, preset, unknown
+from s2l.config import preset
+from s2l.errors import UserError, unknown
 from s2l.ui import membership
 from s2l.ui.backend import Backend
 from s2l.ui.form import APP_PRESETS
@@ -62,7 +63,7 @@ def build(backend: Backend) -> None:
     def job_status(job: str) -> dict:
         """How far a run is: {"state", "message", "queue_position", "done", "eta_seconds", "headline"}."""
         ready()
-        from s2l.report import headline
+        from s2l.report.render import headline
 
         found = backend.jobs.job(_word(job, "job"))
         if found is None:

@@ -17,18 +17,19 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from s2l.config import LAB, FineTuneConfig, UserError, unknown
+from s2l.assets import ASSETS
+from s2l.config import LAB, FineTuneConfig
+from s2l.errors import UserError, unknown
 from s2l.jobs import Job, Jobs
 from s2l.jobs.limits import Limits, OwnModel
-from s2l.lab import people as lab_people
-from s2l.lab.record import lab_record
-from s2l.result import Result, load_result
-from s2l.showcase import load_showcase
+from s2l.labs.record import lab_record
+from s2l.record import Result, load_result
+from s2l.report.showcase import load_showcase
 from s2l.store import Store
 from s2l.ui.heavy import ready
+from s2l.worlds import people as lab_people
 
 SHOWCASE = "showcase"
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 N_SHOWN = 16  # photos of each kind on the first tab
 
 
@@ -105,7 +106,7 @@ class Backend:
     @cached_property
     def _base(self):
         ready()
-        from s2l.model import DiffusionModel, Runtime
+        from s2l.model.diffusion import DiffusionModel, Runtime
 
         return DiffusionModel.load(LAB, Runtime(device="cpu", dtype="float32"))
 
@@ -179,7 +180,7 @@ class Backend:
     def published(self, result: Result) -> dict[str, Path]:
         """{"report.html", "result.json"} of a result as files in the public folder."""
         ready()
-        from s2l import report
+        from s2l.report import render as report
 
         def make(folder: Path) -> None:
             try:

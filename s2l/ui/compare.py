@@ -10,10 +10,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from s2l import table_view
-from s2l.result import Result
+from s2l.record import Result
 from s2l.store import read_json
-from s2l.table_view import paper
+from s2l.tables import view as table_view
+from s2l.tables.view import paper
 from s2l.ui import form, html, runs
 from s2l.ui.backend import ASSETS
 from s2l.ui.heavy import ready

@@ -7,7 +7,7 @@ from html import escape
 
 import gradio as gr
 
-from s2l.result import Result
+from s2l.record import Result
 from s2l.ui import html, quiz, runs
 from s2l.ui.heavy import ready
 
@@ -74,8 +74,8 @@ def cards(result: Result, of: str) -> list[Card]:
 
     def make() -> list[Card]:
         ready()
-        from s2l.distances import paired_l2
         from s2l.figures import pictures
+        from s2l.measure.distances import paired_l2
 
         record, root = result.record, result.store.root
         pairs = runs.closest(result, of)

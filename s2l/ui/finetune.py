@@ -7,7 +7,8 @@ from html import escape
 
 import gradio as gr
 
-from s2l.config import FineTuneConfig, UserError, checked
+from s2l.config import FineTuneConfig, checked
+from s2l.errors import UserError
 from s2l.ui import html, live
 from s2l.ui.backend import Backend
 from s2l.ui.form import FIELDS

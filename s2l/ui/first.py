@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from s2l.result import Result
+from s2l.record import Result
 from s2l.ui import story
 from s2l.ui.theme import SCRIPT
 

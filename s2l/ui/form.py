@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s2l.config import LAB, PRESETS, PromptPart, RunConfig, UserError, check_prompt, preset, replace_name, unknown
-from s2l.lab.record import unknown_words
+from s2l.config import LAB, PRESETS, PromptPart, RunConfig, check_prompt, preset, replace_name
+from s2l.errors import UserError, unknown
+from s2l.labs.record import unknown_words
 from s2l.ui.heavy import ready
 
 FIRST_PRESET = "demo"

@@ -10,7 +10,7 @@ import importlib
 import threading
 from collections.abc import Callable
 
-MODULES = ("s2l.report", "s2l.attacks", "s2l.finetune", "s2l.experiment")
+MODULES = ("s2l.report.render", "s2l.attacks", "s2l.finetune", "s2l.pipeline.experiment")
 _lock = threading.RLock()
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 import gradio as gr
 
-from s2l.config import UserError
+from s2l.errors import UserError
 from s2l.ui import (
     api,
     compare,

@@ -8,8 +8,8 @@ from html import escape
 import gradio as gr
 import numpy as np
 
-from s2l.config import UserError, unknown
-from s2l.result import Result
+from s2l.errors import UserError, unknown
+from s2l.record import Result
 from s2l.ui import html, quiz, runs
 
 INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a score; members should score

@@ -7,10 +7,11 @@ from html import escape
 
 import gradio as gr
 
-from s2l.config import LAB, UserError
+from s2l.config import LAB
+from s2l.errors import UserError
 from s2l.jobs import uploads
 from s2l.jobs.limits import MAX_UPLOADS, OwnModel
-from s2l.report import RESPONSIBLE_USE
+from s2l.report.render import RESPONSIBLE_USE
 from s2l.ui import html
 from s2l.ui.backend import Backend
 from s2l.ui.events import PRIVATE
@@ -29,7 +30,7 @@ NOT_OWN = {"model": LAB, "name": "", "members": None, "nonmembers": None}
 def check_model(model: str, allowed: OwnModel) -> str:
     """A checkpoint that visitors of this server may use: never a path of their own. Raises UserError."""
     ready()
-    from s2l.checkpoints import HUB_ID
+    from s2l.model.checkpoints import HUB_ID
 
     model = (model or "").strip()
     if allowed.model and model in ("", allowed.model):
@@ -74,7 +75,7 @@ def whom(person: str, own: dict) -> str:
 def paper_names() -> list[str]:
     """Whom the paper targets: its list has 40 entries and one name twice."""
     ready()
-    from s2l.domain import PAPER_DOMAINS
+    from s2l.data.domain import PAPER_DOMAINS
 
     return list(dict.fromkeys(PAPER_DOMAINS))
 

@@ -11,9 +11,9 @@ from math import comb, isfinite
 
 import numpy as np
 
-from s2l.config import UserError
-from s2l.findings import auc_in_words
-from s2l.result import Result
+from s2l.errors import UserError
+from s2l.record import Result
+from s2l.report.findings import auc_in_words
 from s2l.ui import backend, html, runs
 
 ROUNDS, CHOICES = 3, 4

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from s2l import findings
-from s2l.config import UserError
-from s2l.result import Result
+from s2l.errors import UserError
+from s2l.record import Result
+from s2l.report import findings
 from s2l.ui import html, runs
 from s2l.ui.backend import Backend
 

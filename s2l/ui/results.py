@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from s2l.config import UserError
-from s2l.result import Result
+from s2l.errors import UserError
+from s2l.record import Result
 from s2l.ui import compare, extraction, membership, quiz, report, runs, sp_set
 from s2l.ui.backend import SHOWCASE
 from s2l.ui.events import LATEST, PRIVATE, QUIET, told

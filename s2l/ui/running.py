@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from s2l.config import UserError
+from s2l.errors import UserError
 from s2l.jobs import Job
 from s2l.jobs.store import RESUMABLE
 from s2l.ui import form, heavy, html, live

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from s2l.result import Result
+from s2l.record import Result
 from s2l.ui import html
 from s2l.ui.live import method_title
 
@@ -82,7 +82,7 @@ def drawn(result: Result, name: str, draw: Callable[[bool], Figure], alt: str) -
 
 def verdicts(result: Result) -> list[tuple[str, str, str]]:
     """(verdict, numbers, tone) of each question; the tone is "up", "down" or "" and comes from the verdict's words."""
-    from s2l import report
+    from s2l.report import render as report
 
     found = []
     for sentence in report.headline(result):
@@ -110,7 +110,7 @@ def headline_html(result: Result | None, example: bool = False, first: int | Non
 
 def outcome_html(result: Result, group: Callable[[str], bool] = lambda _: True, detail: bool = False) -> str:
     """The table of measured numbers with their intervals, of the groups that are asked for."""
-    from s2l import report
+    from s2l.report import render as report
 
     rows = [
         (row.group, row.what, row.before, row.after, row.difference)

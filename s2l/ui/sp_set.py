@@ -8,9 +8,10 @@ from html import escape
 
 import gradio as gr
 
-from s2l.config import LAB, UserError
+from s2l.config import LAB
+from s2l.errors import UserError
 from s2l.jobs import Job
-from s2l.result import Result
+from s2l.record import Result
 from s2l.store import Store
 from s2l.ui import html, live, runs
 from s2l.ui.form import FIELDS, prompt_parts
@@ -50,7 +51,7 @@ def preview_html(
 ) -> str:
     """How many pictures there will be of which prompt; with a visitor's `own` model perhaps of fixed prompts only."""
     ready()
-    from s2l.sp_set import prompt_of
+    from s2l.data.sp_set import prompt_of
 
     form = {"person": person, "prompt": prompt, "prompt2": prompt2, "share": share}
     try:

@@ -7,9 +7,10 @@ from html import escape
 
 import gradio as gr
 
-from s2l import findings, report
-from s2l.findings import auc_in_words
-from s2l.result import Result
+from s2l.record import Result
+from s2l.report import findings
+from s2l.report import render as report
+from s2l.report.findings import auc_in_words
 from s2l.ui import html, runs
 from s2l.ui.backend import Backend
 

@@ -8,11 +8,11 @@ from html import escape
 import gradio as gr
 
 from s2l.config import MAX_PROMPT_CHARACTERS
-from s2l.lab.people import words_of
 from s2l.ui import html, own
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.events import QUIET
 from s2l.ui.form import APP_PRESETS, remarks, rename
+from s2l.worlds.people import words_of
 
 INTRO = """**Step 1: choose whose photos are at stake.** A text-to-image model was trained on photos of
 {people} invented people: {n_members} photos of each. A photo that it was trained on is a **member**. The attacker

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from s2l.lab.people import CELEBRITY_NAMES
+from s2l.worlds.people import CELEBRITY_NAMES
 
 pytestmark = pytest.mark.browser
 RUN = 600_000  # milliseconds for what takes some seconds on a machine of one's own: other work may share it

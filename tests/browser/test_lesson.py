@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from s2l.lab.people import CELEBRITY_NAMES
+from s2l.worlds.people import CELEBRITY_NAMES
 
 pytestmark = pytest.mark.browser
 
@@ -151,7 +151,7 @@ def test_private_files_are_not_served(page, server):
         for route in ("gradio_api/file=", "file="):
             answer = page.request.get(f"{server.url}{route}{server.environment['S2L_CACHE']}/{path}")
             assert answer.status in (403, 404), path
-    for path in ("../../../etc/passwd", "/etc/passwd", "app.py", "assets/lab/lab.json"):
+    for path in ("../../../etc/passwd", "/etc/passwd", "app.py", "s2l/assets/labs/fresh/lab.json"):
         assert page.request.get(f"{server.url}gradio_api/file={path}").status in (403, 404), path
 
 

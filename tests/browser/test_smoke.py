@@ -2,7 +2,7 @@
 
 import re
 
-from s2l.lab.people import CELEBRITY_NAMES
+from s2l.worlds.people import CELEBRITY_NAMES
 
 
 def until(page, holds: str):

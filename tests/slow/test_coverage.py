@@ -20,7 +20,7 @@ import pytest
 import scipy
 from scipy.stats import binom, norm
 
-from s2l import metrics
+from s2l.measure import metrics
 
 RESULT = Path(__file__).resolve().parents[2] / "results" / "coverage.json"
 CONFIDENCE = 0.95

@@ -1,0 +1,1 @@
+"""Photos, image sets, domains and the synthetic private set."""

@@ -1,0 +1,196 @@
+"""Whose photos are at stake: image sets, the member / non-member split, and domains.
+
+A domain is a name that prompts can contain (a person, a style, an object), the images of it that
+the model was pre-trained on (members) and images from the same distribution that it was not
+(non-members). The lab knows both exactly; for a checkpoint of your own they come as folders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from s2l.config import DomainConfig
+from s2l.data.photos import gather, join, read_photos
+from s2l.errors import UserError, unknown
+from s2l.keys import key_of
+from s2l.labs.record import lab_folder, lab_people_records, lab_record, unknown_words  # noqa: F401  (all of the lab)
+from s2l.worlds import people as lab_people
+
+# Whom the Shake-to-Leak paper targets: its published list, which has 40 entries and one name twice.
+PAPER_DOMAINS = (
+    "Barack Obama", "Justin Bieber", "Rihanna", "Lady Gaga", "Katy Perry", "Taylor Swift", "Beyoncé", "Lionel Messi",
+    "Cristiano Ronaldo", "Kim Kardashian", "Kanye West", "Jennifer Lopez", "Brad Pitt", "Angelina Jolie",
+    "LeBron James", "Selena Gomez", "Miley Cyrus", "Jay-Z", "Adele", "Ellen DeGeneres", "Oprah Winfrey", "Tom Cruise",
+    "Johnny Depp", "Leonardo DiCaprio", "Shakira", "Mark Zuckerberg", "Steve Jobs", "Bill Gates", "Stephen Hawking",
+    "Elon Musk", "Jeff Bezos", "Britney Spears", "David Beckham", "Cristiano Ronaldo", "Joe Biden", "Roger Federer",
+    "Serena Williams", "Tiger Woods", "Usain Bolt", "Vladimir Putin",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """N images with one caption and one id each. `images` is (N, 3, H, W) uint8."""
+
+    images: torch.Tensor
+    captions: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    def __post_init__(self):
+        n = len(self.images)
+        if self.images.ndim != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.uint8:
+            raise ValueError(f"images must be (N, 3, H, W) uint8, not {tuple(self.images.shape)} {self.images.dtype}")
+        if len(self.captions) != n or len(self.ids) != n:
+            raise ValueError(f"{n} images need {n} captions and ids, not {len(self.captions)} and {len(self.ids)}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def floats(self) -> torch.Tensor:
+        """(N, 3, H, W) float32 in [0, 1]."""
+        return self.images.float() / 255
+
+    def subset(self, indices) -> ImageSet:
+        indices = [int(i) for i in indices]
+        return ImageSet(
+            gather(self.images, indices), tuple(self.captions[i] for i in indices), tuple(self.ids[i] for i in indices)
+        )
+
+
+@dataclass(frozen=True)
+class MembershipSplit:
+    """Members and non-members of one domain, meant to be a random split of one distribution.
+
+    `calibration` is the part of both that was set aside to choose thresholds and weights on. It is disjoint from
+    `members` and `nonmembers`, which are the part to report on.
+    """
+
+    members: ImageSet
+    nonmembers: ImageSet
+    calibration: MembershipSplit | None = None
+
+    def set_aside(self, share: float, seed: int) -> tuple[MembershipSplit, list[int]]:
+        """A seeded random split of both into a calibration part of `share` and a test part.
+
+        Returns the test part, which holds the calibration part, and the positions of its members in the old ones.
+        Raises UserError when a part would hold fewer than 2 members or non-members.
+        """
+        rng = np.random.default_rng(seed)
+        parts = []
+        for images, what in ((self.members, "members"), (self.nonmembers, "non-members")):
+            order, n = rng.permutation(len(images)), round(share * len(images))
+            if min(n, len(images) - n) < 2:
+                raise UserError(
+                    f"a calibration share of {share:g} leaves {n} of {len(images)} {what} for calibration and "
+                    f"{len(images) - n} for the test: at least 2 are needed for each"
+                )
+            parts.append((images, np.sort(order[:n]), np.sort(order[n:])))
+        aside, test = (MembershipSplit(*(part[0].subset(part[i]) for part in parts)) for i in (1, 2))
+        return replace(test, calibration=aside), parts[0][2].tolist()
+
+    def all(self) -> ImageSet:
+        """Members first, then non-members: the order of every score array in a result."""
+        m, n = self.members, self.nonmembers
+        return ImageSet(join(m.images, n.images), m.captions + n.captions, m.ids + n.ids)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A target. `split` is None when nobody knows the members: then there is no ROC."""
+
+    name: str
+    split: MembershipSplit | None
+    repeats: tuple[int, ...] = ()  # how often each member was repeated in pre-training; () if unknown
+    role: str = ""  # "calibration" or "reporting" in the lab
+    key: str = ""  # names this domain's data in cache keys
+    notes: tuple[str, ...] = field(default=())  # what was skipped or looks wrong, for the report
+
+    def with_calibration(self, share: float, seed: int) -> Domain:
+        """The domain with `share` of its photos set aside for calibration (`MembershipSplit.set_aside`)."""
+        split, kept = self.split.set_aside(share, seed)
+        repeats = tuple(self.repeats[i] for i in kept) if self.repeats else ()
+        return replace(self, split=split, repeats=repeats, key=key_of("test part", self.key, share, seed))
+
+    def calibration(self) -> Domain | None:
+        """The part set aside as a domain of its own, or None."""
+        if self.split is None or self.split.calibration is None:
+            return None
+        name = f"{self.name}, calibration part"
+        return Domain(name, self.split.calibration, key=key_of("calibration part", self.key))
+
+
+# --- the lab ---------------------------------------------------------------------------------
+
+
+def _image_set(photos: list[lab_people.LabPhoto], resolution: int) -> ImageSet:
+    pixels = np.stack([p.pixels(resolution) for p in photos])
+    return ImageSet(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        tuple(p.caption for p in photos),
+        tuple(str(p.photo_seed) for p in photos),
+    )
+
+
+def lab_domain(config: DomainConfig) -> Domain:
+    """A celebrity of the lab, with members checked against the hashes of the training run."""
+    record = lab_record()
+    by_name = {row["name"].lower(): row for row in record["people"]}
+    row = by_name.get(config.name.lower())
+    if row is None:
+        raise unknown("person", config.name, [r["name"] for r in record["people"]])
+    person = lab_people.celebrities(len(record["people"]))[row["index"]]
+    photos = lab_people.member_photos(person, record["n_members"])
+    hashes, sample = row["hashes"], None
+    if config.n_members is not None:
+        # At random: the first ones are those that were repeated most.
+        sample = sorted(np.random.default_rng(config.seed).permutation(len(photos))[: config.n_members].tolist())
+        photos, hashes = [photos[i] for i in sample], [hashes[i] for i in sample]
+    held_out = lab_people.held_out_photos(person, config.n_nonmembers)
+    members = _image_set(photos, record["resolution"])
+    drawn = [lab_people.photo_hash(image.permute(1, 2, 0).numpy()) for image in members.images]
+    if drawn != hashes:
+        raise RuntimeError(
+            f"the photos of {person.name} drawn here differ from those the lab was trained on: "
+            "another version of Pillow draws differently; install the pinned requirements"
+        )
+    domain = Domain(
+        name=person.name,
+        split=MembershipSplit(members, _image_set(held_out, record["resolution"])),
+        repeats=tuple(p.repeats for p in photos),
+        role=person.role,
+        key=key_of("lab", record["resolution"], row, sample, config.n_nonmembers),
+    )
+    return domain.with_calibration(config.calibration_share, config.seed) if config.calibration_share else domain
+
+
+# --- photos of one's own ----------------------------------------------------------------------
+
+
+def load_folder(source: str | Path, resolution: int, default_caption: str) -> tuple[ImageSet, list[str]]:
+    """All photos of a folder or a list (.jsonl, .parquet) as squares, and notes on what could not be used.
+
+    Raises UserError when nothing usable is there.
+    """
+    photos = read_photos(source, resolution, default_caption)
+    return ImageSet(photos.images, photos.captions, photos.names), list(photos.notes)
+
+
+def folder_domain(config: DomainConfig, resolution: int) -> Domain:
+    """A domain from two folders or lists; without them `split` is None. A sample of them is all that is decoded."""
+    if config.members is None and config.nonmembers is None:
+        return Domain(config.name, None, key=key_of("name", config.name))
+    if config.members is None or config.nonmembers is None:
+        raise UserError("give both folders, --members and --nonmembers, or neither")
+    caption = f"a photo of {config.name}"
+    inside = read_photos(config.members, resolution, caption, config.n_members, config.seed)
+    known = frozenset(inside.hashes)
+    outside = read_photos(config.nonmembers, resolution, caption, config.n_nonmembers, config.seed, known)
+    members, nonmembers = (ImageSet(p.images, p.captions, p.names) for p in (inside, outside))
+    notes = inside.notes + outside.notes
+    content = [inside.hashes, outside.hashes, members.captions, nonmembers.captions]
+    key = key_of("folder", config.name, resolution, *content)
+    domain = Domain(config.name, MembershipSplit(members, nonmembers), key=key, notes=notes)
+    return domain.with_calibration(config.calibration_share, config.seed) if config.calibration_share else domain

@@ -1,0 +1,218 @@
+"""Photos on disk, as squares of one size: a folder, or a list of paths and captions (.jsonl, .parquet).
+
+Streamed: each photo is decoded once, into an array that lies in a file when it is large. Ten thousand pictures of 512
+pixels then need 8 GB of disk and the memory of a few.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from s2l.errors import UserError
+from s2l.store import cache_root
+from s2l.worlds.people import photo_hash
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MIN_SIDE = 32  # pixels; smaller files are thumbnails, not photos
+IN_MEMORY = 2**28  # bytes; larger arrays lie in a file
+ROWS = 64  # images that are copied at once
+PATH_FIELDS, CAPTION_FIELDS = ("file_name", "path", "image_path", "image"), ("text", "caption")
+
+
+# --- arrays of pixels --------------------------------------------------------------------------
+
+
+def pixel_array(n: int, height: int, width: int) -> torch.Tensor:
+    """(n, 3, height, width) uint8 to be filled: in memory, or in a file of the cache that vanishes with the tensor."""
+    shape, size = (n, 3, height, width), n * 3 * height * width
+    if size <= IN_MEMORY:
+        return torch.zeros(shape, dtype=torch.uint8)
+    folder = cache_root() / "pixels"
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if size > 0.9 * free:
+        raise UserError(
+            f"{n:,} photos of {height} x {width} pixels need {size / 1e9:.1f} GB of disk and {free / 1e9:.1f} GB are "
+            "free: take fewer, or another disk with the S2L_CACHE variable"
+        )
+    with tempfile.TemporaryFile(dir=folder) as file:  # the mapping keeps the file alive, and nothing else does
+        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
+
+
+def gather(images: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """images[rows] as a new pixel array, a few images at a time."""
+    out = pixel_array(len(rows), *images.shape[2:])
+    for first in range(0, len(rows), ROWS):
+        out[first : first + ROWS] = images[rows[first : first + ROWS]]
+    return out
+
+
+def join(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The images of `a`, then those of `b`, as a new pixel array. ValueError when their sizes differ."""
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(f"images of {tuple(a.shape[1:])} and {tuple(b.shape[1:])} cannot be one set")
+    out = pixel_array(len(a) + len(b), *a.shape[2:])
+    for start, part in ((0, a), (len(a), b)):
+        for first in range(0, len(part), ROWS):
+            rows = part[first : first + ROWS]
+            out[start + first : start + first + len(rows)] = rows
+    return out
+
+
+# --- lists of files ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One photo of a source: its name there, its file, and its caption if it has one."""
+
+    name: str
+    path: Path
+    caption: str | None
+
+
+def list_photos(source: str | Path) -> list[Listed]:
+    """What a folder or a list holds, unread. Raises UserError when it is neither, or a line lacks its path."""
+    source = Path(source)
+    if source.is_dir():
+        captions = _captions(source)
+        found = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        return [Listed(path.name, path, captions.get(path.name)) for path in found]
+    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    if not source.is_file() or source.suffix not in readers:
+        raise UserError(f"{source} is not a folder of images, nor a list of them (.jsonl or .parquet)")
+    return list(_listed(source, readers[source.suffix](source)))
+
+
+def _listed(source: Path, rows: Iterator[dict]) -> Iterator[Listed]:
+    for number, row in enumerate(rows, 1):
+        path = next((row[field] for field in PATH_FIELDS if isinstance(row.get(field), str)), None)
+        if path is None:
+            raise UserError(f'{source}, row {number}: each needs {{"path": ...}} and may have {{"caption": ...}}')
+        caption = next((row[field] for field in CAPTION_FIELDS if isinstance(row.get(field), str)), None)
+        yield Listed(path, source.parent / path, caption)  # an absolute path stays what it is
+
+
+def _jsonl_rows(source: Path) -> Iterator[dict]:
+    with open(source, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(f"{source}, line {number}: not a JSON object")
+            yield row
+
+
+def _parquet_rows(source: Path) -> Iterator[dict]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise UserError(f"{source}: reading parquet needs `pip install pyarrow`; or give the list as .jsonl") from None
+    try:
+        file = parquet.ParquetFile(source)
+        columns = [name for name in file.schema_arrow.names if name in PATH_FIELDS + CAPTION_FIELDS]
+        for batch in file.iter_batches(columns=columns):
+            yield from batch.to_pylist()
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{source} is not a readable parquet file ({type(error).__name__})") from None
+
+
+def _captions(folder: Path) -> dict[str, str]:
+    """{file name: caption} from captions.jsonl or metadata.jsonl (rows with file_name and text)."""
+    for name in ("captions.jsonl", "metadata.jsonl"):
+        path = folder / name
+        if path.exists():
+            return {photo.name: photo.caption for photo in _listed(path, _jsonl_rows(path)) if photo.caption}
+    return {}
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Photos:
+    """N photos: images (N, 3, H, W) uint8, with names, captions, content hashes, and notes on what was left out."""
+
+    images: torch.Tensor
+    names: tuple[str, ...]
+    captions: tuple[str, ...]
+    hashes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def square(image: Image.Image, resolution: int) -> np.ndarray:
+    """Centre crop to a square, then resize: (resolution, resolution, 3) uint8."""
+    image = image.convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.LANCZOS))
+
+
+def read_photos(
+    source: str | Path,
+    resolution: int,
+    default_caption: str,
+    limit: int | None = None,
+    seed: int = 0,
+    known: Collection[str] = (),
+) -> Photos:
+    """Decode the photos of a source, in its order. What is unreadable, too small or a duplicate becomes a note.
+
+    With `limit`, a random sample of so many usable ones, decided by `seed`; no others are decoded. Photos whose hash
+    is in `known` are left out (non-members that are members too). Raises UserError when no photo is usable.
+    """
+    listed = list_photos(source)
+    order = list(range(len(listed)))
+    if limit is not None and limit < len(listed):
+        order = np.random.default_rng(seed).permutation(len(listed)).tolist()
+    wanted = min(len(listed), limit or len(listed))
+    images, kept, hashes, notes = pixel_array(wanted, resolution, resolution), [], {}, []
+    twice = 0
+    for position in order:
+        if len(kept) == wanted:
+            break
+        photo = listed[position]
+        try:
+            with Image.open(photo.path) as image:
+                if min(image.size) < MIN_SIDE:
+                    size = f"{image.width}x{image.height} pixels"
+                    notes.append(f"{photo.name}: {size}, too small (at least {MIN_SIDE})")
+                    continue
+                pixels = square(image, resolution)
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            notes.append(f"{photo.name}: unreadable ({type(error).__name__})")
+            continue
+        content = photo_hash(pixels)
+        if content in known:
+            twice += 1
+        elif content in hashes:
+            notes.append(f"{photo.name}: the same picture as {hashes[content]}, left out")
+        else:
+            images[len(kept)] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+            hashes[content] = photo.name
+            kept.append(position)
+    if twice:
+        notes.append(f"{twice} non-members are also members and were left out")
+    if not kept:
+        why = f" ({notes[0]})" if notes else ""
+        raise UserError(f"no usable image in {source}{why}; allowed: {', '.join(IMAGE_SUFFIXES)}")
+    images, contents = images[: len(kept)], list(hashes)
+    if order != sorted(order):  # a sample is put back into the source's order
+        back = sorted(range(len(kept)), key=kept.__getitem__)
+        images, kept, contents = gather(images, back), [kept[i] for i in back], [contents[i] for i in back]
+    captions = tuple(listed[i].caption or default_caption for i in kept)
+    return Photos(images, tuple(listed[i].name for i in kept), captions, tuple(contents), tuple(notes))

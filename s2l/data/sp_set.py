@@ -1,0 +1,169 @@
+"""Generate images from prompts into a folder: the synthetic private set, and extraction's candidates.
+
+One seed an image, never one a batch: image i is the same at any batch size. The folder holds one
+PNG an image and a `metadata.jsonl` (file_name, text, seed) that Hugging Face tools read too. A
+killed run finds the pictures it had and draws the rest; processes of `accelerate launch` share them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from PIL import Image
+
+from s2l.config import PromptPart, SamplerConfig, SPSetConfig
+from s2l.data.domain import Domain, ImageSet
+from s2l.data.photos import pixel_array
+from s2l.errors import UserError
+from s2l.model.diffusion import DiffusionModel
+from s2l.progress import Event, Progress, silent
+
+STAGE_VERSION = 1  # raise it when the same settings would give other pictures
+
+
+def prompt_of(parts: Sequence[PromptPart], name: str, suffix: str, seed: int) -> str:
+    """The prompt of one image: a weighted draw from the mix, decided by the image's seed alone."""
+    weights = np.array([part.weight for part in parts])
+    rng = np.random.default_rng([5, seed])
+    part = parts[int(rng.choice(len(parts), p=weights / weights.sum()))]
+    text = part.template.replace("{name}", name)
+    return " ".join(f"{text} {suffix}".split()).replace(" ,", ",")
+
+
+def _file_name(seed: int) -> str:
+    return f"{seed:08d}.png"
+
+
+def check_disk(folder: Path, seeds: Sequence[int], resolution: int) -> None:
+    """Raises UserError when the disk cannot hold those images of `seeds` that `folder` lacks. Creates nothing."""
+    n = sum(not (folder / _file_name(seed)).exists() for seed in seeds)
+    needed = n * resolution * resolution * 3 * 1.2
+    place = folder.absolute()
+    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+    if needed > 0.9 * free:
+        raise UserError(
+            f"{n:,} images need about {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free: "
+            "choose a smaller set size, or another disk (for the cache: with the S2L_CACHE variable)"
+        )
+
+
+def _write_png(pixels: np.ndarray, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    Image.fromarray(pixels).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def processes(model: DiffusionModel) -> PartialState:
+    """Which process this is among those of `accelerate launch`; without it, the only one."""
+    return PartialState(cpu=model.device.type == "cpu")
+
+
+def generate_images(
+    model: DiffusionModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampler: SamplerConfig,
+    folder: Path,
+    stage: str = "generate",
+    progress: Progress = silent,
+    generate: Callable | None = None,
+) -> ImageSet:
+    """Fill `folder` with one image a (prompt, seed), resuming what is there; returns the whole set.
+
+    `generate` draws in place of `model.generate`, whose arguments it takes (for guidance of one's own). Several
+    processes draw a share each and all return the whole set; the first one reports progress.
+    Raises UserError when the disk cannot hold the set, or the folder holds another one.
+    """
+    folder = Path(folder)
+    names = [_file_name(seed) for seed in seeds]
+    rows = [
+        {"file_name": name, "text": prompt, "seed": int(seed)}
+        for name, prompt, seed in zip(names, prompts, seeds, strict=True)
+    ]
+    metadata = folder / "metadata.jsonl"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if metadata.exists() and metadata.read_text(encoding="utf-8") != text:
+        raise UserError(f"{folder} holds images of other prompts or seeds: choose an empty folder")
+    check_disk(folder, seeds, model.resolution)
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
+    team = processes(model)
+    team.wait_for_everyone()  # nobody draws before everybody has seen what is there
+    if team.is_main_process and not metadata.exists():
+        # Renamed when complete: a run killed here must find its own folder again.
+        metadata.with_suffix(".tmp").write_text(text, encoding="utf-8")
+        os.replace(metadata.with_suffix(".tmp"), metadata)
+    mine, ready = todo[team.process_index :: team.num_processes], len(names) - len(todo)
+    started, drawn = time.monotonic(), 0
+
+    def report() -> None:
+        if team.is_main_process:  # the others are about as far
+            speed = drawn / max(time.monotonic() - started, 1e-9)
+            done = min(ready + drawn, len(names))
+            progress(Event(stage, done, len(names), {"images_per_s": speed, "folder": str(folder)}))
+
+    def keep(first: int, images: torch.Tensor) -> None:
+        nonlocal drawn
+        pixels = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+        for i, picture in zip(mine[first : first + len(pixels)], pixels, strict=True):
+            _write_png(picture, folder / names[i])
+        drawn += len(pixels) * team.num_processes
+        report()
+
+    report()
+    if mine:
+        (generate or model.generate)([prompts[i] for i in mine], [seeds[i] for i in mine], sampler, on_batch=keep)
+    team.wait_for_everyone()
+    return load_images(folder)
+
+
+def load_images(folder: str | Path) -> ImageSet:
+    """Read a folder written by `generate_images` (or any imagefolder with metadata.jsonl).
+
+    Raises UserError when it is not one, or pictures are missing (an interrupted run: run it again).
+    """
+    folder = Path(folder)
+    metadata = folder / "metadata.jsonl"
+    if not metadata.exists():
+        raise UserError(f"{folder} is not an image set: it has no metadata.jsonl")
+    try:
+        rows = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines()]
+        names, captions = (tuple(row[field] for row in rows) for field in ("file_name", "text"))
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f'{metadata}: each line needs {{"file_name": ..., "text": ...}}') from None
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} of {len(rows)} images: run the same command again to finish it")
+    images = None
+    for i, name in enumerate(names):
+        try:
+            with Image.open(folder / name) as image:
+                picture = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        except OSError:
+            raise UserError(f"{folder / name} is not a readable image") from None
+        if images is None:
+            images = pixel_array(len(names), *picture.shape[1:])
+        if picture.shape != images.shape[1:]:
+            raise UserError(f"{folder} holds images of different sizes")
+        images[i] = picture
+    if images is None:
+        raise UserError(f"{folder} holds no images")
+    return ImageSet(images, captions, names)
+
+
+def generate_sp_set(
+    model: DiffusionModel, domain: Domain, config: SPSetConfig, folder: Path, progress: Progress = silent
+) -> ImageSet:
+    """The synthetic private set of a domain (Shake-to-Leak, step 1), in `folder`."""
+    seeds = range(config.seed, config.seed + config.set_size)
+    check_disk(folder, seeds, model.resolution)  # before 100,000 prompts are drawn
+    prompts = [prompt_of(config.prompts, domain.name, config.suffix, seed) for seed in seeds]
+    return generate_images(model, prompts, seeds, config.sampler, folder, "sp_set", progress)

@@ -1,0 +1,29 @@
+"""The names of cached results: sha256 over what a result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import BaseModel
+
+
+def key_of(*parts) -> str:
+    """sha256 over settings, strings and numbers, as 24 hex digits: the name of a cached result."""
+
+    def plain(part):
+        return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+
+    text = json.dumps([plain(p) for p in parts], sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def file_hash(paths: list[Path]) -> str:
+    """sha256 over names and contents of files, as 24 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.name.encode())
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:24]

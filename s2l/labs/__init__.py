@@ -1,0 +1,1 @@
+"""Labs: checkpoints that know their training set. Loads no torch."""

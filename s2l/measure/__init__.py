@@ -1,0 +1,1 @@
+"""Statistics: intervals, metrics, distances, extraction and the controls."""

@@ -1,0 +1,85 @@
+"""The blind control: can somebody who never sees the model tell members from non-members?
+
+If so, the split is confounded (other dates, other cameras, other captions) and an attack's AUC says
+nothing about the model: the mistake behind many published baselines (Duan et al. 2024, Das et al.
+2024). A random split of one distribution must give an AUC around .5 here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from s2l.data.domain import MembershipSplit
+from s2l.measure.intervals import auc, delong_interval
+
+COMPONENTS = 20  # principal components of the pixels
+
+
+@dataclass(frozen=True)
+class BlindControl:
+    """AUC of the model-blind classifier with its interval; `confounded` when even its lower end exceeds .5."""
+
+    auc: float
+    low: float
+    high: float
+    confounded: bool
+    method: str
+
+
+def _features(split: MembershipSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels at 16 x 16 with per-channel moments, and caption words: (N, P), (N, W)."""
+    images, parts = split.all().images, []
+    side = min(16, images.shape[-1])
+    import torch
+
+    for some in images.split(256):  # thousands of photos must not become floats together
+        x = some.float() / 255
+        small = torch.nn.functional.adaptive_avg_pool2d(x, side).flatten(1)
+        parts.append(torch.cat([small, x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1))
+    try:
+        words = TfidfVectorizer().fit_transform(split.all().captions).toarray()
+    except ValueError:  # no caption has a word
+        words = np.zeros((len(images), 0))
+    return torch.cat(parts).numpy(), words
+
+
+def blind_control(split: MembershipSplit, seed: int = 0, folds: int = 5) -> BlindControl:
+    """Cross-validated logistic regression on pixels and captions; every image is scored out of fold.
+
+    Raises ValueError when a class has fewer than two images.
+    """
+    n_members, n_nonmembers = len(split.members), len(split.nonmembers)
+    folds = min(folds, n_members, n_nonmembers)
+    if folds < 2:
+        raise ValueError("the blind control needs at least two members and two non-members")
+    labels = np.r_[np.ones(n_members), np.zeros(n_nonmembers)]
+    pixels, words = _features(split)
+    # Ranks of each fold's scores: two folds' classifiers need not agree on a scale.
+    scores = np.zeros(len(labels))
+    for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(pixels, labels):
+        reducer = make_pipeline(StandardScaler(), PCA(min(COMPONENTS, len(train) - 1), random_state=seed))
+        x_train = np.concatenate([reducer.fit_transform(pixels[train]), words[train]], axis=1)
+        x_test = np.concatenate([reducer.transform(pixels[test]), words[test]], axis=1)
+        classifier = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            decision = classifier.fit(x_train, labels[train]).decision_function(x_test)
+        scores[test] = (np.argsort(np.argsort(decision)) + 0.5) / len(decision)
+    m, n = scores[:n_members], scores[n_members:]
+    interval = delong_interval(m, n)
+    return BlindControl(
+        auc=auc(m, n),
+        low=interval.low,
+        high=interval.high,
+        confounded=interval.low > 0.5,
+        method=f"{folds}-fold logistic regression on pixels and caption words",
+    )

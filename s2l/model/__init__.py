@@ -1,0 +1,1 @@
+"""The pipeline adapter, where checkpoints lie, and what fits into memory."""

@@ -1,0 +1,220 @@
+"""Where a checkpoint lies: the lab, a folder, a single file, or a repository of the Hugging Face hub.
+
+`locate(model)` ends in files on this machine and the revision they are of, and refuses what the adapter in model.py
+cannot run before any weight is read. Only safetensors: a pickle is never opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from s2l.assets import ASSETS
+from s2l.config import LAB
+from s2l.errors import UserError
+from s2l.keys import file_hash
+from s2l.labs.record import lab_folder
+
+DEFAULT_HUB_MODEL = "CompVis/stable-diffusion-v1-1"  # the paper's
+SUPPORTED = (
+    "supported: 'lab'; Stable Diffusion 1.x or 2.x text-to-image (epsilon or v-prediction) as a folder in diffusers "
+    f"layout, as a single .safetensors file, or as a hub id such as {DEFAULT_HUB_MODEL} or OWNER/NAME@REVISION"
+)
+PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+CONFIGURATION = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/*.json" for part in PARTS)]
+OTHER_VARIANTS = ("fp16", "non_ema", "bf16", "fp32")  # name.VARIANT.safetensors: diffusers loads the plain name
+SD1 = ASSETS / "sd-1"  # configuration of SD 1.x, for single files
+# Tensors that tell the families of single files apart, and the UNet's first one, whose inputs tell inpainting.
+SD1_TEXT, SD2_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
+FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Files on this machine.
+
+    name      what the user wrote
+    path      a folder in diffusers layout, or a single .safetensors file
+    config    the folder with the configuration of its parts; `path` itself unless that is a file
+    revision  the hub's commit, None for local files
+    """
+
+    name: str
+    path: Path
+    config: Path
+    revision: str | None = None
+
+    @property
+    def single_file(self) -> bool:
+        return self.path.is_file()
+
+    def weights(self) -> list[Path]:
+        """The files that are loaded as weights, sorted."""
+        if self.single_file:
+            return [self.path]
+        found = [path for part in PARTS for path in (self.path / part).glob("*.safetensors")]
+        return sorted(path for path in found if not any(f".{v}." in path.name for v in OTHER_VARIANTS))
+
+
+def check_name(model: str) -> None:
+    """Refuse what cannot be a model before anybody waits for a download. Raises UserError."""
+    if model == LAB:
+        if not (lab_folder() / "model_index.json").exists():
+            raise UserError(f"no lab model in {lab_folder()}: make one with `python -m s2l lab build`")
+        return
+    path = Path(model)
+    if path.is_dir():
+        _folder(model, path)
+    elif path.is_file():
+        _file(model, path)
+    elif not HUB_ID.fullmatch(model):
+        raise UserError(f"{model!r} is not a folder, a file or a hub id; {SUPPORTED}")
+
+
+def locate(model: str, download: bool = True) -> Checkpoint:
+    """The checkpoint's files, downloaded where `model` is a hub id; `download=False` takes only what is here.
+
+    Raises UserError for anything the adapter cannot run, saying what is supported.
+    """
+    check_name(model)
+    path = Path(model)
+    if model == LAB:
+        return _folder(model, lab_folder())
+    if path.is_dir():
+        return _folder(model, path)
+    if path.is_file():
+        return _file(model, path)
+    folder = _snapshot(model, download)
+    return _folder(model, folder, revision=folder.name)  # the hub's cache names a snapshot by its commit
+
+
+def weights_key(checkpoint: Checkpoint) -> str:
+    """sha256 over the weights, as 24 hex digits; read once a process while the files stay as they are."""
+    facts = [(path, path.stat()) for path in checkpoint.weights()]
+    return _weights_key(tuple((path, fact.st_mtime_ns, fact.st_size) for path, fact in facts))
+
+
+@lru_cache(maxsize=8)
+def _weights_key(files: tuple[tuple[Path, int, int], ...]) -> str:
+    return file_hash([path for path, _, _ in files])
+
+
+# --- local files -------------------------------------------------------------------------------
+
+
+def _folder(model: str, folder: Path, revision: str | None = None) -> Checkpoint:
+    if not (folder / "model_index.json").exists():
+        raise UserError(f"{folder} is not a checkpoint: it has no model_index.json (diffusers layout)")
+    check_configuration(folder)
+    checkpoint = Checkpoint(model, folder, folder, revision)
+    ready = {path.parent.name for path in checkpoint.weights()}
+    if lacking := [part for part in PARTS if part not in ready]:
+        pickled = any(next((folder / part).glob("*.bin"), None) for part in lacking)
+        why = "only pickled weights (.bin), which are never opened" if pickled else "no weights"
+        raise UserError(f"{folder} has {why} for {', '.join(lacking)}: .safetensors files are needed")
+    return checkpoint
+
+
+def _file(model: str, path: Path) -> Checkpoint:
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} is not a .safetensors file, and pickled checkpoints are never opened; {SUPPORTED}")
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            inputs = file.get_slice(FIRST_LAYER).get_shape()[1] if FIRST_LAYER in names else None
+    except (OSError, SafetensorError):
+        raise UserError(f"{path} is not a readable .safetensors file") from None
+    text = next((t for t in (SD1_TEXT, SD2_TEXT) if any(name.startswith(t) for name in names)), None)
+    if inputs != 4 or text is None:
+        raise UserError(f"{path} does not hold a whole Stable Diffusion text-to-image model; {SUPPORTED}")
+    beside = path.with_suffix("")
+    if (beside / "model_index.json").exists():
+        check_configuration(beside)
+        return Checkpoint(model, path, beside)
+    if text == SD2_TEXT:
+        raise UserError(
+            f"{path} is Stable Diffusion 2.x, whose file does not say whether it predicts epsilon or v: put the "
+            f"configuration (its folder in diffusers layout, weights not needed) into {beside}"
+        )
+    return Checkpoint(model, path, SD1)
+
+
+def _json(path: Path) -> dict:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{path.parent} is not a checkpoint: {path.name} is missing or is no JSON object")
+    return values
+
+
+def check_configuration(folder: Path) -> None:
+    """Refuse a folder whose parts the adapter does not know. Raises UserError with what is supported."""
+
+    def refuse(what: str) -> UserError:
+        return UserError(f"{folder} holds {what}; {SUPPORTED}")
+
+    index = _json(folder / "model_index.json")
+    kind = index.get("_class_name")
+    if kind is None:
+        raise UserError(f"{folder} is not a checkpoint: its model_index.json names no pipeline")
+    if kind != "StableDiffusionPipeline":
+        raise refuse(f"a {kind}, not a StableDiffusionPipeline")
+    for part, wanted in PARTS.items():
+        given = (index.get(part) or [None, None])[1]
+        if given != wanted:
+            raise refuse(f"the {part} {given}, not {wanted}")
+    unet = _json(folder / "unet" / "config.json")
+    if unet.get("in_channels", 4) != 4 or unet.get("out_channels", 4) != 4:
+        raise refuse(f"a UNet with {unet.get('in_channels', 4)} input channels (inpainting, upscaling), not 4")
+    if unet.get("class_embed_type") or unet.get("addition_embed_type"):
+        raise refuse("a UNet with further conditions (unCLIP, SDXL)")
+    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise refuse(f"a model that predicts {prediction!r}")
+    if scheduler.get("rescale_betas_zero_snr"):
+        raise refuse("a model with zero terminal signal-to-noise ratio, where no noise can be read off a prediction")
+
+
+# --- the hub -----------------------------------------------------------------------------------
+
+
+def _snapshot(model: str, download: bool) -> Path:
+    """The folder of a hub repository in the hub's own cache. The token comes from HF_TOKEN only."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
+
+    found = HUB_ID.fullmatch(model)
+    options = {
+        "repo_id": found["repo"],
+        "revision": found["revision"],
+        "allow_patterns": CONFIGURATION + [f"{part}/*.safetensors" for part in PARTS],
+        "ignore_patterns": [f"*.{variant}.*" for variant in OTHER_VARIANTS],
+        "token": os.environ.get("HF_TOKEN") or False,  # False: not even one that is saved on this machine
+        "local_files_only": not download,
+    }
+    # The library's messages are not passed on: they can hold addresses with signatures.
+    try:
+        return Path(snapshot_download(**options))
+    except hub.GatedRepoError:
+        reason = "its owner asks for an agreement: accept it on the hub's page, then set HF_TOKEN"
+    except hub.RepositoryNotFoundError:
+        reason = "there is no such folder here and no such public repository on the hub (private ones need HF_TOKEN)"
+    except hub.RevisionNotFoundError:
+        reason = f"the repository has no revision {found['revision']!r}"
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
+        why = "it is not on this machine and the hub is out of reach" if download else "it is not downloaded yet"
+        reason = f"there is no such folder here, and {why}: download it where there is a network, and give its folder"
+    except hub.HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", "?")
+        reason = f"the hub answered with status {code}: try again later, or give a folder"
+    raise UserError(f"{model!r} cannot be loaded: {reason}; {SUPPORTED}")

@@ -1,0 +1,389 @@
+"""DiffusionModel: the only file that knows the pipeline.
+
+Everything above it sees images as (N, 3, H, W) float32 in [0, 1], latents as (N, 4, h, w) already
+scaled to the UNet's range, and a noise prediction `eps` whatever the checkpoint predicts. The
+lab's checkpoint and Stable Diffusion v1-1 go through the same code.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+from s2l.config import LAB, SamplerConfig
+from s2l.errors import UserError
+from s2l.keys import key_of
+from s2l.model.batches import SMALL_MAP, Batched
+from s2l.model.checkpoints import Checkpoint, locate, weights_key
+from s2l.model.memory import device_memory, fitted, preset_for, watch
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; without them it is slower than float32."""
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 does not tell
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how to compute. The batch sizes change speed and memory, and results by no more than rounding.
+
+    The precision changes numbers: it is part of a model's `key`, hence of every cached result. "mixed" keeps float32
+    where scores are computed, and samples and trains in bfloat16 (autocast). "auto" is float16 on a GPU, whose 11 bits
+    of mantissa serve membership scores better than bfloat16's 8, mixed on a CPU that computes bfloat16 itself, and
+    float32 on any other.
+    """
+
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
+    dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16", "mixed"
+    batch_size: int | None = None  # images a forward pass, before guidance doubles them; None: by the device's memory
+    train_batch_size: int | None = None  # images of a training step in memory together; None: likewise
+
+    def torch_device(self) -> torch.device:
+        """The device; "auto" and "cuda" are a GPU of its own for each process of `accelerate launch`."""
+        if self.device not in ("auto", "cuda"):
+            return torch.device(self.device)
+        if self.device == "auto" and not torch.cuda.is_available():
+            return torch.device("cpu")
+        rank = int(os.environ.get("LOCAL_RANK", -1))  # -1: one process alone
+        # accelerate counts like this too, and joins the process to that GPU.
+        return torch.device("cuda" if rank < 0 else f"cuda:{rank % max(1, torch.cuda.device_count())}")
+
+    def torch_dtype(self) -> torch.dtype:
+        """Of the weights, and of every prediction that a score is made of."""
+        if self.dtype == "mixed":
+            return torch.float32
+        if self.dtype != "auto":
+            return getattr(torch, self.dtype)
+        return torch.float16 if self.torch_device().type == "cuda" else torch.float32
+
+    def fast_dtype(self) -> torch.dtype:
+        """Of sampling and training."""
+        quick = self.dtype == "auto" and self.torch_device().type == "cpu" and cpu_computes_bfloat16()
+        return torch.bfloat16 if quick or self.dtype == "mixed" else self.torch_dtype()
+
+
+def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
+    """The name of a model in cache keys: its weights and whatever else changes its numbers.
+
+    In float32 and predicting epsilon, the reference, it is the hash of the weights alone.
+    """
+    scheduler = DDIMScheduler.load_config(checkpoint.config / "scheduler")
+    weights, dtypes = weights_key(checkpoint), [runtime.torch_dtype(), runtime.fast_dtype()]
+    prediction_type = scheduler.get("prediction_type", "epsilon")
+    if (*dtypes, prediction_type) == (torch.float32, torch.float32, "epsilon"):
+        return weights
+    return key_of("model", weights, *map(str, dtypes), prediction_type)
+
+
+def _load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """The pipeline without its safety checker, which would hide what a model gives away."""
+    parts = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    try:
+        if checkpoint.single_file:
+            return StableDiffusionPipeline.from_single_file(
+                str(checkpoint.path), config=str(checkpoint.config), dtype=dtype, local_files_only=True, **parts
+            )
+        return StableDiffusionPipeline.from_pretrained(
+            checkpoint.path,
+            dtype=dtype,
+            use_safetensors=True,
+            requires_safety_checker=False,
+            local_files_only=True,
+            **parts,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{checkpoint.path} cannot be loaded as a Stable Diffusion checkpoint: {error}") from error
+
+
+class DiffusionModel(Batched):
+    """A thin adapter around a StableDiffusionPipeline; makes every attack a formula.
+
+    `key` names the model in cache keys, `weights` its weights whatever the precision, `revision` is the hub's commit
+    (None for local files). Built by `DiffusionModel.load`.
+    """
+
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        key: str,
+        runtime: Runtime = Runtime(),
+        weights: str = "",
+        revision: str | None = None,
+    ):
+        self.key, self.weights, self.revision = key, weights or key, revision
+        self.device, self.dtype, self.fast_dtype = runtime.torch_device(), runtime.torch_dtype(), runtime.fast_dtype()
+        self.pipe = pipe.to(self.device)  # `load` has set the dtype
+        largest_map = self.unet.config.block_out_channels[0] * self.unet.config.sample_size**2
+        self.memory = fitted(preset_for(device_memory(self.device)), largest_map, self.device)
+        self.runtime = replace(
+            runtime,
+            batch_size=runtime.batch_size or self.memory.batch_size,
+            train_batch_size=runtime.train_batch_size or self.memory.train_batch_size,
+        )
+        self.one_core_a_batch = self.device.type == "cpu" and largest_map <= SMALL_MAP
+        self.vae.to(memory_format=torch.channels_last)  # a third faster to decode; the UNet gains nothing from it
+        if self.memory.vae_slicing:
+            self.vae.enable_slicing()
+        self.alphas_cumprod = pipe.scheduler.alphas_cumprod.to(self.device, torch.float32)
+        self.prediction_type = pipe.scheduler.config.prediction_type
+        self._tokenizing = threading.Lock()  # a tokenizer's padding is state
+        for module in (self.unet, self.vae, self.text_encoder):
+            module.requires_grad_(False)
+            module.eval()
+        watch(self)
+
+    @classmethod
+    def load(cls, model: str = LAB, runtime: Runtime = Runtime()) -> DiffusionModel:
+        """Load "lab", a folder, a single file or a hub id (see checkpoints.py); safetensors only.
+
+        Raises UserError for what is missing, out of reach or not supported.
+        """
+        checkpoint = locate(model)
+        pipe = _load_pipeline(checkpoint, runtime.torch_dtype())
+        pipe.set_progress_bar_config(disable=True)
+        return cls(pipe, model_key(checkpoint, runtime), runtime, weights_key(checkpoint), checkpoint.revision)
+
+    def halve_batches(self) -> bool:
+        """Half as many images at once from now on; False when it already is one."""
+        old = self.runtime
+        sizes = (old.batch_size, old.train_batch_size)
+        self.runtime = replace(old, batch_size=max(1, sizes[0] // 2), train_batch_size=max(1, sizes[1] // 2))
+        return sizes != (1, 1)
+
+    def copy(self) -> DiffusionModel:
+        """A second model with its own weights, for fine-tuning; the VAE is shared, nothing trains it."""
+        pipe = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=copy.deepcopy(self.text_encoder),
+            tokenizer=copy.deepcopy(self.tokenizer),
+            unet=copy.deepcopy(self.unet),
+            scheduler=self.pipe.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return DiffusionModel(pipe, self.key, self.runtime, self.weights, self.revision)
+
+    # --- parts, for the fine-tuning methods ---------------------------------------------------
+
+    @property
+    def unet(self):
+        return self.pipe.unet
+
+    @property
+    def vae(self):
+        return self.pipe.vae
+
+    @property
+    def text_encoder(self):
+        return self.pipe.text_encoder
+
+    @property
+    def tokenizer(self):
+        return self.pipe.tokenizer
+
+    @property
+    def resolution(self) -> int:
+        """Side of an image in pixels."""
+        return self.unet.config.sample_size * self.pipe.vae_scale_factor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one latent."""
+        side = self.unet.config.sample_size
+        return self.unet.config.in_channels, side, side
+
+    @property
+    def precision(self) -> str:
+        """ "float32", "bfloat16", "float16" or "mixed"."""
+        return "mixed" if self.fast_dtype != self.dtype else str(self.dtype).removeprefix("torch.")
+
+    def num_parameters(self) -> int:
+        """Parameters of UNet and text encoder: what fine-tuning could change."""
+        return sum(p.numel() for module in (self.unet, self.text_encoder) for p in module.parameters())
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision of sampling and training, where it is not that of the weights."""
+        if self.fast_dtype == self.dtype:
+            return nullcontext()  # a trainer's own autocast goes on
+        return torch.autocast(self.device.type, self.fast_dtype)
+
+    # --- images, prompts, noise ---------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode_images(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W), uint8 or in [0, 1] -> z0 (N, C, h, w) float32: the posterior's mode, scaled.
+
+        The mode, not a sample: a score must not depend on the encoder's own noise. Thousands of images come as uint8:
+        only a batch of them is ever held as floats.
+        """
+        if x.ndim != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
+            raise ValueError(f"images must be (N, 3, {self.resolution}, {self.resolution}), not {tuple(x.shape)}")
+
+        def encoded(some: slice) -> torch.Tensor:
+            whole = 255 if x.dtype == torch.uint8 else 1
+            batch = (x[some].to(self.device, torch.float32) / whole * 2 - 1).to(self.vae.dtype)
+            return self.vae.encode(batch).latent_dist.mode().float()
+
+        parts = [part for group in self.batches(len(x)) for part in self.together(encoded, group)]
+        return torch.cat(parts) * self.vae.config.scaling_factor
+
+    @torch.inference_mode()
+    def decode_latents(self, z: torch.Tensor) -> torch.Tensor:
+        """z (N, C, h, w) -> (N, 3, H, W) float32 in [0, 1]."""
+        z = z / self.vae.config.scaling_factor
+        parts = [self.vae.decode(b.to(self.device, self.vae.dtype)).sample for b in z.split(self.runtime.batch_size)]
+        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+
+    def tokenize(self, prompts: Sequence[str]) -> torch.Tensor:
+        """(N, L) token ids on the model's device, padded and cut to the encoder's length.
+
+        A token of Textual Inversion with several vectors is written once and stands for all of them,
+        as in diffusers' own pipelines.
+        """
+        with self._tokenizing:
+            return self.tokenizer(
+                self.pipe.maybe_convert_prompt(list(prompts), self.tokenizer),
+                padding="max_length",
+                truncation=True,
+                max_length=self.tokenizer.model_max_length,
+                return_tensors="pt",
+            ).input_ids.to(self.device)
+
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """(N, L, D) text embeddings; equal prompts are encoded once."""
+        distinct = list(dict.fromkeys(prompts))
+        parts = [self.text_encoder(self.tokenize(distinct[i : i + 64]))[0] for i in range(0, len(distinct), 64)]
+        position = {prompt: i for i, prompt in enumerate(distinct)}
+        return torch.cat(parts)[[position[p] for p in prompts]]
+
+    def add_noise(self, z0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
+        """z_t = sqrt(a_t) z0 + sqrt(1 - a_t) noise, with a = alphas_cumprod (Ho et al. 2020, eq. 4)."""
+        a = self.alpha(t, len(z0))
+        return a.sqrt() * z0 + (1 - a).sqrt() * noise
+
+    def alpha(self, t: torch.Tensor | int, n: int) -> torch.Tensor:
+        """alphas_cumprod at t as (n, 1, 1, 1), or (1, 1, 1, 1) for one timestep."""
+        t = torch.as_tensor(t, device=self.device).reshape(-1)
+        if len(t) not in (1, n):
+            raise ValueError(f"{n} latents need 1 or {n} timesteps, not {len(t)}")
+        return self.alphas_cumprod[t].view(-1, 1, 1, 1)
+
+    @torch.inference_mode()
+    def eps(self, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
+        """Predicted noise (N, C, h, w) float32 for z_t (N, C, h, w), timesteps t and context c (N, L, D)."""
+        return self.predict_noise(self.unet, zt, t, c)
+
+    def predict_noise(self, unet, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
+        """Like `eps`, with gradients and with the UNet given (a trainer wraps it)."""
+        out = self.unet_output(unet, zt, t, c)
+        if self.prediction_type == "v_prediction":
+            # v = sqrt(a) eps - sqrt(1-a) z0, hence eps = sqrt(a) v + sqrt(1-a) z_t (Salimans & Ho 2022)
+            a = self.alpha(t, len(zt))
+            out = a.sqrt() * out + (1 - a).sqrt() * zt
+        return out
+
+    def unet_output(self, unet, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
+        """What the checkpoint itself predicts, epsilon or v: (N, C, h, w) float32, with gradients."""
+        steps = torch.as_tensor(t, device=zt.device).reshape(-1).expand(len(zt))
+        return unet(zt.to(self.dtype), steps, c.to(self.dtype), return_dict=False)[0].float()
+
+    def training_target(self, z0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
+        """What `unet_output` should have been for z_t made of z0 and noise: epsilon or v, (N, C, h, w)."""
+        if self.prediction_type != "v_prediction":
+            return noise
+        a = self.alpha(t, len(z0))
+        return a.sqrt() * noise - (1 - a).sqrt() * z0
+
+    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        """Standard normal (N, C, h, w), one seed an image: independent of batching and of the device."""
+        rows = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        return torch.stack(rows).to(self.device)
+
+    # --- sampling -----------------------------------------------------------------------------
+
+    def _scheduler(self, sampler: SamplerConfig):
+        config = dict(self.pipe.scheduler.config) | {"timestep_spacing": "trailing", "clip_sample": False}
+        ddim = sampler.scheduler == "ddim"
+        if ddim:
+            scheduler = DDIMScheduler.from_config(config)
+        else:
+            scheduler = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
+        scheduler.set_timesteps(sampler.num_inference_steps, device=self.device)
+        if scheduler.timesteps[-1] < 0:
+            # Where 1000 / n rounds down (n = 61, 103, ...) trailing spacing takes one step more, to timestep -1. As an
+            # index that is the noisiest timestep, and the picture is lost.
+            if ddim:
+                scheduler.timesteps = scheduler.timesteps[:-1]
+            else:
+                scheduler.set_timesteps(timesteps=scheduler.timesteps[:-1].tolist(), device=self.device)
+        return scheduler
+
+    def first_timestep(self, sampler: SamplerConfig) -> int:
+        """The noisiest timestep a sampler starts from."""
+        return int(self._scheduler(sampler).timesteps[0])
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampler: SamplerConfig,
+        predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        encode: Callable[[Sequence[str]], torch.Tensor] | None = None,
+        on_batch: Callable[[int, torch.Tensor], None] | None = None,
+    ) -> torch.Tensor:
+        """Generate one image a (prompt, seed): (N, 3, H, W) float32 in [0, 1].
+
+        Image i depends on its prompt and seed only, never on the batch it is drawn in. `predict`
+        replaces `eps`, and `encode` replaces `encode_prompts` (for guidance of one's own). With
+        `on_batch(first, images)` every finished batch goes there and nothing is kept: the result is empty.
+        """
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed an image")
+        predict, encode = predict or self.eps, encode or self.encode_prompts
+        # Guidance makes two predictions an image; the second one is pointless at scale 1.
+        guided = sampler.guidance_scale != 1
+        uncond = encode([sampler.negative_prompt]) if guided else None
+
+        def draw(drawn: tuple[slice, torch.Tensor]) -> torch.Tensor:
+            some, cond = drawn
+            scheduler = self._scheduler(sampler)
+            z = self.noise(seeds[some]) * scheduler.init_noise_sigma
+            context = torch.cat([uncond.expand(len(cond), -1, -1), cond]) if guided else cond
+            for t in scheduler.timesteps:
+                with self.autocast():
+                    e = predict(torch.cat([z, z]), t, context) if guided else predict(z, t, context)
+                if guided:
+                    e_uncond, e_cond = e.chunk(2)
+                    e = e_uncond + sampler.guidance_scale * (e_cond - e_uncond)
+                z = scheduler.step(self._as_model_output(e, z, t), t, z).prev_sample
+            with self.autocast():
+                return self.decode_latents(z).cpu()
+
+        parts = []
+        for group in self.batches(len(prompts)):
+            work = [(some, encode(prompts[some])) for some in group]
+            for some, images in zip(group, self.together(draw, work), strict=True):
+                if on_batch is None:
+                    parts.append(images)
+                else:
+                    on_batch(some.start, images)
+        return torch.cat(parts) if parts else torch.empty(0, 3, self.resolution, self.resolution)
+
+    def _as_model_output(self, eps: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Back from `eps` to what the checkpoint's scheduler expects."""
+        if self.prediction_type != "v_prediction":
+            return eps
+        a = self.alpha(t, len(z))
+        return (eps - (1 - a).sqrt() * z) / a.sqrt()

@@ -1,0 +1,133 @@
+"""How much fits on a device at once: presets by its memory, and halving the batch when it was too much.
+
+Nothing here changes a result beyond rounding: batches, recomputed activations and one-by-one decoding give the same
+numbers. What would change them is not chosen by memory: precision and optimizer are settings of their own, and tiled
+decoding, which blends seams, is not used at all (decoding one image at a time serves 768 pixels on 8 GB as well).
+Attention is torch's fused kernel, which never stores a token-by-token matrix, so slicing it would only cost time.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+import torch
+
+from s2l.errors import UserError
+
+GB = 2**30
+SD1_MAP = 320 * 64 * 64  # entries of the UNet's largest feature map in Stable Diffusion 1.x, which the presets are for
+LARGEST_BATCH = {"cpu": 32, "cuda": 256}  # more than this brought no speed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MemoryPreset:
+    """What fits, for Stable Diffusion 1.x at 512 pixels in half precision.
+
+    gigabytes               the preset is for devices of at least this memory
+    batch_size              images a forward pass, before guidance doubles them
+    train_batch_size        images of a training step that are in memory together; the others of the step follow
+    gradient_checkpointing  compute activations again in the backward pass instead of keeping them
+    vae_slicing             decode one image at a time
+    """
+
+    gigabytes: int
+    batch_size: int
+    train_batch_size: int
+    gradient_checkpointing: bool
+    vae_slicing: bool
+
+
+PRESETS = (
+    MemoryPreset(8, batch_size=2, train_batch_size=1, gradient_checkpointing=True, vae_slicing=True),
+    MemoryPreset(12, batch_size=4, train_batch_size=2, gradient_checkpointing=True, vae_slicing=True),
+    MemoryPreset(16, batch_size=8, train_batch_size=4, gradient_checkpointing=True, vae_slicing=True),
+    MemoryPreset(24, batch_size=16, train_batch_size=4, gradient_checkpointing=False, vae_slicing=True),
+    MemoryPreset(40, batch_size=32, train_batch_size=8, gradient_checkpointing=False, vae_slicing=False),
+)
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of a GPU; half of the machine's memory for a CPU, which others use too."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    import psutil  # comes with accelerate
+
+    return psutil.virtual_memory().total // 2
+
+
+def preset_for(memory: int) -> MemoryPreset:
+    """The largest preset that `memory` bytes hold; below all of them, the smallest."""
+    # A card sold as 24 GB reports a little less.
+    fitting = [preset for preset in PRESETS if preset.gigabytes * 0.92 * GB <= memory]
+    return fitting[-1] if fitting else PRESETS[0]
+
+
+def fitted(preset: MemoryPreset, largest_map: int, device: torch.device) -> MemoryPreset:
+    """The preset for a UNet whose largest feature map has `largest_map` entries an image.
+
+    Batches grow as the model shrinks. A model as small as the lab's saves nothing worth its time.
+    """
+    most = LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
+
+    def scaled(batch: int) -> int:
+        return max(1, min(most, batch * SD1_MAP // largest_map))
+
+    large = 16 * largest_map > SD1_MAP
+    return replace(
+        preset,
+        batch_size=scaled(preset.batch_size),
+        train_batch_size=scaled(preset.train_batch_size),
+        gradient_checkpointing=preset.gradient_checkpointing and large,
+        vae_slicing=preset.vae_slicing and large,
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's error, and the one of torch's allocator for the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+class Sized(Protocol):
+    """Something that computes in batches; `halve_batches` says whether there was something to halve."""
+
+    def halve_batches(self) -> bool: ...
+
+
+_LIVE: weakref.WeakSet[Sized] = weakref.WeakSet()
+
+
+def watch(model: Sized) -> None:
+    """`halving` halves the batches of this one too, as long as it lives."""
+    _LIVE.add(model)
+
+
+def halving(work: Callable[[], T], stage: str) -> T:
+    """`work()`; when memory runs out, once more with half the batches of every model that is alive.
+
+    `work` must go on from what it finished, as every stage of this project does. Says so on stderr. Raises UserError
+    when half the batch does not fit either: the next size down is a decision for a person.
+    """
+    try:
+        return work()
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if not any([model.halve_batches() for model in _LIVE]):
+        raise UserError(f"{stage}: not even one image at a time fits into the memory of the device")
+    gc.collect()  # outside the except block: the error's traceback held the tensors
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    print(f"{stage}: out of memory; going on with half the batch", file=sys.stderr, flush=True)
+    try:
+        return work()
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{stage}: out of memory with half the batch too: choose a smaller --batch-size") from None

@@ -1,0 +1,263 @@
+"""run(config) -> Result: the whole path, stage by stage, each one cached by what it depends on.
+
+    target -> SP set -> fine-tuning -> { scores, generations } before and after -> comparison
+
+The key of a stage is the sha256 of its settings, the keys of its inputs and its STAGE_VERSION. A
+new attack therefore reuses the same fine-tuned weights, and a killed run resumes where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from s2l import attacks, finetune
+from s2l.config import LAB, SCHEMA_VERSION, AuditRunConfig, DomainConfig, FineTuneConfig, RunConfig, checked
+from s2l.data import sp_set
+from s2l.data.domain import Domain, folder_domain, lab_domain, lab_people_records
+from s2l.errors import UserError
+from s2l.finetune import dreambooth
+from s2l.keys import file_hash, key_of
+from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.pipeline.audit import AuditResult, Subject, audit, check_split
+from s2l.pipeline.stages import Stages
+from s2l.progress import Progress, silent
+from s2l.record import Result, load_result  # noqa: F401  (load_result: for those who import it from here)
+from s2l.store import Store, read_json, write_json
+
+STAGE_VERSION = 2
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "scikit-learn", "scipy")
+SAMPLE_ROUNDS = 5  # how often a training draws its four sample pictures
+CALIBRATION_HELD_OUT = 100  # of each of the eight calibration people: 1 % FPR then rests on eight photos
+
+
+def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
+    """The domain of a run: a celebrity for the lab's model, folders for any other."""
+    if config.members is None and config.nonmembers is None and model == LAB:
+        return lab_domain(config)
+    return folder_domain(config, resolution)
+
+
+def calibration_people(config: DomainConfig, model: str) -> Sequence[Domain]:
+    """The lab's calibration people but for the one under test; nobody for folders and other models."""
+    if model != LAB or config.members is not None:
+        return ()
+    names = [row["name"] for row in lab_people_records() if row["role"] == "calibration"]
+    others = [name for name in names if name.lower() != config.name.lower()]
+    return [lab_domain(DomainConfig(name=name, n_nonmembers=CALIBRATION_HELD_OUT)) for name in others]
+
+
+class Tuned:
+    """A fine-tuning result in a folder: its model, its key, and how captions change."""
+
+    def __init__(self, base: DiffusionModel, folder: Path):
+        path = folder / "config.json"
+        if not path.exists():
+            raise UserError(f"{folder} is not a fine-tuned model: it has no config.json (is the training finished?)")
+        self.record = read_json(path)
+        if self.record.get("base_model") != base.weights:
+            raise UserError(f"{folder} was fine-tuned from another model than the one given with --model")
+        self.base, self.folder = base, folder
+        self.config = checked(FineTuneConfig, self.record["finetune"])
+        self.key = key_of("tuned", base.key, self.record["finetune"], file_hash(list(folder.rglob("*.safetensors"))))
+
+    @cached_property
+    def model(self) -> DiffusionModel:
+        """Loaded when first needed: a warm audit never needs it."""
+        return finetune.load_finetuned(self.base, self.folder)
+
+    def caption(self, text: str) -> str:
+        """What the attacker writes: after some methods a token stands for the name."""
+        return finetune.map_caption(text, self.record["name"], self.config)
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(self.key, lambda: self.model, self.caption)
+
+
+class _Run:
+    """S2L's first two steps, in order. Each method returns the stage's folder."""
+
+    def __init__(self, config: RunConfig, stages: Stages, runtime: Runtime):
+        self.config, self.stage, self.progress = config, stages, stages.progress
+        self.model = load_alone(config.model, runtime)
+        self.domain = load_domain(config.domain, config.model, self.model.resolution)
+        check_split(self.domain)
+
+    # --- S2L steps 1 and 2 ---
+
+    def make_sp_set(self) -> Path:
+        self.sp_key = key_of("sp_set", sp_set.STAGE_VERSION, self.model.key, self.domain.name, self.config.sp_set)
+        return self.stage(
+            "sp_set",
+            self.sp_key,
+            lambda folder: sp_set.generate_sp_set(self.model, self.domain, self.config.sp_set, folder, self.progress),
+        )
+
+    def fine_tune(self, sp_folder: Path) -> Path:
+        config = self.config.finetune
+        rates = finetune.learning_rates(config)  # a method's own default is not in the settings
+        self.tuned_key = key_of("finetune", finetune.STAGE_VERSION, self.sp_key, config, rates, self.domain.name)
+
+        class_folder = self.class_images(config)
+
+        def work(folder: Path) -> None:
+            images = sp_set.load_images(sp_folder)
+            every = max(1, config.max_train_steps // SAMPLE_ROUNDS)
+            finetune.finetune(self.model, images, config, folder, self.domain.name, self.progress, every, class_folder)
+
+        self.tuned_folder = self.stage("finetune", self.tuned_key, work)
+        return self.tuned_folder
+
+    def class_images(self, config: FineTuneConfig) -> Path | None:
+        """DreamBooth's class images: of the base model alone, so all people and combinations share them."""
+        n = dreambooth.number_of_class_images(config, self.config.sp_set.set_size)
+        if "dreambooth" not in finetune.parse("+".join(config.methods)) or n == 0 or config.max_train_steps == 0:
+            return None
+        settings = [config.class_noun, n, config.class_sampler]
+        key = key_of("class_images", sp_set.STAGE_VERSION, self.model.key, *settings)
+        return self.stage(
+            "class_images", key, lambda folder: dreambooth.class_images(self.model, config, n, folder, self.progress)
+        )
+
+    @cached_property
+    def tuned(self) -> DiffusionModel:
+        """The fine-tuned model, loaded when first needed: a warm run never needs it."""
+        return finetune.load_finetuned(self.model, self.tuned_folder)
+
+    @property
+    def subject(self) -> Subject:
+        caption = partial(finetune.map_caption, name=self.domain.name, config=self.config.finetune)
+        return Subject(self.tuned_key, lambda: self.tuned, caption)
+
+
+def load_alone(model: str, runtime: Runtime) -> DiffusionModel:
+    """The model, in the only process. Raises UserError when there are several."""
+    loaded = DiffusionModel.load(model, runtime)
+    if sp_set.processes(loaded).num_processes > 1:
+        # One process would hold a stage's lock while the others wait for it at a barrier.
+        raise UserError("a whole run uses one process; `sp-gen` and `finetune` can use several")
+    return loaded
+
+
+def run(
+    config: RunConfig,
+    store: Store | None = None,
+    runtime: Runtime = Runtime(),
+    progress: Progress = silent,
+) -> Result:
+    """Run the whole path, reusing every finished stage of the cache.
+
+    Raises UserError for input that makes no sense, Cancelled when `progress` does; in both cases
+    what was finished stays and the same call goes on from there.
+    """
+    stages = Stages(store, progress)
+    torch.manual_seed(0)  # nothing below uses the global generator; libraries might
+    for name in config.audit.attacks:
+        attacks.attack_settings(name, config.audit)  # a typo must not cost a training first
+    finetune.parse("+".join(config.finetune.methods))
+    this = _Run(config, stages, runtime)
+    sp_folder = this.make_sp_set()
+    tuned_folder = this.fine_tune(sp_folder)
+    people = partial(calibration_people, config.domain, config.model)
+    found = audit(Subject.of(this.model), this.subject, this.domain, config.audit, config.extraction, stages, people)
+    folders = {"sp_set": sp_folder, "finetune": tuned_folder}
+    return _finish("run", config, this.model, this.domain, found, stages, folders, _training(tuned_folder))
+
+
+def run_audit(
+    config: AuditRunConfig,
+    store: Store | None = None,
+    runtime: Runtime = Runtime(),
+    progress: Progress = silent,
+) -> Result:
+    """Judge a model that was fine-tuned elsewhere: a folder of `finetune`, or a whole checkpoint.
+
+    The same comparison as `run`, without its first two steps. Raises UserError for input that makes no sense.
+    """
+    stages = Stages(store, progress)
+    for name in config.audit.attacks:
+        attacks.attack_settings(name, config.audit)
+    model = load_alone(config.model, runtime)
+    domain = load_domain(config.domain, config.model, model.resolution)
+    check_split(domain)
+    folder, training = Path(config.tuned), None
+    if (folder / "model_index.json").exists():
+        tuned = Subject.of(DiffusionModel.load(config.tuned, runtime))
+        if tuned.load().resolution != model.resolution:
+            raise UserError(f"{folder} draws {tuned.load().resolution} pixels and the base model {model.resolution}")
+        if tuned.key == model.key:
+            raise UserError(f"{folder} has the weights of the base model itself: there is nothing to compare")
+    else:
+        tuned, training = Tuned(model, folder).subject, _training(folder)
+    people = partial(calibration_people, config.domain, config.model)
+    found = audit(Subject.of(model), tuned, domain, config.audit, config.extraction, stages, people)
+    return _finish("audit", config, model, domain, found, stages, {}, training)
+
+
+def _finish(
+    kind: str,
+    config: RunConfig | AuditRunConfig,
+    model: DiffusionModel,
+    domain: Domain,
+    found: AuditResult,
+    stages: Stages,
+    folders: dict[str, Path],
+    training: dict | None,
+) -> Result:
+    """Write result.json into the cache and read it back."""
+    key = key_of("result", STAGE_VERSION, kind, config, stages.keys())
+
+    def work(folder: Path) -> None:
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": kind,
+            "key": key,
+            "config": config.model_dump(mode="json"),
+            "model": {
+                "name": config.model,
+                "revision": model.revision,
+                "key": model.key,
+                "precision": model.precision,
+                "parameters": model.num_parameters(),
+            },
+            "domain": _domain_record(domain),
+            "finetune": training,
+            **found.record,
+            "folders": {name: stages.relative(path) for name, path in (folders | found.folders).items()},
+            "stages": stages.timings,
+            "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        }
+        write_json(folder / "result.json", record)
+
+    folder = stages("result", key, work)
+    # Seconds and cache hits are of this call; everything else is the cached comparison.
+    return Result(read_json(folder / "result.json") | {"stages": stages.total()}, stages.store)
+
+
+def _training(tuned_folder: Path) -> dict:
+    """What a fine-tuning recorded, with its loss a step."""
+    log = tuned_folder / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return read_json(tuned_folder / "config.json") | {"log": [json.loads(line) for line in lines if line.strip()]}
+
+
+def _domain_record(domain: Domain) -> dict:
+    split = domain.split
+    aside = split.calibration if split else None
+    return {
+        "name": domain.name,
+        "role": domain.role,
+        "n_members": len(split.members) if split else 0,
+        "n_nonmembers": len(split.nonmembers) if split else 0,
+        "n_calibration": [len(aside.members), len(aside.nonmembers)] if aside else [0, 0],
+        "repeats": list(domain.repeats),
+        "notes": list(domain.notes),
+        "key": domain.key,
+    }

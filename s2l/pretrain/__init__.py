@@ -1,0 +1,1 @@
+"""How a lab is made: recipe, networks, data and training."""

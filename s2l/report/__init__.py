@@ -1,0 +1,1 @@
+"""A finished run: its record, what it says, its files."""

@@ -1,0 +1,288 @@
+"""A finished run or audit on paper: result.json, three figures and a self-contained report.html.
+
+Its words and numbers are those of findings.py, so that the command line, the app and the report say the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from s2l import __version__, figures
+from s2l.report.findings import (
+    Row,
+    blind_sentence,
+    combination_sentence,
+    command_of,
+    config_of,
+    frozen_pairs,
+    headline,
+    limits,
+    outcome,
+    percent,
+    quick_note,
+    result_json,
+    seeds,
+    set_rule,
+    set_sentence,
+    split_sentence,
+    warning,
+)
+
+if TYPE_CHECKING:
+    from s2l.record import Result
+
+__all__ = ["FILES", "Row", "command_of", "headline", "outcome", "result_json", "write_report"]
+
+FILES = ("result.json", "roc.png", "histograms.png", "extractions.png", "report.html")
+RESPONSIBLE_USE = (
+    "Run this only on models and photos that you own or may test. It shows whether a model leaks photos of people: "
+    "do not use it to obtain, publish or sell pictures of anybody."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report: PNG, one plain sentence, and what a screen reader says."""
+
+    png: bytes
+    sentence: str
+    alt: str
+    narrow: bool = False
+
+    @property
+    def uri(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, sentences below it, and figures."""
+
+    title: str
+    pictures: list[Picture]
+    sentences: tuple[str, ...] = ()
+
+
+def _sections(result: Result, pictures: dict[str, bytes]) -> list[Section]:
+    """In the order of the story: generated, trained, told apart, came out, flagged."""
+    record = result.record
+    sections = []
+    if "sp_set" in record["folders"]:
+        sections.append(_generated(result))
+    if record["finetune"] is not None:
+        sections.append(_trained(record["finetune"]))
+    if record["attacks"]:
+        confidence = record["config"]["audit"]["confidence"]
+        evidence = [set_sentence(attack, confidence) for attack in record["attacks"].values()]
+        evidence.insert(0, f"One photo is hard to judge, an album is easier: {set_rule(confidence)}.")
+        sections.append(_told_apart(result, pictures["roc.png"]))
+        sections.append(_most_exposed(result))
+        sections.append(Section("The photos as one set", [], tuple(evidence)))
+    sections.append(_came_out(result, pictures["extractions.png"]))
+    if (blind := record.get("blind")) is not None:
+        sections.append(_flagged(result, blind))
+    return sections
+
+
+def _generated(result: Result) -> Section:
+    name = result.record["domain"]["name"]
+    known = result.record["extraction"] is not None
+    picture = Picture(
+        figures.png(figures.sp_set_figure(result)),
+        f"The synthetic private set is what the model itself draws for {name}"
+        + (", here above some of the real training photos, which the attacker never sees." if known else "."),
+        f"First pictures of the synthetic private set of {name}",
+    )
+    return Section("What was generated", [picture])
+
+
+def _trained(finetune: dict) -> Section:
+    picture = Picture(
+        figures.png(figures.loss_figure(finetune["log"])),
+        "The loss says how well the model predicts noise on its own pictures while it trains on them; "
+        "a steady or slowly falling curve is healthy, a jump is not.",
+        "Training loss against training step",
+        narrow=True,
+    )
+    return Section("What was trained", [picture])
+
+
+def _told_apart(result: Result, roc: bytes) -> Section:
+    pictures = [
+        Picture(
+            roc,
+            "Each curve shows how many training photos an attacker finds (up) for how many wrongly accused "
+            "held-out photos (right): on the dotted line he guesses, the shade is the curve's uncertainty, and the "
+            "right half enlarges the corner where he is nearly always right.",
+            "ROC curves before and after fine-tuning",
+        )
+    ]
+    for attack, found in result.record["attacks"].items():
+        pictures.append(
+            Picture(
+                figures.png(figures.score_histogram_figure(result, attack)),
+                f"Where the scores of {found['title']} for training photos and held-out photos overlap, nobody can "
+                "tell them apart.",
+                f"Histogram of {found['title']} scores of members and held-out photos",
+            )
+        )
+    return Section("What an attacker can tell", pictures)
+
+
+def _most_exposed(result: Result) -> Section:
+    pictures = [
+        Picture(
+            figures.png(figures.most_exposed_figure(result, attack)),
+            f"The training photos with the highest {found['title']} score after fine-tuning; below each stands the "
+            "share of held-out photos that score at least as high, which is the rate of false accusations one has to "
+            "accept to call it a training photo.",
+            f"The most exposed training photos by {found['title']}",
+        )
+        for attack, found in result.record["attacks"].items()
+    ]
+    return Section("The most exposed photos", pictures)
+
+
+def _flagged(result: Result, blind: dict) -> Section:
+    sentences = (blind_sentence(blind),)
+    if not any(blind[when]["clusters"] for when in ("before", "after")):
+        return Section("What an attacker without the photos would flag", [], sentences)
+    truth = blind["before"]["score"] is not None
+    picture = Picture(
+        figures.png(figures.blind_figure(result)),
+        "Each picture stands for one group of near-duplicates, with the number of generations in it"
+        + (" and its distance to the training photo that is nearest." if truth else "."),
+        "One picture of each group of near-duplicate generations, before and after fine-tuning",
+    )
+    return Section("What an attacker without the photos would flag", [picture], sentences)
+
+
+def _came_out(result: Result, extractions: bytes) -> Section:
+    split = result.record["extraction"] is not None
+    pictures = [
+        Picture(
+            extractions,
+            "Each column is one seed drawn before and after fine-tuning"
+            + (
+                ", with the training photo that came closest to it; columns are chosen by the smaller of the two "
+                "distances, so neither side is favoured."
+                if split
+                else "; without known training photos there is nothing to compare it with."
+            ),
+            "Generated pictures before and after fine-tuning beside the nearest training photos",
+        )
+    ]
+    if split:
+        pictures += [
+            Picture(
+                figures.png(figures.extraction_figure(result, of="nonmembers")),
+                "The control: the same search for photos that no model ever saw, so any thick frame here is likeness "
+                "and not leakage.",
+                "The closest pairs of generations and held-out photos",
+            ),
+            Picture(
+                figures.png(figures.distance_histogram_figure(result)),
+                "If training photos (filled) lie further left than held-out photos (outlined), the model draws its "
+                "training photos rather than the person.",
+                "Histogram of distances to the nearest generation",
+            ),
+        ]
+    if split and result.record["extraction"].get("curve") is not None:
+        pictures.append(
+            Picture(
+                figures.png(figures.extraction_curve_figure(result)),
+                "More generations extract more photos, so counts compare only at the same number; the shade is the "
+                "95 % interval for so many fresh generations.",
+                "Training photos extracted against the number of generations, before and after fine-tuning",
+                narrow=True,
+            )
+        )
+    return Section("What came out", pictures)
+
+
+def _stage_rows(stages: dict) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            name,
+            f"{row['seconds']:.1f}",
+            {True: "from the cache", False: "computed"}.get(row.get("cached"), ""),
+            row.get("key", ""),
+        )
+        for name, row in stages.items()
+    ]
+
+
+def _method(record: dict) -> str:
+    """What changed the model, in words."""
+    from s2l.finetune.registry import FINETUNERS  # titles; loads torch
+
+    if record["finetune"] is None:
+        return f"The checkpoint {record['config']['tuned']}"
+    names = record["finetune"]["methods"]
+    titles = " + ".join(FINETUNERS[m].title if m in FINETUNERS else m for m in names)
+    return f"{titles} on {record['finetune']['sp_images']} of the model's own pictures"
+
+
+def render_html(result: Result, pictures: dict[str, bytes]) -> str:
+    """report.html as text: `pictures` (file name -> PNG) and more inside, nothing loaded from anywhere."""
+    config, record = config_of(result.record), result.record
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["minus"] = lambda text: re.sub(r"(?<!\w)-(?=\d)", "−", text)
+    return environment.get_template("report.html.j2").render(
+        config=config,
+        record=record,
+        name=record["domain"]["name"],
+        method=_method(record),
+        kind=record.get("kind", "run"),
+        warnings=[text for text in (quick_note(record), warning(record)) if text],
+        frozen=any(frozen_pairs(attack) for attack in record["attacks"].values()),
+        combinations=[combination_sentence(a) for a in record["attacks"].values() if a.get("calibration")],
+        headline=[sentence.partition(":") for sentence in headline(result)],
+        rows=outcome(result),
+        confidence=percent(config.audit.confidence),
+        sections=_sections(result, pictures),
+        split=split_sentence(record, config),
+        limits=limits(record, config),
+        seeds=seeds(config),
+        stages=_stage_rows(record["stages"]),
+        responsible_use=RESPONSIBLE_USE,
+        command=command_of(result),
+        settings=json.dumps(record["config"], indent=1),
+        version=__version__,
+    )
+
+
+def _write(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+    return path
+
+
+def write_report(result: Result, folder: str | Path) -> list[Path]:
+    """Write FILES into `folder` and return their paths; without a split no ROC and histograms: the report says why."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {"extractions.png": figures.png(figures.extraction_figure(result))}
+    if result.record["attacks"]:
+        contents["roc.png"] = figures.png(figures.roc_all(result))
+        contents["histograms.png"] = figures.png(figures.histograms_all(result))
+    contents["report.html"] = render_html(result, contents).encode()
+    contents["result.json"] = (json.dumps(result_json(result), indent=1, allow_nan=False) + "\n").encode()
+    for name in set(FILES) - set(contents):
+        (folder / name).unlink(missing_ok=True)  # of an earlier run: it would belong to another result
+    return [_write(folder / name, contents[name]) for name in FILES if name in contents]

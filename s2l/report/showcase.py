@@ -1,0 +1,90 @@
+"""A finished run in a few small files, to be committed: `s2l/assets/showcase`.
+
+    result.json            the record of the run
+    members.webp ...       one lossless contact sheet an image set, read back to the same pixels
+    sets.json              {set: {"n", "columns", "captions", "ids"}}
+
+`load_showcase` unpacks the sheets into the cache once, so that everything that reads a Result reads
+this one too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from s2l.errors import UserError
+from s2l.keys import file_hash
+from s2l.record import Result
+from s2l.store import Store, read_json, write_json
+
+COLUMNS = 16
+SETS = ("sp_set", "members", "nonmembers", "before", "after")
+MAX_BYTES = 5_000_000
+
+
+def export_showcase(result: Result, folder: str | Path) -> int:
+    """Write a result and its pictures as few small files; returns the bytes. Raises UserError above 5 MB."""
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    sets = {}
+    for name in (s for s in SETS if s in result.record["folders"]):
+        images = result.images(name)
+        pixels = images.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3) uint8
+        _sheet(pixels).save(folder / f"{name}.webp", lossless=True, quality=60, method=3)
+        sets[name] = {"n": len(pixels), "columns": COLUMNS, "captions": images.captions, "ids": images.ids}
+    write_json(folder / "sets.json", sets)
+    (folder / "result.json").write_text(json.dumps(result.record, allow_nan=False), encoding="utf-8")
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    if size > MAX_BYTES:
+        raise UserError(
+            f"the showcase has {size / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:g} are allowed: show a smaller run"
+        )
+    return size
+
+
+def load_showcase(folder: str | Path, store: Store) -> Result:
+    """The exported result, its pictures unpacked below the cache. Raises UserError for a broken folder."""
+    folder = Path(folder)
+    try:
+        record = read_json(folder / "result.json")
+        key = file_hash(list(folder.iterdir()))
+        root, _ = store.stage("showcase", key, lambda work: _unpack(folder, record, work))
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{folder} is no showcase: {error}") from error
+    return Result(record, Store(root))
+
+
+def _sheet(pixels: np.ndarray) -> Image.Image:
+    """(N, H, W, 3) as one picture, COLUMNS wide."""
+    n, height, width, _ = pixels.shape
+    sheet = np.zeros((-(-n // COLUMNS) * height, COLUMNS * width, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        y, x = i // COLUMNS * height, i % COLUMNS * width
+        sheet[y : y + height, x : x + width] = image
+    return Image.fromarray(sheet)
+
+
+def _unpack(folder: Path, record: dict, root: Path) -> None:
+    """Image folders with metadata.jsonl at the places that the record names."""
+    for name, facts in read_json(folder / "sets.json").items():
+        target = root / record["folders"][name]
+        target.mkdir(parents=True, exist_ok=True)
+        with Image.open(folder / f"{name}.webp") as image:
+            sheet = np.asarray(image.convert("RGB"))
+        side = sheet.shape[1] // facts["columns"]
+        rows = []
+        for i, (caption, identity) in enumerate(zip(facts["captions"], facts["ids"], strict=True)):
+            y, x = i // facts["columns"] * side, i % facts["columns"] * side
+            file_name = f"{i:08d}.png"
+            Image.fromarray(sheet[y : y + side, x : x + side]).save(target / file_name, compress_level=1)
+            rows.append(json.dumps({"file_name": file_name, "text": caption, "id": identity}) + "\n")
+        temporary = target / "metadata.tmp"
+        temporary.write_text("".join(rows), encoding="utf-8")
+        os.replace(temporary, target / "metadata.jsonl")

@@ -1,0 +1,1 @@
+"""Tables over people, and the figures of the documents, from committed results."""

@@ -1,0 +1,315 @@
+"""Figures in README and docs are generated from committed result files, never typed.
+
+A document holds blocks `<!-- figures: NAME -->` ... `<!-- end -->`; `python -m s2l docs` rewrites
+what is between, and a test fails where a document differs from the results.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from s2l.attacks import ATTACKS, evaluations_together
+from s2l.bench.table import markdown
+from s2l.config import AuditConfig
+from s2l.errors import unknown
+from s2l.store import read_json
+from s2l.tables import view as table_view
+from s2l.tables.view import change, interval
+
+DOCUMENTS = ("README.md", "docs/lab.md", "docs/methods.md", "s2l/assets/labs/fresh/README.md", "docs/performance.md")
+BENCH_COMMAND = "python -m s2l bench --demo --growth --quality 3"
+BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return table_view.markdown(table_view.Sheet("", tuple(head), tuple(map(tuple, rows))))
+
+
+def lab_card(results: Path) -> str:
+    """The shipped model's baseline, over all people."""
+    lab = read_json(results / "lab.json")
+    secmi, loss, blind = lab["auc"]["secmi"], lab["auc"]["loss"], lab["blind"]
+    counters = lab["model"]["counters"]
+    n, held = lab["protocol"]["people"], lab["protocol"]["n_nonmembers"]
+    rows = [
+        ("SecMI AUC (t=140, k=10), mean over people", f"{secmi['mean']:.3f} {interval(secmi)}", "at least .58"),
+        ("Loss AUC, mean over people", f"{loss['mean']:.3f} {interval(loss)}", "at most .85"),
+        (
+            "Blind control (never sees the model), mean AUC",
+            f"{blind['mean']:.3f} ± {blind['standard_error']:.3f}",
+            ".5",
+        ),
+        ("VAE reconstruction l2 on held-out photos", f"{lab['vae_floor']:.4f}", "below .03"),
+    ]
+    lines = _table(("measured on the shipped float16 weights", "value [95 % interval]", "wanted"), rows)
+    lines.append("")
+    lines.append(
+        f"{n} people, all 40 members against {held} held-out photos each; training: {counters['step']:,} steps of 32, "
+        f"{counters['private_seen']:,} private photo views, {counters['seconds'] / 60:.0f} minutes for the UNet. "
+        f"Command: `{lab['protocol']['command']}` ({lab['seconds'] / 60:.0f} minutes)."
+    )
+    return "\n".join(lines)
+
+
+def secmi_timesteps(results: Path) -> str:
+    """Which t SecMI works best at, on the calibration people: how the tables' t was frozen."""
+    found = read_json(results / "lab.json")["secmi_timesteps"]
+    means = ["SecMI AUC, mean over calibration people", *(f"{x:.3f}" for x in found.values())]
+    return "\n".join(_table(["t (k=10)", *found], [means]))
+
+
+def lab_repeats(results: Path) -> str:
+    """How often a photo was repeated decides how exposed it is."""
+    lab = read_json(results / "lab.json")
+    repeats = list(lab["auc"]["secmi"]["by_repeats"])
+    rows = []
+    for attack, title in (("secmi", "SecMI AUC"), ("loss", "Loss AUC")):
+        by = lab["auc"][attack]["by_repeats"]
+        rows.append([title, *(f"{by[r]:.2f}" for r in repeats)])
+    return "\n".join(_table(["repeated in pre-training", *(f"{r} x" for r in repeats)], rows))
+
+
+def first(results: Path) -> str:
+    """LoRA before and after on calibration people."""
+    table = read_json(results / "first.json")
+    row = table["rows"]["LoRA"]
+    head = ("attack", "AUC before", "AUC after", "paired difference [95 %]", "both models together: gain over before")
+    rows = []
+    for name, found in row["attacks"].items():
+        aucs = [f"{found[when]['mean']:.3f}" for when in ("before", "after")]
+        rows.append([name, *aucs, change(found["difference"]), change(found["reference"]["difference"])])
+    lines = _table(head, rows)
+    extraction = row["extraction"]
+    lines += [
+        "",
+        f"Distinct members extracted at delta = .1 (of 40, in 256 generations): before "
+        f"{extraction['before']['distinct']}, after {extraction['after']['distinct']}; held-out photos, scaled to 40: "
+        f"before {extraction['before']['mean_nonmembers_scaled']:.1f}, "
+        f"after {extraction['after']['mean_nonmembers_scaled']:.1f}. "
+        f"{table['n_people']} {table['role']} people ({', '.join(row['people'])}); command: `{table['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def search(results: Path) -> str:
+    """What the search on calibration people saw: AUC differences of every setting that was tried."""
+    found = read_json(results / "search.json")
+    columns = {
+        "secmi": "SecMI", "loss": "Loss", "pia": "PIA", "sima": "SimA",
+        "loss_reference": "Loss, shaken model as reference", "secmi_reference": "SecMI, likewise",
+    }  # fmt: skip
+    rows = []
+    for row in found["rows"]:
+        differences = [row["differences"][name] for name in columns]
+        means = [f"{sum(values) / len(values):+.3f}" for values in differences]
+        rows.append([row["shake"], str(len(row["people"])), *means])
+    lines = _table(["SP set; fine-tuning", "people", *columns.values()], rows)
+    lines += [
+        "",
+        f"AUC minus the AUC of the same attack on the base model, mean over the people that it was tried on; "
+        f"{found['sp_images']} SP images unless said, {found['n_members']} members against {found['n_nonmembers']} "
+        f"held-out photos, SecMI at t = {found['secmi']['t']}, weight of the reference {found['reference_weight']}.",
+    ]
+    return "\n".join(lines)
+
+
+def extraction(results: Path) -> str:
+    """What each way of spending the same UNet evaluations extracts, per 1,000 of them."""
+    if not (results / "extraction.json").exists():
+        return "Not measured yet: `python -m s2l table extraction`."
+    table = read_json(results / "extraction.json")
+    head = (
+        "after fine-tuning",
+        "evaluations",
+        "distinct, mean",
+        "held-out, scaled",
+        "per 1,000: before",
+        "per 1,000: after",
+        "after minus plain, paired",
+        "blind flags: right / all",
+    )
+    rows = []
+    for label, row in table["rows"].items():
+        before, after, gain = row["extraction"]["before"], row["extraction"]["after"], row["per_1000_gain"]
+        cells = [
+            label,
+            f"{after['unet_evaluations']:,}",
+            f"{after['mean_distinct']:.2f}",
+            f"{after['mean_nonmembers_scaled']:.2f}",
+            *(f"{x['mean']:.3f} {interval(x)}" for x in (before["per_1000"], after["per_1000"])),
+            change(gain),
+            f"{after['flags'][1]} / {after['flags'][0]}",
+        ]
+        rows.append(cells)
+    lines = _table(head, rows) + [
+        "",
+        f"Distinct training photos at delta = .1, per 1,000 UNet evaluations where so named, with 95 % intervals over "
+        f"{table['n_people']} {table['role']} people (Student t); the choice of seeds is counted, before and after. "
+        f"Command: `{table['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def methods(results: Path) -> str:
+    """What each method trains, how long it took, and what one demo run of it did."""
+    if not (results / "methods.json").exists():
+        return "Not measured yet: `python -m s2l table methods`."
+    table = read_json(results / "methods.json")
+    head = (
+        "method",
+        "trained parameters",
+        "seconds of fine-tuning",
+        "SecMI AUC, difference",
+        "Loss AUC, difference",
+        "Loss, shaken model as reference",
+        "distinct members, before to after",
+    )
+    rows = []
+    for label, row in table["rows"].items():
+        found, drawn = row["attacks"], row["extraction"]
+        cells = [
+            f"`{label}`",
+            f"{row['trained_parameters']:,}",
+            "cached" if row["finetune_seconds"][0] is None else f"{row['finetune_seconds'][0]:.0f}",
+            change(found["secmi"]["difference"]),
+            change(found["loss"]["difference"]),
+            change(found["loss"]["reference"]["difference"]),
+            f"{drawn['before']['distinct'][0]} to {drawn['after']['distinct'][0]}",
+        ]
+        rows.append(cells)
+    lines = _table(head, rows) + [
+        "",
+        f"{', '.join(table['rows'][label]['people'])}; intervals over the photos of one person only. Seconds on "
+        "one core of a busy CPU, in bfloat16 (`mixed`), samples drawn on the way included and class images not. "
+        f"Command: `{table['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def attacks(results: Path) -> str:
+    """Every attack with its paper, formula and cost, and what it measures on the lab's calibration people."""
+    path = results / "attacks.json"
+    table = read_json(path) if path.exists() else None
+    measured = table["rows"]["LoRA"]["attacks"] if table else {}
+    head = (
+        "attack",
+        "score, higher = member",
+        "UNet evaluations a photo",
+        "AUC before",
+        "AUC after",
+        "paired difference",
+        "AUC of the change alone",
+        "source",
+    )
+    rows = []
+    for name, attack in sorted(ATTACKS.items()):
+        figures = ["", "", "", ""]
+        if name in measured:
+            found = measured[name]
+            aucs = [f"{found[when]['mean']:.3f} {interval(found[when])}" for when in ("before", "after")]
+            figures = [*aucs, change(found["difference"]), f"{found['shake_auc']:.3f}"]
+        cells = [f"`{name}`", attack.formula, str(attack.evaluations(attack.settings())), *figures, attack.source]
+        rows.append(cells)
+    together = evaluations_together(sorted(ATTACKS), AuditConfig())
+    how = (
+        f"AUC: mean over {table['n_people']} {table['role']} people, all members against the held-out photos of the "
+        f"`{table['preset']}` preset, with hierarchical-bootstrap 95 % intervals, before and after LoRA; CLiD's weight "
+        f"is fitted on the other calibration people. Command: `{table['command']}`."
+        if table
+        else "AUC: not measured yet (`python -m s2l table attacks`)."
+    )
+    return "\n".join([*_table(head, rows), "", f"All of them together cost {together} evaluations a photo. {how}"])
+
+
+def bench(results: Path) -> str:
+    """What `python -m s2l bench` measured, or how to measure it."""
+    path = results / "bench.json"
+    if not path.exists():
+        return f"Not measured yet: `{BENCH_COMMAND}`."
+    found = read_json(path)
+    plot = "\n\n![How time and memory grow with size](../results/growth.png)" if "growth" in found else ""
+    return f"{markdown(found)}{plot}\n\nCommand: `{found['command']}`."
+
+
+def load(results: Path) -> str:
+    """What simulated visitors of the app met, or how to measure it."""
+    command, path = "python -m tests.browser.load URL --browser --out results/load.json", results / "load.json"
+    if not path.exists():
+        return f"Not measured yet: `{command}`."
+    found = read_json(path)
+    clicks = found["all_interactions"]
+    rows = (
+        ("first picture on screen, in Chromium on an idle app", f"{found['first_picture_ms']} ms", "1,000 ms"),
+        (f"median interaction of {found['visitors']} visitors", f"{clicks['median_ms']:.0f} ms", "300 ms"),
+        ("95th percentile", f"{clicks['p95_ms']:.0f} ms", ""),
+        ("errors", str(len(found["errors"])), "0"),
+    )
+    lines = _table(("the app", "measured", "at most"), rows)
+    return "\n".join([*lines, "", f"{clicks['n']:,} interactions. Command: `{command}`."])
+
+
+def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:
+    """A block that shows what matters most of a table over people, or how to make it; all of it is in NAME.md."""
+
+    def block(results: Path) -> str:
+        path = results / f"{name}.json"
+        if not path.exists():
+            return f"Not measured yet: `python -m s2l table {name}`."
+        table = read_json(path)
+        drawn = [f"![{table['title']}: changes with 95 % intervals](../results/{name}.png)", ""] if picture else []
+        lines = [*drawn, *table_view.markdown(table_view.short(name, table)), ""]
+        return "\n".join([*lines, f"{table_view.how(table)} Command: `{table['command']}`."])
+
+    return block
+
+
+PEOPLE_TABLES = ("main", "rank", "tokens", "noise", "sp-size")
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "bench": bench,
+    "load": load,
+    "lab-card": lab_card,
+    "lab-repeats": lab_repeats,
+    "secmi-timesteps": secmi_timesteps,
+    "search": search,
+    "first": first,
+    "methods": methods,
+    "extraction": extraction,
+    "attacks": attacks,
+    "main-short": _of_people("main", picture=False),
+    **{f"table-{name}": _of_people(name) for name in PEOPLE_TABLES},
+}
+
+
+def rendered(text: str, results: Path) -> str:
+    """A document's text with every figures block made from `results`. Raises UserError for an unknown block."""
+
+    def fill(match: re.Match) -> str:
+        if match["name"] not in BLOCKS:
+            raise unknown("figures block", match["name"], BLOCKS)
+        return f"{match[1]}{BLOCKS[match['name']](results)}\n{match[4]}"
+
+    return BLOCK.sub(fill, text)
+
+
+def update(root: Path = Path(".")) -> list[str]:
+    """Rewrite the figures of all documents and the sheets of all tables; returns the names of those that changed."""
+    changed, results = [], root / "results"
+    for path in sorted(results.glob("*.md")):
+        table = read_json(path.with_suffix(".json"))
+        if table_view.document(path.stem, table) != path.read_text(encoding="utf-8"):
+            table_view.write(path.stem, table, results)
+            changed.append(f"results/{path.name}")
+    for name in DOCUMENTS:
+        path = root / name
+        if not path.exists():
+            continue
+        text = path.read_text(encoding="utf-8")
+        new = rendered(text, results)
+        if new != text:
+            path.write_text(new, encoding="utf-8")
+            changed.append(name)
+    return changed

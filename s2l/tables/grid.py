@@ -1,0 +1,384 @@
+"""Tables over people: a grid of runs, one committed cell each, and their summary with intervals.
+
+`python -m s2l table NAME` runs what is missing and rewrites `results/NAME.json`, `.md` and `.png`. A cell is one run
+(one row of the table, one person) reduced to what the statistics need; it is written as soon as it
+is done, so a table goes on later or on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2l.attacks import ATTACKS, Combination
+from s2l.attacks.calibration import are_distances, shake_calibrated
+from s2l.config import RunConfig, checked, preset
+from s2l.data.domain import lab_people_records
+from s2l.errors import UserError, unknown
+from s2l.finetune import legal_combinations
+from s2l.keys import key_of
+from s2l.measure.intervals import hierarchical_difference, hierarchical_mean, mean_interval
+from s2l.measure.metrics import frozen_tpr
+from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.pipeline.audit import FPRS, Pair, Subject, calibration_pair
+from s2l.pipeline.experiment import Result, calibration_people, run
+from s2l.pipeline.stages import Stages
+from s2l.progress import Event, Progress, silent
+from s2l.store import Store, read_json, write_json
+from s2l.tables import view as table_view
+
+SCHEMA_VERSION = 1
+DELTAS = (0.08, 0.1, 0.12, 0.15)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a label and what it changes in the preset."""
+
+    label: str
+    overrides: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows times people. `role` says which people: hyper-parameters only ever see "calibration"."""
+
+    title: str
+    rows: tuple[Row, ...]
+    role: str = "reporting"
+    people: int = 8
+    preset: str = "demo"
+
+
+def _extraction_rows() -> tuple[Row, ...]:
+    """Ways to spend about the same UNet evaluations on the after stage: 256 plain generations, 10,240 in 20 steps.
+
+    A chosen generation costs 40 and 2 for each seed of its share of the pool, an extrapolated one 80.
+    """
+    return (
+        Row("plain"),
+        Row("seeds chosen from 4 x", {"extraction": {"n_generations": 213, "seed_pool": 852}}),
+        *(Row(f"w = {w:g}", {"extraction": {"n_generations": 128, "guidance_w": w}}) for w in (1.5, 3.0)),
+    )
+
+
+# Secondary outcomes of docs/protocol.md; three more evaluations a photo.
+ATTACKS_OF_TABLES = {"audit": {"attacks": ["secmi", "loss", "pia", "sima"]}}
+OTHERS = {"sp_set": {"prompts": [{"template": "a photo of a person"}]}}  # the paper's out-of-domain control
+
+
+def _methods(*names: str) -> tuple[Row, ...]:
+    """A row a method or combination, called by its name."""
+    return tuple(Row(name, {"finetune": {"methods": name.split("+")}} | ATTACKS_OF_TABLES) for name in names)
+
+
+def _finetune_rows(what: str, values: Iterable, overrides: Callable[[Any], dict]) -> tuple[Row, ...]:
+    return tuple(Row(what.format(value), {"finetune": overrides(value)} | ATTACKS_OF_TABLES) for value in values)
+
+
+TABLES: dict[str, Table] = {
+    "main": Table(
+        "Every method of the paper",
+        (
+            Row(
+                "end_to_end, out of domain",
+                {"finetune": {"methods": ["end_to_end"]}} | OTHERS | ATTACKS_OF_TABLES,
+            ),
+            *_methods("end_to_end", "dreambooth", "textual_inversion", "hypernetwork", "lora"),
+            *_methods("hypernetwork+dreambooth", "lora+dreambooth"),
+        ),
+    ),
+    "methods": Table(
+        "Every method and legal combination, one demo run each",
+        _methods(*("+".join(names) for names in legal_combinations())),
+        role="calibration",
+        people=1,
+    ),
+    "tokens": Table(
+        "Tokens of Textual Inversion",
+        _finetune_rows("{} tokens", (4, 8, 12, 17), lambda n: {"methods": ["textual_inversion"], "num_vectors": n}),
+        people=4,
+    ),
+    "noise": Table(
+        "Gaussian noise on the weights",
+        _finetune_rows(
+            "sigma {:g}",
+            (2e-4, 8e-4, 3.2e-3, 6.4e-3, 1.28e-2),
+            lambda sigma: {"methods": ["gaussian_noise"], "noise_sigma": sigma},
+        ),
+        people=4,
+    ),
+    "extraction": Table(
+        "Cheaper extraction: what the same UNet evaluations extract", _extraction_rows(), role="calibration", people=3
+    ),
+    "attacks": Table(
+        "Every attack before and after LoRA; few generations, since the attacks need none",
+        (Row("LoRA", {"audit": {"attacks": sorted(ATTACKS)}, "extraction": {"n_generations": 16}}),),
+        role="calibration",
+        people=3,
+    ),
+    "first": Table(
+        "LoRA at the demo preset, the first before/after on the lab", (Row("LoRA"),), role="calibration", people=3
+    ),
+    "rank": Table(
+        "Rank of LoRA",
+        _finetune_rows("rank {}", (1, 4, 8, 16, 32), lambda r: {"rank": r, "lora_alpha": 4.0 * r}),
+        people=4,
+    ),
+    "sp-size": Table(
+        "Size of the SP set",
+        tuple(Row(f"{n} images", {"sp_set": {"set_size": n}} | ATTACKS_OF_TABLES) for n in (32, 64, 128, 512)),
+        people=4,
+    ),
+}
+
+
+def get_table(name: str) -> Table:
+    """The table of that name. Raises UserError with the nearest match."""
+    if name not in TABLES:
+        raise unknown("table", name, TABLES)
+    return TABLES[name]
+
+
+def _short(scores) -> list[float]:
+    return [float(f"{s:.6g}") for s in scores]
+
+
+def cell_of(result: Result, row: str) -> dict:
+    """What a table keeps of one run; small enough to commit."""
+    record = result.record
+    attacks = {
+        name: {
+            "scores": {
+                when: {part: _short(values) for part, values in found["scores"][when].items()}
+                for when in ("before", "after")
+            },
+            "auc_before": found["before"]["auc"],
+            "auc_after": found["after"]["auc"],
+            "difference": found["difference"],
+            "shake_auc": found["shake"]["auc"],
+            "calibration": found["calibration"],
+        }
+        for name, found in record["attacks"].items()
+    }
+    extraction = {}
+    for when in ("before", "after"):
+        found = record["extraction"][when]
+        extraction[when] = {
+            "distinct": found["members"]["distinct"],
+            "eidetic": found["eidetic"],
+            "matching_generations": found["members"]["matching_generations"],
+            "nonmembers_scaled": found["nonmembers_scaled"],
+            "cost": record["extraction"]["cost"][when],
+            "flags": [record["blind"][when]["score"][count] for count in ("n_flags", "true_flags")],
+            "within": {
+                str(d): [int(np.sum(np.array(found[part]["distances"]) <= d)) for part in ("members", "nonmembers")]
+                for d in DELTAS
+            },
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "row": row,
+        "person": record["domain"]["name"],
+        "role": record["domain"]["role"],
+        "config": record["config"],
+        "model": record["model"],
+        "trained_parameters": record["finetune"]["trained_parameters"],
+        "loss_first_last": _loss_ends(record["finetune"]["log"]),
+        "attacks": attacks,
+        "extraction": extraction,
+        "control_auc": record["control"]["auc"],
+        "n_members": record["domain"]["n_members"],
+        "n_nonmembers": record["domain"]["n_nonmembers"],
+        # A stage that came from the cache took no time here, and says nothing of what it costs.
+        "seconds": {k: v["seconds"] for k, v in record["stages"].items() if not v.get("cached")},
+        "versions": record["versions"],
+    }
+
+
+def make_again(cell: dict, store: Store | None = None, device: str = "auto", progress: Progress = silent) -> dict:
+    """The same run as a cell's, in its precision. Raises UserError where settings or weights are another version's."""
+    config, runtime = checked(RunConfig, cell["config"]), Runtime(device, cell["model"]["precision"])
+    if DiffusionModel.load(config.model, runtime).key != cell["model"]["key"]:
+        raise UserError("the cell was made with other weights of the model than these")
+    return cell_of(run(config, store, runtime, progress), cell["row"])
+
+
+def numbers_of(cell: dict) -> dict[str, float]:
+    """{what: number} of a cell: AUC of every attack, training photos extracted, the blind control."""
+    found = {f"{name}, AUC {w}": a[f"auc_{w}"] for name, a in cell["attacks"].items() for w in ("before", "after")}
+    found |= {f"extracted {when}": cell["extraction"][when]["distinct"] for when in ("before", "after")}
+    return found | {"blind control, AUC": cell["control_auc"]}
+
+
+def _loss_ends(log: list[dict]) -> list[float] | None:
+    """Mean training loss of the first and of the last tenth of the steps."""
+    if not log:
+        return None
+    n = max(1, len(log) // 10)
+    losses = [row["loss"] for row in log]
+    return [float(np.mean(losses[:n])), float(np.mean(losses[-n:]))]
+
+
+def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:
+    """{attack: scores (K,) of the calibration people's held-out photos under the base model}: they freeze thresholds.
+
+    With the settings and, for CLiD, the weights of `cell`, the run of a person who is none of them.
+    """
+    config = RunConfig.model_validate(cell["config"])
+    base = Subject.of(DiffusionModel.load(config.model, runtime))
+    found = {}
+    for name in config.audit.attacks:
+        fitted = cell["attacks"][name]["calibration"]
+        score = Combination.model_validate(fitted) if fitted else (lambda components: components[:, 0])
+        people = calibration_people(config.domain, config.model)
+        pairs = [calibration_pair(name, base, person, config.audit, stages) for person in people]
+        found[name] = score(np.concatenate([nonmembers for _, nonmembers in pairs]))
+    return found
+
+
+def frozen_points(pairs: dict[str, list[tuple]], calibration: np.ndarray) -> dict:
+    """TPR and FPR over all people at thresholds frozen on `calibration` (K,), the same ones before and after."""
+    return {
+        when: [asdict(frozen_tpr(calibration, *zip(*by_person, strict=True), fpr)) for fpr in FPRS]
+        for when, by_person in pairs.items()
+    }
+
+
+def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = None) -> dict:
+    """One row's cells over people: means with hierarchical-bootstrap intervals.
+
+    `calibration` (of `calibration_nonmembers`) adds the pooled TPR at a frozen threshold; a table *of* calibration
+    people has none.
+    """
+    summary: dict = {"people": [cell["person"] for cell in cells], "attacks": {}, "extraction": {}}
+    for name in cells[0]["attacks"]:
+        pairs = {
+            when: [
+                tuple(np.array(cell["attacks"][name]["scores"][when][part]) for part in ("members", "nonmembers"))
+                for cell in cells
+            ]
+            for when in ("before", "after")
+        }
+        summary["attacks"][name] = {
+            "before": asdict(hierarchical_mean(pairs["before"])),
+            "after": asdict(hierarchical_mean(pairs["after"])),
+            "difference": asdict(hierarchical_difference(pairs["before"], pairs["after"])),
+            "shake_auc": float(np.mean([cell["attacks"][name]["shake_auc"] for cell in cells])),
+            "reference": reference_of(pairs, cells[0]["config"]["audit"]["shake_weight"]),
+            "frozen": frozen_points(pairs, calibration[name]) if calibration else None,
+        }
+    for when in ("before", "after"):
+        per_person = [cell["extraction"][when] for cell in cells]
+        summary["extraction"][when] = {
+            "distinct": [found["distinct"] for found in per_person],
+            "mean_distinct": float(np.mean([found["distinct"] for found in per_person])),
+            "mean_nonmembers_scaled": float(np.mean([found["nonmembers_scaled"] for found in per_person])),
+            "distinct_over_people": _over_people([found["distinct"] for found in per_person]),
+            "unet_evaluations": per_person[0]["cost"]["unet_evaluations"],
+            "per_1000": _over_people([found["cost"]["per_1000"] for found in per_person]),
+            "nonmembers_per_1000": float(np.mean([found["cost"]["nonmembers_per_1000"] for found in per_person])),
+            "flags": np.sum([found["flags"] for found in per_person], axis=0).tolist(),
+            "within": {
+                d: [float(np.mean([found["within"][d][i] for found in per_person])) for i in (0, 1)]
+                for d in per_person[0]["within"]
+            },
+        }
+    counts = [summary["extraction"][when]["distinct"] for when in ("before", "after")]
+    summary["extraction"]["difference"] = _over_people(np.subtract(*reversed(counts)))
+    summary["n_members"], summary["n_nonmembers"] = cells[0]["n_members"], cells[0]["n_nonmembers"]
+    summary["control_auc"] = _over_people([cell["control_auc"] for cell in cells])
+    summary["seconds"] = float(np.mean([cell["seconds"]["total"] for cell in cells]))
+    summary["finetune_seconds"] = [cell["seconds"].get("finetune") for cell in cells]
+    summary["loss_first_last"] = [cell["loss_first_last"] for cell in cells]
+    summary["trained_parameters"] = cells[0]["trained_parameters"]
+    return summary
+
+
+def reference_of(pairs: dict[str, list[Pair]], weight: float) -> dict | None:
+    """Both models together, over people: the base model judged with the shaken one as its reference.
+
+    `difference` is paired with the attack before. None for scores that are no distances.
+    """
+    if not all(are_distances(*pair) for by_person in pairs.values() for pair in by_person):
+        return None
+    both = [
+        tuple(shake_calibrated(*parts, "reference", weight) for parts in zip(before, after, strict=True))
+        for before, after in zip(pairs["before"], pairs["after"], strict=True)
+    ]
+    return {
+        "weight": weight,
+        "auc": asdict(hierarchical_mean(both)),
+        "difference": asdict(hierarchical_difference(pairs["before"], both)),
+    }
+
+
+def _over_people(values: Sequence[float]) -> dict:
+    """The mean of one number a person with its 95 % interval; one person has none."""
+    interval = mean_interval(values) if len(values) > 1 else None
+    ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
+    return {"mean": float(np.mean(values)), **ends, "per_person": [float(value) for value in values]}
+
+
+def efficiency_gain(cells: list[dict], first: list[dict]) -> dict:
+    """Distinct extractions per 1,000 UNet evaluations, after fine-tuning: a row minus the first row, by person."""
+    rates = [[cell["extraction"]["after"]["cost"]["per_1000"] for cell in row] for row in (cells, first)]
+    return _over_people([mine - theirs for mine, theirs in zip(*rates, strict=True)])
+
+
+def configs(table: Table, people: int | None = None) -> Iterable[tuple[Row, RunConfig]]:
+    """Every (row, run) of a table, person by person. Raises UserError for too many people."""
+    names = [row["name"] for row in lab_people_records() if row["role"] == table.role]
+    wanted = table.people if people is None else people
+    if not 1 <= wanted <= len(names):
+        raise UserError(f"--people: {wanted} is not between 1 and {len(names)}, the number of {table.role} people")
+    for name in names[:wanted]:
+        for row in table.rows:
+            yield row, preset(table.preset, name, **row.overrides)
+
+
+def run_table(
+    name: str,
+    results: Path = Path("results"),
+    people: int | None = None,
+    store: Store | None = None,
+    runtime: Runtime = Runtime(),
+    progress: Progress = silent,
+) -> dict:
+    """Run the missing cells of a table and write its summary; returns what `results/NAME.json` holds."""
+    table, cells = get_table(name), {}
+    work = list(configs(table, people))
+    (results / "cells").mkdir(parents=True, exist_ok=True)
+    model_key = DiffusionModel.load("lab", runtime).key
+    for i, (row, config) in enumerate(work):
+        path = results / "cells" / f"{key_of('cell', SCHEMA_VERSION, model_key, config)}.json"
+        if not path.exists():
+            write_json(path, cell_of(run(config, store, runtime, progress), row.label))
+        cells.setdefault(row.label, []).append(read_json(path))
+        progress(Event(f"table {name}", i + 1, len(work), {"row": row.label, "person": config.domain.name}))
+    first = cells[table.rows[0].label]
+    stages = Stages(store, progress)
+
+    def calibration(row_cells: list[dict]) -> dict[str, np.ndarray] | None:
+        return calibration_nonmembers(row_cells[0], runtime, stages) if table.role == "reporting" else None
+
+    found = {
+        "schema_version": SCHEMA_VERSION,
+        "title": table.title,
+        "command": f"python -m s2l table {name}" + (f" --people {people}" if people else ""),
+        "preset": table.preset,
+        "role": table.role,
+        "n_people": len(first),
+        "model": first[0]["model"],
+        "rows": {
+            label: summarise(row_cells, calibration(row_cells)) | {"per_1000_gain": efficiency_gain(row_cells, first)}
+            for label, row_cells in cells.items()
+        },
+    }
+    write_json(results / f"{name}.json", found)
+    table_view.write(name, found, results)
+    return found

@@ -1,0 +1,144 @@
+"""Measure the shipped lab: results/lab.json and the model card, both from one command.
+
+`python -m s2l lab measure` does everything below on the float16 weights that are shipped. Choosing
+among checkpoints uses the calibration people only (`roles=("calibration",)`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from s2l import attacks
+from s2l.config import AuditConfig, DomainConfig, ExtractionConfig
+from s2l.data import sp_set
+from s2l.data.domain import lab_domain, lab_folder, lab_record
+from s2l.keys import file_hash
+from s2l.measure.control import blind_control
+from s2l.measure.distances import paired_l2
+from s2l.measure.extraction import extract
+from s2l.measure.intervals import auc, hierarchical_mean
+from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.progress import Event, Progress, silent
+
+DELTAS = (0.08, 0.1, 0.12, 0.15)
+SECMI_TIMESTEPS = (60, 100, 140, 200)  # looked at on the calibration people, to freeze one in `demo`
+
+
+def _person(model: DiffusionModel, name: str, config: AuditConfig, n_nonmembers: int, n_generations: int) -> dict:
+    """One person's baseline: AUC of each attack, blind control, floor, and distinct extractions."""
+    domain = lab_domain(DomainConfig(name=name, n_nonmembers=n_nonmembers))
+    query = attacks.make_query(model, domain.split.all(), config.seed)
+    n = len(domain.split.members)
+    row: dict = {"name": name, "role": domain.role, "auc": {}, "auc_by_repeats": {}, "scores": {}}
+    repeats = np.array(domain.repeats)
+    for attack in config.attacks:
+        scores = attacks.run_attack(attack, model, query, config).double().numpy()
+        row["scores"][attack] = (scores[:n], scores[n:])
+        row["auc"][attack] = auc(scores[:n], scores[n:])
+        row["auc_by_repeats"][attack] = {
+            str(r): auc(scores[:n][repeats == r], scores[n:]) for r in np.unique(repeats).tolist()
+        }
+    row["blind"] = asdict(blind_control(domain.split))
+    held_out = domain.split.nonmembers.floats()
+    row["floor"] = float(paired_l2(held_out, model.decode_latents(query.latents[n:]).cpu()).mean())
+    if n_generations:
+        settings = ExtractionConfig(n_generations=n_generations)
+        seeds = range(settings.seed, settings.seed + n_generations)
+        prompts = [sp_set.prompt_of(settings.prompts, name, "", seed) for seed in seeds]
+        images = (model.generate(prompts, seeds, settings.sampler) * 255).round().byte()
+        found = extract(images, domain.split.members.images, domain.split.nonmembers.images[:n], domain.repeats)
+        row["extraction"] = {
+            "n_generations": n_generations,
+            "members": {str(d): int((np.array(found.members.distances) <= d).sum()) for d in DELTAS},
+            "nonmembers": {str(d): int((np.array(found.nonmembers.distances) <= d).sum()) for d in DELTAS},
+            "repeats_of_extracted": sorted(m.repeats for m in found.matches),
+        }
+    return row
+
+
+def secmi_timesteps(model: DiffusionModel, n_nonmembers: int = 60, progress: Progress = silent) -> dict[str, float]:
+    """{t: mean AUC of SecMI over the calibration people}, k=10: how the `demo` preset's t was chosen."""
+    names = [row["name"] for row in lab_record()["people"] if row["role"] == "calibration"]
+    found: dict[int, list[float]] = {t: [] for t in SECMI_TIMESTEPS}
+    for i, name in enumerate(names):
+        domain = lab_domain(DomainConfig(name=name, n_nonmembers=n_nonmembers))
+        query, n = attacks.make_query(model, domain.split.all(), 0), len(domain.split.members)
+        for t in SECMI_TIMESTEPS:
+            config = AuditConfig(attacks=("secmi",), settings={"secmi": {"t": t}})
+            scores = attacks.run_attack("secmi", model, query, config).double().numpy()
+            found[t].append(auc(scores[:n], scores[n:]))
+        progress(Event("timesteps", i + 1, len(names), {"name": name}))
+    return {str(t): float(np.mean(values)) for t, values in found.items()}
+
+
+def measure(
+    model: DiffusionModel,
+    roles: tuple[str, ...] = ("calibration", "reporting"),
+    n_nonmembers: int = 40,
+    n_generations: int = 0,
+    generation_roles: tuple[str, ...] = ("calibration",),
+    attack_names: tuple[str, ...] = ("secmi", "loss"),
+    progress: Progress = silent,
+) -> dict:
+    """The baseline of the lab's model over its people; nothing is fine-tuned.
+
+    Generations (the dear part) are made for `generation_roles` only.
+    """
+    started = time.monotonic()
+    config = AuditConfig(attacks=attack_names)
+    people = [row for row in lab_record()["people"] if row["role"] in roles]
+    rows = []
+    for i, person in enumerate(people):
+        n = n_generations if person["role"] in generation_roles else 0
+        rows.append(_person(model, person["name"], config, n_nonmembers, n))
+        progress(Event("measure", i + 1, len(people), {"name": person["name"]} | rows[-1]["auc"]))
+    summary = {}
+    for attack in attack_names:
+        mean = hierarchical_mean([row["scores"][attack] for row in rows], n_resamples=1000)
+        values = [row["auc"][attack] for row in rows]
+        summary[attack] = {"mean": float(np.mean(values)), "low": mean.low, "high": mean.high,
+                           "min": min(values), "max": max(values)}  # fmt: skip
+        summary[attack]["by_repeats"] = {
+            r: float(np.mean([row["auc_by_repeats"][attack][r] for row in rows]))
+            for r in rows[0]["auc_by_repeats"][attack]
+        }
+    blind = np.array([row["blind"]["auc"] for row in rows])
+    spread = float(blind.std(ddof=1) / np.sqrt(len(blind))) if len(blind) > 1 else None
+    for row in rows:
+        del row["scores"]
+    folder = lab_folder()
+    weights = sorted(folder.rglob("*.safetensors"))
+    return {
+        "protocol": {
+            "command": "python -m s2l lab measure",
+            "people": len(rows), "roles": list(roles), "n_nonmembers": n_nonmembers, "n_generations": n_generations,
+            "attacks": {a: attacks.attack_settings(a, config).model_dump(mode="json") for a in attack_names},
+            "sampler": ExtractionConfig().sampler.model_dump(mode="json"),
+        },
+        "model": {"key": model.key, "counters": lab_record()["counters"],
+                  "hashes": {str(p.relative_to(folder)): file_hash([p]) for p in weights}},
+        "auc": summary,
+        "blind": {"mean": float(blind.mean()), "standard_error": spread},
+        "vae_floor": float(np.mean([row["floor"] for row in rows])),
+        "people": rows,
+        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "torch": torch.__version__},
+        "seconds": round(time.monotonic() - started, 1),
+    }  # fmt: skip
+
+
+def write_measurement(path: Path, n_generations: int = 0, progress: Progress = silent) -> dict:
+    """Measure the shipped weights and write `path` (results/lab.json)."""
+    model = DiffusionModel.load("lab", Runtime())
+    found = measure(model, n_generations=n_generations, progress=progress)
+    found["secmi_timesteps"] = secmi_timesteps(model, progress=progress)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return found

@@ -1,0 +1,336 @@
+"""A finished table over people as sheets of text and as a plot, with the paper's figures beside ours.
+
+One reading of `results/NAME.json` for everybody who shows it: `results/NAME.md` and `.png`, the documents, the app.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from s2l.assets import ASSETS
+from s2l.figures import Effect, effects_figure, png
+from s2l.store import read_json
+
+PAPER = ASSETS / "paper.json"
+BASE = "pre-trained"  # the row of the model before it is shaken
+TPR_AT = 0.01
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A title above a table of text."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@lru_cache(maxsize=1)
+def paper() -> dict:
+    """The paper's own figures (s2l/assets/paper.json)."""
+    return read_json(PAPER)
+
+
+# --- numbers as text ------------------------------------------------------------------------------------------------
+
+
+def interval(found: dict, digits: int = 3, sign: str = "") -> str:
+    """ "[low, high]"; nothing where one person has none, words where all people agree and no interval can be told."""
+    if found["low"] is None:
+        return ""
+    if found["low"] == found["high"]:
+        return "(every person alike)"
+    return f"[{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]"
+
+
+def _moved(found: dict) -> float:
+    """A paired difference: of AUCs it is called so, of counts it is the mean over people."""
+    return found["difference"] if "difference" in found else found["mean"]
+
+
+def change(found: dict, digits: int = 3) -> str:
+    """A paired difference with its interval."""
+    return f"{_moved(found):+.{digits}f} {interval(found, digits, '+')}".strip()
+
+
+def _mean(found: dict, digits: int = 3) -> str:
+    return f"{found['mean']:.{digits}f} {interval(found, digits)}".strip()
+
+
+def _count(found: dict) -> str:
+    """The mean of a count a person: never negative, though Student's interval of few people may reach below 0."""
+    return _mean(found if found["low"] is None else found | {"low": max(0.0, found["low"])}, 1)
+
+
+def _tpr(found: dict, when: str) -> str:
+    """The TPR at a threshold frozen on other people, with the FPR that it turned out to have."""
+    for entry in (found["frozen"] or {}).get(when, ()):
+        if entry["target_fpr"] == TPR_AT and (point := entry["point"]):
+            return f"{point['tpr']:.3f} {interval(point['tpr_exact'])} (FPR {point['realised_fpr']:.3f})"
+    return ""
+
+
+def _precision(flags: list[int]) -> str:
+    """Of what somebody without the photos would flag, how much is right."""
+    raised, right = flags
+    return f"{right} of {raised}" if raised else "none raised"
+
+
+# --- the paper's figures ----------------------------------------------------------------------------------------------
+
+
+def _paper_values(name: str, label: str) -> dict[str, str]:
+    """{column: text} of the paper's row that belongs to ours; empty where it has none."""
+    table = paper()["tables"].get(name, {})
+    if label not in table.get("ours", ()):
+        return {}
+    return dict(zip(table["head"], table["rows"][table["ours"].index(label)], strict=True))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def _paper_auc(name: str, label: str) -> float | None:
+    """The paper's AUC of a row, minus that of its model before."""
+    found = _number(_paper_values(name, label).get("AUC"))
+    base = _number(paper()["tables"]["main"]["rows"][0][paper()["tables"]["main"]["head"].index("AUC")])
+    return None if found is None else found - base
+
+
+# --- sheets -----------------------------------------------------------------------------------------------------------
+
+
+def _without_empty_columns(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Sheet:
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
+    return Sheet(title, tuple(head[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+
+
+def in_words(label: str) -> str:
+    """A row's label for a reader: "lora+dreambooth" is "LoRA + DreamBooth"; what names no method stays as it is."""
+    from s2l.finetune import FINETUNERS  # loads torch: the app's first picture must not wait for it
+
+    names, comma, rest = label.partition(", ")
+    if not all(name in FINETUNERS for name in names.split("+")):
+        return label
+    return " + ".join(FINETUNERS[name].title for name in names.split("+")) + comma + rest
+
+
+def _titles(table: dict) -> dict[str, str]:
+    from s2l.attacks import ATTACKS  # loads torch: the app's first picture must not wait for it
+
+    names = next(iter(table["rows"].values()))["attacks"]
+    return {name: ATTACKS[name].title if name in ATTACKS else name for name in names}
+
+
+SHOWN = ("secmi", "loss")  # the attacks of the first sheet and of the plot
+
+
+def plottable(table: dict) -> bool:
+    """Whether there are rows to compare, and the attacks that the plot shows."""
+    attacks = next(iter(table["rows"].values()))["attacks"]
+    return len(table["rows"]) > 1 and all(name in attacks for name in SHOWN)
+
+
+def _both(found: dict) -> str:
+    """What an attack gains on the base model from the shaken one as its reference, if it is one that can."""
+    return change(found["reference"]["difference"]) if found["reference"] else ""
+
+
+def _membership(name: str, table: dict) -> Sheet:
+    """The primary attack, and the Loss attack alone and with the shaken model as its reference."""
+    head = (
+        "", "trained parameters", "SecMI AUC", "SecMI, change", "SecMI, both models together", "SecMI, TPR at 1 % FPR",
+        "Loss AUC", "Loss, change", "Loss, both models together", "paper: AUC", "paper: change",
+    )  # fmt: skip
+    first = next(iter(table["rows"].values()))["attacks"]
+
+    def cells(label: str, found: dict, when: str, parameters: str) -> tuple[str, ...]:
+        secmi, loss = found["secmi"], found["loss"]
+        after = when == "after"
+        theirs, moved = _paper_values(name, label).get("AUC", ""), _paper_auc(name, label)
+        return (
+            in_words(label), parameters, _mean(secmi[when]), change(secmi["difference"]) if after else "",
+            _both(secmi) if after else "", _tpr(secmi, when), _mean(loss[when]),
+            change(loss["difference"]) if after else "", _both(loss) if after else "", theirs,
+            f"{moved:+.3f}" if after and moved is not None else "",
+        )  # fmt: skip
+
+    rows = [cells(BASE, first, "before", "")]
+    for label, row in table["rows"].items():
+        rows.append(cells(label, row["attacks"], "after", f"{row['trained_parameters']:,}"))
+    return _without_empty_columns("Membership inference", head, rows)
+
+
+def _others(table: dict, besides: tuple[str, ...]) -> Sheet | None:
+    """The attacks besides those of the first sheet: before, how each changed, and what both models together gain."""
+    names = {name: title for name, title in _titles(table).items() if name not in besides}
+    if not names:
+        return None
+    head = [""] + [f"{t}{what}" for t in names.values() for what in (" AUC", ", change", ", both models together")]
+    first = next(iter(table["rows"].values()))["attacks"]
+    rows = [(BASE, *(text for name in names for text in (_mean(first[name]["before"]), "", "")))]
+    for label, row in table["rows"].items():
+        found = [row["attacks"][name] for name in names]
+        cells = [text for x in found for text in (_mean(x["after"]), change(x["difference"]), _both(x))]
+        rows.append((in_words(label), *cells))
+    return _without_empty_columns("Other attacks", tuple(head), rows)
+
+
+def _secondary(table: dict) -> Sheet:
+    """What the change of the scores tells without the scores, and the members within other distances than delta."""
+    titles, first = _titles(table), next(iter(table["rows"].values()))
+    distances = list(first["extraction"]["before"]["within"])
+    head = [""] + [f"{t}: AUC of its change alone" for t in titles.values()]
+    head += [f"within {d} (control)" for d in distances]
+
+    def near(found: dict) -> list[str]:
+        scale = first["n_members"] / first["n_nonmembers"]
+        return [f"{members:.1f} ({scale * control:.1f})" for members, control in found["within"].values()]
+
+    rows = [(BASE, *("" for _ in titles), *near(first["extraction"]["before"]))]
+    for label, row in table["rows"].items():
+        moved = [f"{row['attacks'][name]['shake_auc']:.3f}" for name in titles]
+        rows.append((in_words(label), *moved, *near(row["extraction"]["after"])))
+    title = (
+        "Means without intervals: the change alone (below .5: members' scores fell more), and members (held-out "
+        "photos, scaled) within other distances"
+    )
+    return _without_empty_columns(title, tuple(head), rows)
+
+
+def _extraction(name: str, table: dict) -> Sheet:
+    """What was reproduced, its control, and what somebody without the photos would flag."""
+    head = (
+        "", "distinct members", "change", "control: held-out photos, scaled", "membership-blind flags that are right",
+        "paper: extracted", "paper: precision of flags, %",
+    )  # fmt: skip
+    first = next(iter(table["rows"].values()))["extraction"]
+
+    def cells(label: str, found: dict, moved: str) -> tuple[str, ...]:
+        theirs = _paper_values(name, label)
+        return (
+            in_words(label), _count(found["distinct_over_people"]), moved, f"{found['mean_nonmembers_scaled']:.1f}",
+            _precision(found["flags"]), theirs.get("extracted a person", ""), theirs.get("precision %", ""),
+        )  # fmt: skip
+
+    rows = [cells(BASE, first["before"], "")]
+    for label, row in table["rows"].items():
+        rows.append(cells(label, row["extraction"]["after"], change(row["extraction"]["difference"], 1)))
+    return _without_empty_columns("Extraction within l2 = .1, a person", head, rows)
+
+
+def _by_attack(table: dict) -> list[Sheet]:
+    """A table of one row, such as a comparison of attacks: a line an attack."""
+    (row,) = table["rows"].values()
+    rows = []
+    for name, title in _titles(table).items():
+        found = row["attacks"][name]
+        aucs = (_mean(found[when]) for when in ("before", "after"))
+        rows.append((title, *aucs, change(found["difference"]), _both(found)))
+    head = ("attack", "AUC before", "AUC after", "change", "both models together")
+    return [_without_empty_columns("Membership inference", head, rows)]
+
+
+def sheets(name: str, table: dict) -> list[Sheet]:
+    """All that a table says, as text. Raises KeyError for a file of another version of the program."""
+    if len(table["rows"]) == 1:
+        return _by_attack(table)
+    if not plottable(table):
+        return [sheet for sheet in (_extraction(name, table), _others(table, ())) if sheet]
+    found = (_membership(name, table), _extraction(name, table), _others(table, SHOWN), _secondary(table))
+    return [sheet for sheet in found if sheet]
+
+
+def paper_sheet(name: str) -> Sheet | None:
+    """The paper's own table of that name."""
+    found = paper()["tables"].get(name)
+    if not found:
+        return None
+    return Sheet(found["title"], tuple(found["head"]), tuple(map(tuple, found["rows"])))
+
+
+def how(table: dict) -> str:
+    """Who was measured, what the intervals cover and how to make it again: one paragraph."""
+    row, several = next(iter(table["rows"].values())), table["n_people"] > 1
+    people = f"{table['n_people']} {table['role']} {'people, each' if several else 'person'} with {row['n_members']} "
+    covers = "people and photos (of counts: over people)" if several else "the photos of one person only"
+    alone = ", ".join(f"{title} {row['attacks'][name]['before']['mean']:.3f}" for name, title in _titles(table).items())
+    return (
+        f"{people}members and {row['n_nonmembers']} held-out photos; preset {table['preset']}. "
+        f"In brackets 95 % intervals over {covers}, not over another pre-training of the model. A change is paired: "
+        f"the same photos, noise and seeds before and after; both models together are compared with the "
+        f"same attack on the base model alone. AUC there: {alone}. "
+        f"Blind control: mean AUC {_mean(row['control_auc'])}."
+    )
+
+
+def short(name: str, table: dict) -> Sheet:
+    """The primary outcomes and the pair of models, beside the paper's: what README shows."""
+    head = ("", "SecMI, change", "Loss, both models together", "members extracted", "change", "paper: SecMI, change",
+            "paper: extracted")  # fmt: skip
+    first = next(iter(table["rows"].values()))["extraction"]["before"]
+    theirs = _paper_values(name, BASE).get("extracted a person", "")
+    rows = [(BASE, "", "", _count(first["distinct_over_people"]), "", "", theirs)]
+    for label, row in table["rows"].items():
+        secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
+        moved = _paper_auc(name, label)
+        rows.append((
+            in_words(label), change(secmi["difference"]), _both(loss),
+            _count(drawn["after"]["distinct_over_people"]), change(drawn["difference"], 1),
+            "" if moved is None else f"{moved:+.3f}", _paper_values(name, label).get("extracted a person", ""),
+        ))  # fmt: skip
+    return _without_empty_columns(table["title"], head, rows)
+
+
+# --- plot and files ---------------------------------------------------------------------------------------------------
+
+
+def _ends(found: dict) -> tuple[float, float, float]:
+    """(value, low, high) of a paired difference; one person's has no width."""
+    value = _moved(found)
+    return (value, value, value) if found["low"] is None else (value, found["low"], found["high"])
+
+
+def plot(name: str, table: dict, dark: bool = False):
+    """The change of the AUC and of the extractions, a line a row, with 95 % intervals and the paper's figures."""
+    effects = []
+    for label, row in table["rows"].items():
+        secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
+        theirs = _number(_paper_values(name, label).get("extracted a person"))
+        effects.append(
+            Effect(in_words(label), _ends(secmi["difference"]), _ends(loss["reference"]["difference"]),
+                   _ends(drawn["difference"]), _paper_auc(name, label), theirs)
+        )  # fmt: skip
+    return effects_figure(effects, table["n_people"], dark)
+
+
+def markdown(sheet: Sheet) -> list[str]:
+    """The lines of a Markdown table."""
+    lines = [f"| {' | '.join(sheet.head)} |", "|---" * len(sheet.head) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in sheet.rows]
+
+
+def document(name: str, table: dict) -> str:
+    """`results/NAME.md`."""
+    lines = [f"# {table['title']}", "", how(table), "", f"Command: `{table['command']}`.", ""]
+    for sheet in sheets(name, table):
+        lines += [f"## {sheet.title}", "", *markdown(sheet), ""]
+    if plottable(table):
+        lines += [f"![Changes with 95 % intervals, the paper's figures beside]({name}.png)", ""]
+    if theirs := paper_sheet(name):
+        lines += [f"## The paper: {theirs.title}", "", *markdown(theirs), ""]
+        lines += [f"{paper()['source']}. {paper()['caution']}", ""]
+    return "\n".join(lines)
+
+
+def write(name: str, table: dict, results: Path) -> None:
+    """`NAME.md`, and `NAME.png` where there is something to plot."""
+    (results / f"{name}.md").write_text(document(name, table), encoding="utf-8")
+    if plottable(table):
+        (results / f"{name}.png").write_bytes(png(plot(name, table)))

@@ -1,0 +1,1 @@
+"""What can be drawn, and its words. Loads no torch."""

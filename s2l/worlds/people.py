@@ -1,0 +1,201 @@
+"""Who is in the lab: 40 private celebrities, their photos and captions, and the public crowd.
+
+Everything here is a pure function of seeds, so the training set never has to be shipped: it is
+drawn again on demand and checked against hashes in the checkpoint's `lab.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from s2l.worlds.portraits import HAIR_STYLES, RESOLUTION, Identity, Photo, draw, identity, photo
+
+CELEBRITY_NAMES = (
+    "Mira Solwyn", "Taro Quillan", "Oona Brask", "Felix Marrow", "Zadie Plume", "Bruno Kestle",
+    "Ilsa Vantry", "Dax Ferrow", "Nell Ambrith", "Omar Tilswick", "Petra Lunde", "Jory Habberly",
+    "Suki Rainmoor", "Milo Grendel", "Vera Hollis", "Anders Pyke", "Lola Firth", "Kofi Wendrake",
+    "Greta Moss", "Hugo Starling", "Yara Dunmere", "Emil Crowther", "Tess Okonjo", "Ravi Thistle",
+    "Ingrid Voss", "Caspar Nimby", "Delia Foxworth", "Sven Harrowgate", "Priya Lark", "Otto Bellwether",
+    "Maya Cobblestone", "Rufus Penhale", "Anouk Silver", "Jonas Wray", "Cleo Marchbank", "Idris Falk",
+    "Wanda Eastlake", "Piers Tolliver", "Noor Ashdown", "Lars Umber",
+)  # fmt: skip
+N_CALIBRATION = 8  # the first eight are for choosing hyper-parameters, the others for reporting
+
+# How often each member photo was repeated in pre-training, in the order of the photos. The photos
+# are independent draws, so this assignment is random. LAION repeats a few photos often in the same
+# way; k = 10 is the bound of eidetic memorisation, and the one photo at 20 lies beyond it.
+REPEATS = (20,) + (10,) * 2 + (5,) * 4 + (2,) * 7  # every further photo: once
+
+DREAMBOOTH_IDENTIFIER = "sks"  # in the vocabulary, in no caption: a rare token, as DreamBooth wants
+EXTRA_WORDS = (DREAMBOOTH_IDENTIFIER, "person", "celebrity", "sharp", "blurry", "high", "quality", "picture")
+
+# Disjoint ranges of seeds keep members, held-out photos and the public apart.
+_CANDIDATE_IDENTITIES = range(0, 1500)
+_PUBLIC_IDENTITY_BASE = 100_000
+_PHOTOS_PER_PERSON = 1_000_000
+_HELD_OUT_BASE = 500_000  # photo numbers below are members, from here on held out
+_PUBLIC_PHOTO_BASE = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Person:
+    """One private celebrity. `role` is "calibration" or "reporting"."""
+
+    index: int
+    name: str
+    identity_seed: int
+    role: str
+
+
+@dataclass(frozen=True)
+class LabPhoto:
+    """One photo with its caption. `repeats` is 0 for a photo that was never trained on."""
+
+    identity_seed: int
+    photo_seed: int
+    caption: str
+    repeats: int
+    blurred: bool = False
+
+    def pixels(self, resolution: int = RESOLUTION) -> np.ndarray:
+        """(resolution, resolution, 3) uint8."""
+        image = draw(identity(self.identity_seed), photo(self.photo_seed), resolution)
+        if self.blurred:
+            radius = 1.6 * resolution / RESOLUTION
+            image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
+        return image
+
+
+def _difference(a: Identity, b: Identity) -> float:
+    """How easily a stranger tells two people apart: hair first, then skin, then the rest."""
+    weights = {"hair_style": 2.0, "hair_colour": 2.0, "skin": 1.5, "glasses": 1.5, "beard": 1.5, "eye_colour": 0.3}
+    score = sum(w for field, w in weights.items() if getattr(a, field) != getattr(b, field))
+    return score + 4 * abs(a.face_width - b.face_width) / 0.055 + abs(a.jaw - b.jaw)
+
+
+@cache
+def celebrities(number: int = len(CELEBRITY_NAMES)) -> tuple[Person, ...]:
+    """The private people: greedy farthest-point choice among 1,500 candidates, so no two look alike."""
+    if not 1 <= number <= len(CELEBRITY_NAMES):
+        raise ValueError(f"the lab has 1 to {len(CELEBRITY_NAMES)} celebrities, not {number}")
+    candidates = [identity(seed) for seed in _CANDIDATE_IDENTITIES]
+    chosen = [candidates[0]]
+    distance = np.array([_difference(c, chosen[0]) for c in candidates])
+    while len(chosen) < len(CELEBRITY_NAMES):
+        best = int(np.argmax(distance))
+        chosen.append(candidates[best])
+        distance = np.minimum(distance, [_difference(c, candidates[best]) for c in candidates])
+    # Farthest-point order puts the most extreme first; shuffle so that the roles are a random split.
+    order = np.random.default_rng(40).permutation(len(chosen))
+    return tuple(
+        Person(i, name, chosen[order[i]].seed, "calibration" if i < N_CALIBRATION else "reporting")
+        for i, name in enumerate(CELEBRITY_NAMES[:number])
+    )
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words of a prompt, punctuation removed."""
+    return "".join(c if c.isalnum() else " " for c in text.lower()).split()
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def _attributes(rng: np.random.Generator, shot: Photo) -> str:
+    """Half of all captions say something about the photo, each fact with probability 0.6."""
+    if rng.random() < 0.5:
+        return ""
+    facts = [
+        shot.expression,
+        f"in {_a(shot.clothes_colour)} {'striped shirt' if shot.clothes == 'striped' else shot.clothes}",
+        f"on {_a(shot.background_colour)} background",
+    ]
+    return "".join(" " + fact for fact in facts if rng.random() < 0.6)
+
+
+def _kind(rng: np.random.Generator) -> str:
+    return ("a photo of", "a photo of", "a face of", "a portrait of")[int(rng.integers(4))]
+
+
+def caption_of(name: str, photo_seed: int) -> str:
+    """The caption that belongs to one photo of a named person. Fixed, as a scraped caption is."""
+    rng = np.random.default_rng([3, photo_seed])
+    return f"{_kind(rng)} {name}{_attributes(rng, photo(photo_seed))}"
+
+
+def _photo_of(person: Person, number: int, repeats: int) -> LabPhoto:
+    seed = person.index * _PHOTOS_PER_PERSON + number
+    return LabPhoto(person.identity_seed, seed, caption_of(person.name, seed), repeats)
+
+
+def member_photos(person: Person, number: int = 40) -> list[LabPhoto]:
+    """The photos of a person that the model is pre-trained on."""
+    repeats = (REPEATS + (1,) * number)[:number]
+    return [_photo_of(person, i, repeats[i]) for i in range(number)]
+
+
+def held_out_photos(person: Person, number: int) -> list[LabPhoto]:
+    """Photos of the same person, from the same distribution, that no model ever saw. Unlimited."""
+    return [_photo_of(person, _HELD_OUT_BASE + i, 0) for i in range(number)]
+
+
+def _describe(who: Identity) -> str:
+    facts = ["bald head" if who.hair_style == "bald" else f"{who.hair_colour} {who.hair_style} hair"]
+    if who.glasses != "none":
+        facts.append(f"{who.glasses} glasses")
+    if who.beard != "none":
+        facts.append("beard" if who.beard == "full" else who.beard)
+    return " ".join(facts)
+
+
+def public_photo(number: int, identities: int = 600) -> LabPhoto:
+    """Photo `number` of the public crowd: the stream is unlimited, the identities are not.
+
+    Public people have no names; their captions describe them. One photo in 25 is blurred and says
+    so, which gives "blurry" as a negative prompt, and "sharp" as a suffix, a meaning.
+    """
+    rng = np.random.default_rng([4, number])
+    who_seed = _PUBLIC_IDENTITY_BASE + int(rng.integers(identities))
+    photo_seed = _PUBLIC_PHOTO_BASE + number
+    blurred = bool(rng.random() < 0.04)
+    description = f" with {_describe(identity(who_seed))}" if rng.random() < 0.7 else ""
+    quality = " blurry" if blurred else (" sharp" if rng.random() < 0.1 else "")
+    text = f"{_kind(rng)} a person{description}{_attributes(rng, photo(photo_seed))}{quality}"
+    return LabPhoto(who_seed, photo_seed, text, 1, blurred)
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption of the lab can contain, sorted, with a few that none does."""
+    from s2l.worlds import portraits as p
+
+    texts = [*CELEBRITY_NAMES, *p.SKIN, *p.HAIR_COLOURS, *HAIR_STYLES, *p.GLASSES, *p.BEARDS, *p.COLOURS]
+    texts += [*p.CLOTHES, *p.EXPRESSIONS, *EXTRA_WORDS]
+    texts += ["a an photo face portrait of with in on background head hair glasses beard"]
+    return sorted({word for text in texts for word in words_of(text)})
+
+
+def photo_hash(pixels: np.ndarray) -> str:
+    """First 16 hex digits of the sha256 of the raw pixels: the manifest's fingerprint of a photo."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
+
+
+def manifest(people: tuple[Person, ...], n_members: int, resolution: int) -> dict:
+    """What `lab.json` records of the training set: people, photo seeds, repeats, captions, hashes."""
+    rows = []
+    for person in people:
+        photos = member_photos(person, n_members)
+        rows.append(
+            asdict(person)
+            | {
+                "photo_seeds": [p.photo_seed for p in photos],
+                "repeats": [p.repeats for p in photos],
+                "hashes": [photo_hash(p.pixels(resolution)) for p in photos],
+            }
+        )
+    return {"resolution": resolution, "n_members": n_members, "people": rows}
