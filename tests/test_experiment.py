@@ -127,8 +127,8 @@ def test_wrong_names_cost_no_computation(tiny_lab, store, config):
 KILLER = """
 import os, signal, sys
 from s2l.config import preset
-from s2l.experiment import run
-from s2l.model import Runtime
+from s2l.pipeline.experiment import run
+from s2l.model.diffusion import Runtime
 from s2l.store import Store
 
 def die(event):

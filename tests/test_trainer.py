@@ -289,9 +289,9 @@ import torch
 torch.set_num_threads(1)
 from tests.test_trainer import FAST, NAME, Listener, settings
 from s2l import finetune as ft
-from s2l.model import DiffusionModel, Runtime
+from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.progress import Cancelled
-from s2l.sp_set import generate_images, processes
+from s2l.data.sp_set import generate_images, processes
 
 checkpoint, out = sys.argv[1], Path(sys.argv[2])
 model = DiffusionModel.load(checkpoint, Runtime(device="cpu", dtype="float32", batch_size=2))
