@@ -14,9 +14,10 @@
     attack    step 3a alone: membership inference on the base and the fine-tuned model
     extract   step 3b alone: generate, and find the training photos that come out
     domains   list whom one can target
+    labs      list the labs that come with the program, for --model lab:NAME
     methods   list the fine-tuning methods and how they combine
     attacks   list the membership inference attacks
-    lab       build, describe (info) or measure the embedded model
+    lab       build, describe (info) or measure a lab's model
     table     make what is missing of a results table
     cell      make one committed cell of a table again, and compare
     docs      rewrite the figures in README and docs from the results

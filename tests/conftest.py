@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -32,6 +33,13 @@ def tiny_checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "lab"
     lab_train.save_checkpoint(build_pipeline(QUICK.size, seed=1), QUICK, folder, {"step": 0})
     return folder
+
+
+@pytest.fixture(scope="session")
+def foreign_checkpoint(tiny_checkpoint, tmp_path_factory):
+    """The same weights in a folder that does not say whom they were trained on: a model of one's own."""
+    folder = tmp_path_factory.mktemp("foreign") / "model"
+    return shutil.copytree(tiny_checkpoint, folder, ignore=shutil.ignore_patterns("lab.json"))
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,11 @@ from s2l import attacks, cli, finetune
 from s2l.attacks import Combination
 from s2l.cli import base
 from s2l.config import AuditConfig, AuditRunConfig, DomainConfig, ExtractionConfig, preset
-from s2l.data.domain import Domain, ImageSet, MembershipSplit, folder_domain, lab_domain, lab_people_records
+from s2l.data import lab_domain as lab_domains
+from s2l.data.domain import Domain, ImageSet, MembershipSplit, folder_domain
+from s2l.data.lab_domain import lab_domain
 from s2l.errors import UserError
+from s2l.labs import default_lab
 from s2l.measure.metrics import frozen_tpr, threshold_for_fpr
 from s2l.model.diffusion import Runtime
 from s2l.options import audit_config, read_config, reproduce_command
@@ -150,8 +153,8 @@ def test_a_shaken_model_that_forgot_its_photos_is_a_reference():
 
 def test_a_calibration_part_is_a_seeded_disjoint_split(lab):
     config = {"name": NAME, "n_members": 20, "n_nonmembers": 30}
-    domain = lab_domain(DomainConfig(**config, seed=4))
-    aside = lab_domain(DomainConfig(**config, calibration_share=0.3, seed=4))
+    domain = lab_domain(default_lab(), DomainConfig(**config, seed=4))
+    aside = lab_domain(default_lab(), DomainConfig(**config, calibration_share=0.3, seed=4))
     test, held = aside.split, aside.split.calibration
     assert [len(x) for x in (test.members, test.nonmembers, held.members, held.nonmembers)] == [14, 21, 6, 9]
     for part in ("members", "nonmembers"):
@@ -159,13 +162,13 @@ def test_a_calibration_part_is_a_seeded_disjoint_split(lab):
         assert not ids[0] & ids[1] and ids[0] | ids[1] == set(getattr(domain.split, part).ids)
     repeats = dict(zip(domain.split.members.ids, domain.repeats, strict=True))
     assert aside.repeats == tuple(repeats[i] for i in test.members.ids)
-    again = lab_domain(DomainConfig(**config, calibration_share=0.3, seed=4))
-    other = lab_domain(DomainConfig(**config, calibration_share=0.3, seed=5))
+    again = lab_domain(default_lab(), DomainConfig(**config, calibration_share=0.3, seed=4))
+    other = lab_domain(default_lab(), DomainConfig(**config, calibration_share=0.3, seed=5))
     assert again.key == aside.key and again.split.members.ids == test.members.ids
     assert other.key != aside.key and other.split.members.ids != test.members.ids
     assert len({domain.key, aside.key, aside.calibration().key}) == 3 and domain.calibration() is None
     with pytest.raises(UserError, match="leaves 1 of 20 members for calibration"):
-        lab_domain(DomainConfig(**config, calibration_share=0.05))
+        lab_domain(default_lab(), DomainConfig(**config, calibration_share=0.05))
 
 
 def test_thresholds_are_frozen_on_the_calibration_part_alone(whole, tuned, tmp_path):
@@ -176,7 +179,7 @@ def test_thresholds_are_frozen_on_the_calibration_part_alone(whole, tuned, tmp_p
     found = record["attacks"]["clid"]
     assert found["calibration"]["fitted_on"] == 1  # the part set aside, not the lab's people
 
-    held = lab_domain(DomainConfig(**domain)).calibration().split
+    held = lab_domain(default_lab(), DomainConfig(**domain)).calibration().split
     model = experiment.DiffusionModel.load("lab", CPU)
     columns = attacks.run_components(["clid"], model, attacks.make_query(model, held.all()), AuditConfig())["clid"]
     fitted = Combination.fit([(columns[:5], columns[5:])])
@@ -189,9 +192,9 @@ def test_thresholds_are_frozen_on_the_calibration_part_alone(whole, tuned, tmp_p
 
 
 def test_clid_is_weighed_on_other_people_only(whole, tuned, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "CALIBRATION_HELD_OUT", 4)
+    monkeypatch.setattr(lab_domains, "CALIBRATION_HELD_OUT", 4)
     store, clid = Store(tmp_path / "cache"), {"attacks": ["clid"], "settings": {"clid": {"timesteps": [450]}}}
-    others = [row["name"] for row in lab_people_records() if row["role"] == "calibration" and row["name"] != NAME]
+    others = [name for name in default_lab().names("calibration") if name != NAME]
     found = []
     for n in (6, 9):  # other images under test
         domain = {"name": NAME, "n_members": 6, "n_nonmembers": n}
@@ -203,7 +206,7 @@ def test_clid_is_weighed_on_other_people_only(whole, tuned, tmp_path, monkeypatc
     # The score is equation 16 with the frozen weights, before and after.
     combination = Combination.model_validate(found[0]["calibration"])
     model = experiment.DiffusionModel.load("lab", CPU)
-    photos = lab_domain(DomainConfig(name=NAME, n_members=6, n_nonmembers=6)).split.all()
+    photos = lab_domain(default_lab(), DomainConfig(name=NAME, n_members=6, n_nonmembers=6)).split.all()
     config = AuditConfig.model_validate(clid)
     columns = attacks.run_components(["clid"], model, attacks.make_query(model, photos), config)["clid"]
     np.testing.assert_allclose(found[0]["scores"]["before"]["members"], combination(columns)[:6], rtol=1e-3, atol=1e-3)
@@ -243,10 +246,10 @@ def test_pooled_tpr_of_a_table_uses_the_frozen_threshold():
 def test_calibration_people_freeze_a_tables_thresholds(whole, tmp_path, monkeypatch):
     from s2l.pipeline.stages import Stages
 
-    monkeypatch.setattr(experiment, "CALIBRATION_HELD_OUT", 3)
+    monkeypatch.setattr(lab_domains, "CALIBRATION_HELD_OUT", 3)
     cell = tables.cell_of(whole, "row")
     found = tables.calibration_nonmembers(cell, CPU, Stages(Store(tmp_path / "cache")))
-    others = sum(row["role"] == "calibration" for row in lab_people_records()) - 1
+    others = len(default_lab().names("calibration")) - 1
     assert set(found) == {"loss"} and found["loss"].shape == (3 * others,)
 
 
@@ -297,6 +300,7 @@ def checkpoint(tmp_path_factory):
     """Another checkpoint of the same shape: an auditor's own tuned model."""
     folder = tmp_path_factory.mktemp("own") / "model"
     lab_train.save_checkpoint(build_pipeline(QUICK.size, seed=2), QUICK, folder, {"step": 0})
+    (folder / "lab.json").unlink()  # nobody says whom it was trained on
     return folder
 
 
@@ -342,9 +346,20 @@ def test_a_folder_says_what_it_could_not_use(tmp_path):
         assert said in notes, notes
 
 
-def test_without_photos_only_the_blind_part_remains(lab, tuned, tmp_path, monkeypatch, capsys):
+def test_without_photos_only_the_blind_part_remains(foreign_checkpoint, tuned, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(base.PERMISSION, "1")
-    words = ["audit", "--model", lab, "--tuned", tuned, "--attacks", "loss", *FAST, "--out", tmp_path / "audit"]
+    words = [
+        "audit",
+        "--model",
+        foreign_checkpoint,
+        "--tuned",
+        tuned,
+        "--attacks",
+        "loss",
+        *FAST,
+        "--out",
+        tmp_path / "audit",
+    ]
     assert cli.main([str(word) for word in words]) == 0, capsys.readouterr().err
     assert "cannot be measured" in capsys.readouterr().out
     record = json.loads((tmp_path / "audit" / "result.json").read_text())

@@ -124,11 +124,11 @@ def test_ctrl_c_outside_a_stage(tiny_lab, tmp_path, call, monkeypatch, stop):
     assert call(*RUN, "--out", tmp_path / "a") == (130, "", "Interrupted. The same command goes on from here.\n")
 
 
-def test_without_folders_another_model_has_no_roc(tiny_checkpoint, tmp_path, call, monkeypatch):
+def test_without_folders_another_model_has_no_roc(foreign_checkpoint, tmp_path, call, monkeypatch):
     monkeypatch.setenv(base.PERMISSION, "1")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "roc.png").write_bytes(b"of an earlier run")
-    arguments = ["run", "--domain", "somebody", "--preset", "quick", "--model", tiny_checkpoint, *FAST]
+    arguments = ["run", "--domain", "somebody", "--preset", "quick", "--model", foreign_checkpoint, *FAST]
     code, out, err = call(*arguments, "--out", tmp_path / "out")
     assert code == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"result.json", "extractions.png", "report.html"}
@@ -263,13 +263,14 @@ def test_lab_build_hands_its_options_to_the_recipe(tmp_path, call, monkeypatch):
     ((out, work, recipe),) = asked
     assert out == tmp_path / "lab" and work.is_relative_to(tmp_path / "cache")
     assert (recipe.unet_steps, recipe.private_share, recipe.n_people) == (7, 0.25, 4)
-    # A quick lab never takes the shipped one's place by itself.
-    assert call("lab", "build", "--quick")[0] == 0
-    assert asked[1][0].is_relative_to(tmp_path / "cache")
+    # No lab takes the place of the one in use by itself.
+    for arguments in (["--quick"], []):
+        assert call("lab", "build", *arguments)[0] == 0
+        assert asked[-1][0].is_relative_to(tmp_path / "cache")
 
 
 COMMANDS = ["run", "audit", "sp-gen", "finetune", "s2l", "attack", "extract", "domains", "methods", "attacks", "table"]
-COMMANDS += ["cell", "docs"]
+COMMANDS += ["cell", "docs", "labs"]
 
 
 @pytest.mark.parametrize("command", [[c] for c in COMMANDS] + [["lab", c] for c in ("build", "info", "measure")])
@@ -421,11 +422,11 @@ def test_a_programming_error_is_not_hidden(tiny_lab, tmp_path, call, monkeypatch
         call(*with_out(tmp_path, *RUN))
 
 
-def test_other_models_need_permission(tiny_checkpoint, tmp_path, call, monkeypatch):
+def test_other_models_need_permission(foreign_checkpoint, tmp_path, call, monkeypatch):
     monkeypatch.delenv(base.PERMISSION, raising=False)
     loaded = []
     monkeypatch.setattr(model.DiffusionModel, "load", lambda *arguments: loaded.append(arguments))
-    arguments = ["sp-gen", "--prompt", "a photo", "--model", tiny_checkpoint, *FAST]
+    arguments = ["sp-gen", "--prompt", "a photo", "--model", foreign_checkpoint, *FAST]
     code, _, err = call(*with_out(tmp_path, *arguments))
     assert code == 2 and not loaded
     assert "Responsible use" in err and "--i-have-permission" in err

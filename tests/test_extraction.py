@@ -256,6 +256,15 @@ def test_eidetic_counts_repeats(scenario):
     assert e.eidetic == 2 and e.repeats == tuple(repeats)
 
 
+def test_a_reference_set_is_judged_as_if_each_photo_had_been_trained_on_once(scenario):
+    (generations, members, nonmembers, _), _ = scenario
+    never, once = (ex.extract(generations, members, nonmembers, [n] * 30) for n in (0, 1))
+    assert never.members == once.members and never.eidetic == once.eidetic == len(never.matches) > 0
+    assert {m.repeats for m in never.matches} == {0} and {m.neighbours for m in never.matches} == {1}
+    with pytest.raises(ValueError, match="or all 0"):
+        ex.extract(generations, members, nonmembers, [0] + [1] * 29)
+
+
 def test_eidetic_counts_near_duplicates_and_the_background():
     members = photos(4)
     members[1] = (near(members[:1], 0.05)[0] * 255).round()  # members 0 and 1 are near-duplicates of each other

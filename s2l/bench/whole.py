@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from s2l.config import preset
-from s2l.data.domain import lab_people_records
+from s2l.errors import UserError
+from s2l.labs import Lab, find_lab
 from s2l.measure.intervals import binomial_interval
 from s2l.model.diffusion import Runtime
 from s2l.pipeline.experiment import Result, run
@@ -22,11 +23,18 @@ SLOW = {"scheduler": "ddim", "num_inference_steps": 50}
 DEMO_TARGET_S = 120.0
 
 
-def demo(runtime: Runtime, preset_name: str = "demo", progress: Progress = silent) -> dict:
-    """Seconds of one whole run of the lab from an empty cache, stage by stage."""
-    person = lab_people_records()[0]["name"]
+def _lab(model: str) -> Lab:
+    lab = find_lab(model)
+    if lab is None:
+        raise UserError(f"{model!r} is no lab, so nobody knows whose photos it was trained on")
+    return lab
+
+
+def demo(model: str, runtime: Runtime, preset_name: str = "demo", progress: Progress = silent) -> dict:
+    """Seconds of one whole run of a lab from an empty cache, stage by stage."""
+    person = _lab(model).names()[0]
     with tempfile.TemporaryDirectory() as folder:
-        result = run(preset(preset_name, person), Store(Path(folder)), runtime, progress)
+        result = run(preset(preset_name, person, model=model), Store(Path(folder)), runtime, progress)
     stages = {name: stage["seconds"] for name, stage in result.record["stages"].items()}
     return {"preset": preset_name, "seconds": stages.pop("total"), "stages": stages}
 
@@ -52,15 +60,19 @@ def _agree(a: dict, b: dict) -> bool:
 
 
 def quality(
-    people: int, runtime: Runtime, preset_name: str = "demo", store: Store | None = None, progress: Progress = silent
+    model: str,
+    people: int,
+    runtime: Runtime,
+    preset_name: str = "demo",
+    store: Store | None = None,
+    progress: Progress = silent,
 ) -> list[dict]:
     """One row a calibration person: what the slow and the fast run found, and whether they agree."""
     rows = []
-    names = [row["name"] for row in lab_people_records() if row["role"] == "calibration"][:people]
-    for name in names:
-        over = {"sp_set": {"sampler": SLOW}, "extraction": {"sampler": SLOW}}
+    for name in _lab(model).names("calibration")[:people]:
+        over = {"model": model, "sp_set": {"sampler": SLOW}, "extraction": {"sampler": SLOW}}
         slow = run(preset(preset_name, name, **over), store, Runtime(runtime.device, "float32"), progress)
-        fast = run(preset(preset_name, name), store, runtime, progress)
+        fast = run(preset(preset_name, name, model=model), store, runtime, progress)
         found = {"person": name, "slow": _findings(slow), "fast": _findings(fast)}
         rows.append(found | {"agree": _agree(found["slow"], found["fast"])})
     return rows

@@ -75,7 +75,7 @@ def audit(
         if (members is None) != (nonmembers is None):
             raise UserError("give both folders, --members and --nonmembers, or neither")
         options = {
-            "model": None if model == LAB else model, "members": base.text_of(members),
+            "model": model, "members": base.text_of(members),
             "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers,
             "calibration-share": calibration_share, "n-generations": n_generations, "guidance": guidance,
             "seed-pool": seed_pool, "guidance-w": guidance_w, "seed": seed,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from s2l import labs
 from s2l.cli.console import say
-from s2l.config import LAB, PRESETS, preset
+from s2l.config import PRESETS, preset
 from s2l.errors import UserError, unknown
 from s2l.options import name_the_option
 from s2l.progress import Cancelled
@@ -109,10 +110,11 @@ def example(*lines: str) -> str:
 Model = Annotated[
     str,
     typer.Option(
-        help="'lab', or Stable Diffusion 1.x/2.x: a folder in diffusers layout, a .safetensors file, or a hub id such "
-        "as CompVis/stable-diffusion-v1-1 (OWNER/NAME@REVISION)."
+        help="'lab', 'lab:NAME' (see `labs`), or Stable Diffusion 1.x/2.x: a folder in diffusers layout, a "
+        ".safetensors file, or a hub id such as CompVis/stable-diffusion-v1-1 (OWNER/NAME@REVISION)."
     ),
 ]
+Lab = Annotated[str, typer.Option("--model", help="'lab', 'lab:NAME' (see `labs`), or the folder of a lab.")]
 Method = Annotated[str, typer.Option(help="Fine-tuning method or combination (see `methods`).")]
 Preset = Annotated[str, typer.Option("--preset", help=f"Sizes and settings to start from: {', '.join(PRESETS)}.")]
 Name = Annotated[str | None, typer.Option("--domain", help="Whom to target: a name of `domains`, or your own.")]
@@ -144,7 +146,7 @@ Batch = Annotated[
     int | None,
     typer.Option(help="Images a forward pass; changes speed and memory, not results. Default: by the device's memory."),
 ]
-Permission = Annotated[bool, typer.Option("--i-have-permission", help="I may test this model (if it is not 'lab').")]
+Permission = Annotated[bool, typer.Option("--i-have-permission", help="I may test this model (if it is no lab).")]
 
 
 # --- checks -------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def check_permission(model: str, given: bool) -> None:
     from s2l.model.checkpoints import check_name as check_model
 
     check_model(model)
-    if model == LAB:
+    if labs.find_lab(model) is not None:
         return
     say(NOTICE)
     if not given and os.environ.get(PERMISSION) != "1":
@@ -208,15 +210,16 @@ def load_model(model: str, permission: bool, device: str, dtype: str, batch_size
 
 def check_name(name: str, model: str, members: Path | None) -> str:
     """The name as the lab writes it; any name for other models and photos. Raises UserError."""
-    if model != LAB or members is not None:
-        return name
-    from s2l.data.domain import lab_people_records
+    lab = labs.find_lab(model)
+    return name if lab is None or members is not None else lab.person(name).name
 
-    people = [row["name"] for row in lab_people_records()]
-    found = [person for person in people if person.lower() == name.strip().lower()]
-    if not found:
-        raise unknown("person", name, people)
-    return found[0]
+
+def need_lab(model: str) -> labs.Lab:
+    """The lab that --model means. Raises UserError for any other model."""
+    lab = labs.find_lab(model)
+    if lab is None:
+        raise UserError(f"--model: {model!r} is no lab: give 'lab', 'lab:NAME' (see `{PROGRAM} labs`) or its folder")
+    return lab
 
 
 def check_folder(path: Path) -> Path:

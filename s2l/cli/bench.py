@@ -40,8 +40,8 @@ def bench(
     base.check_runtime(device, dtype, batch_size)
     if quality < 0:
         raise UserError(f"--quality: should be 0 or a number of people (given: {quality})")
-    if (demo or quality) and model != LAB:
-        raise UserError("--demo and --quality run the lab's people: leave out --model")
+    if demo or quality:
+        base.need_lab(model)  # they run its people
     base.check_permission(model, i_have_permission)
     base.check_folder(out.parent)
     base.quiet_libraries()
@@ -64,13 +64,13 @@ def bench(
         found = run_bench(model, runtime, QUICK if quick else FULL, progress)
         keep(quick=quick, command=" ".join(command))
         if demo:
-            keep(demo=whole.demo(runtime, preset, progress))
+            keep(demo=whole.demo(model, runtime, preset, progress))
         if growth:
             sizes = (4, 8) if quick else growing.MEASURED
             keep(growth=growing.growth(model, device, dtype, sizes, progress=progress))
             growing.figure(found["growth"], out.with_name("growth.png"))
         if quality:
-            keep(quality=whole.quality(quality, runtime, preset, progress=progress))
+            keep(quality=whole.quality(model, quality, runtime, preset, progress=progress))
     print(table.machine(found), end="\n\n")
     print(console.columns(table.rows(found)), end="\n\n")
     if not quick:  # so little work says nothing about a target

@@ -25,9 +25,10 @@ from s2l.config import (
     check_prompt,
 )
 from s2l.data import sp_set
-from s2l.data.domain import Domain, ImageSet, lab_record, load_folder
+from s2l.data.domain import Domain, ImageSet, load_folder
 from s2l.errors import UserError
 from s2l.keys import file_hash, key_of
+from s2l.labs import default_lab, find_lab
 from s2l.measure import metrics
 from s2l.measure.extraction import extract, second_opinions
 from s2l.model.diffusion import DiffusionModel
@@ -209,14 +210,14 @@ def _domain_record(domain: Domain) -> dict:
 # --- extraction ------------------------------------------------------------------------------
 
 
-def generations_resolution(folder: Path) -> int:
-    """The side in pixels at which a folder of generations is compared."""
+def generations_resolution(folder: Path, model: str) -> int:
+    """The side in pixels at which a folder of generations of a model is compared."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder of images")
     for path in sorted(folder.glob("*.png")):
         with suppress(OSError), Image.open(path) as image:
             return min(image.size)
-    return lab_record()["resolution"]  # other formats, or nothing readable: loading them says so
+    return (find_lab(model) or default_lab()).resolution  # other formats, or nothing readable: loading them says so
 
 
 def read_generations(folder: Path, resolution: int) -> tuple[ImageSet, list[str]]:

@@ -1,4 +1,4 @@
-"""What there is: `domains`, `methods`, `attacks`, one a line."""
+"""What there is: `domains`, `labs`, `methods`, `attacks`, one per line."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
-from s2l.cli.base import app, example
+from s2l.cli.base import Lab, app, example, need_lab
 from s2l.cli.console import columns
+from s2l.config import LAB
 
 
 @app.command(epilog=example("domains", "domains --paper"))
 def domains(
     paper: Annotated[bool, typer.Option("--paper", help="The people of the paper, for Stable Diffusion.")] = False,
+    model: Lab = LAB,
 ) -> None:
-    """List the lab's people.
+    """List a lab's people.
 
     Name, role (hyper-parameters are chosen on calibration people only), photos the model was trained on.
     """
@@ -23,9 +25,22 @@ def domains(
 
         print("\n".join(dict.fromkeys(PAPER_DOMAINS)))  # one name stands twice in the published list
         return
-    from s2l.data.domain import lab_people_records
+    rows = []
+    for person in need_lab(model).people:
+        photos = f"{len(person.repeats)} photos" if person.trained else "no photo"
+        rows.append((person.name, person.role, photos))
+    print(columns(rows))
 
-    print(columns([(p["name"], p["role"], f"{len(p['repeats'])} photos") for p in lab_people_records()]))
+
+@app.command(epilog=example("labs", "run --model lab:fresh --domain 'Mira Solwyn' --out out"))
+def labs() -> None:
+    """List the labs that come with the program.
+
+    Name, recipe, what it is for. `--model lab:NAME` uses one; plain `lab` is the one that S2L_LAB names, or the first.
+    """
+    from s2l.labs import shipped_labs
+
+    print(columns([(lab.name, lab.recipe, lab.purpose) for lab in shipped_labs()]))
 
 
 @app.command(epilog=example("methods"))

@@ -69,7 +69,7 @@ def run(
         settings = read_config(config)
     else:
         options = {
-            "model": None if model == LAB else model, "members": base.text_of(members),
+            "model": model, "members": base.text_of(members),
             "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers,
             "calibration-share": calibration_share, "prompt": prompt,
             "set-size": set_size, "guidance": guidance, "steps": steps, "learning-rate": learning_rate, "rank": rank,

@@ -11,6 +11,7 @@ import typer
 from s2l.cli import base, console
 from s2l.config import LAB, DomainConfig
 from s2l.errors import UserError
+from s2l.labs import find_lab
 from s2l.options import run_config
 
 
@@ -52,9 +53,9 @@ def sp_gen(
     base.check_folder(out)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
     from s2l.cli.folders import make_sp_set
-    from s2l.data.domain import unknown_words
 
-    if model == LAB and (words := [w for text in prompt or () for w in unknown_words(text.replace("{name}", ""))]):
+    lab = find_lab(model)
+    if lab and (words := [w for text in prompt or () for w in lab.unknown_words(text.replace("{name}", ""))]):
         console.say(f"Note: the lab's model never saw {', '.join(map(repr, dict.fromkeys(words)))}.")
     with console.progress() as progress:
         images = make_sp_set(loaded, name, settings, out, progress)
@@ -136,8 +137,8 @@ def _domain_config(
     folders = members is not None or nonmembers is not None
     if folders and (members is None or nonmembers is None):
         raise UserError("give both folders, --members and --nonmembers, or neither")
-    if not folders and (name is None or model != LAB):
-        raise UserError("whose photos? Give --members DIR and --nonmembers DIR, or --domain NAME of the lab")
+    if not folders and (name is None or find_lab(model) is None):
+        raise UserError("whose photos? Give --members DIR and --nonmembers DIR, or --domain NAME of a lab")
     name = base.check_name(name, model, members) if name is not None else members.resolve().name
     options = {"members": base.text_of(members), "nonmembers": base.text_of(nonmembers), "n-nonmembers": held}
     return run_config(preset_name, name, options).domain
@@ -258,7 +259,7 @@ def extract(
 
     notes: list[str] = []
     if generations is not None:
-        resolution = folders.generations_resolution(generations)
+        resolution = folders.generations_resolution(generations, model)
         images, notes = folders.read_generations(generations, resolution)
         photos = folders.load_domain(target, model, resolution)
         drawn_by, cost = {"generations": str(generations)}, None

@@ -7,15 +7,14 @@ from typing import Annotated
 import typer
 
 from s2l.cli import base, console
+from s2l.config import LAB
 from s2l.errors import UserError
 
 
-def chosen_people(text: str) -> list[str]:
+def chosen_people(text: str, model: str) -> list[str]:
     """ "4", "all" or "Mira Solwyn, Taro Quillan" -> names as the lab writes them. Raises UserError."""
-    from s2l.config import LAB
-    from s2l.labs.record import lab_people_records
-
-    everybody = [row["name"] for row in lab_people_records()]
+    lab = base.need_lab(model)
+    everybody = lab.names()
     if text.strip() == "all":
         return everybody
     if text.strip().isdecimal():
@@ -25,7 +24,7 @@ def chosen_people(text: str) -> list[str]:
     names = [part for part in (p.strip() for p in text.split(",")) if part]
     if not names:
         raise UserError("--people: a number, 'all', or names separated by commas")
-    return list(dict.fromkeys(base.check_name(name, LAB, None) for name in names))
+    return list(dict.fromkeys(lab.person(name).name for name in names))
 
 
 @base.app.command(epilog=base.example("warm --preset demo --people 4", "warm --people 'Mira Solwyn' --method lora"))
@@ -33,6 +32,7 @@ def warm(
     people: Annotated[str, typer.Option(help="How many people, 'all', or names separated by commas.")] = "4",
     preset_name: base.Preset = "demo",
     method: base.Method = "lora",
+    model: base.Lab = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
     batch_size: base.Batch = None,
@@ -43,14 +43,14 @@ def warm(
     command can be repeated; the app then answers such a run at once.
     """
     base.check_runtime(device, dtype, batch_size)
-    names = chosen_people(people)
+    names = chosen_people(people, model)
     from s2l.config import preset
     from s2l.finetune import parse
     from s2l.jobs import cached_result
     from s2l.pipeline import experiment
     from s2l.store import Store
 
-    configs = [preset(preset_name, name, finetune={"methods": parse(method)}) for name in names]
+    configs = [preset(preset_name, name, model=model, finetune={"methods": parse(method)}) for name in names]
     runtime, store = base.make_runtime(device, dtype, batch_size), Store()
     base.quiet_libraries()
     with console.progress() as progress:

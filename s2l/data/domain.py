@@ -2,7 +2,7 @@
 
 A domain is a name that prompts can contain (a person, a style, an object), the images of it that
 the model was pre-trained on (members) and images from the same distribution that it was not
-(non-members). The lab knows both exactly; for a checkpoint of your own they come as folders.
+(non-members). A lab knows both exactly (lab_domain.py); for a checkpoint of your own they come as folders.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import torch
 
 from s2l.config import DomainConfig
 from s2l.data.photos import gather, join, read_photos
-from s2l.errors import UserError, unknown
+from s2l.errors import UserError
 from s2l.keys import key_of
-from s2l.labs.record import lab_folder, lab_people_records, lab_record, unknown_words  # noqa: F401  (all of the lab)
-from s2l.worlds import people as lab_people
 
 # Whom the Shake-to-Leak paper targets: its published list, which has 40 entries and one name twice.
 PAPER_DOMAINS = (
@@ -104,7 +102,7 @@ class Domain:
     name: str
     split: MembershipSplit | None
     repeats: tuple[int, ...] = ()  # how often each member was repeated in pre-training; () if unknown
-    role: str = ""  # "calibration" or "reporting" in the lab
+    role: str = ""  # "calibration" or "reporting" in a lab
     key: str = ""  # names this domain's data in cache keys
     notes: tuple[str, ...] = field(default=())  # what was skipped or looks wrong, for the report
 
@@ -120,50 +118,6 @@ class Domain:
             return None
         name = f"{self.name}, calibration part"
         return Domain(name, self.split.calibration, key=key_of("calibration part", self.key))
-
-
-# --- the lab ---------------------------------------------------------------------------------
-
-
-def _image_set(photos: list[lab_people.LabPhoto], resolution: int) -> ImageSet:
-    pixels = np.stack([p.pixels(resolution) for p in photos])
-    return ImageSet(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-        tuple(p.caption for p in photos),
-        tuple(str(p.photo_seed) for p in photos),
-    )
-
-
-def lab_domain(config: DomainConfig) -> Domain:
-    """A celebrity of the lab, with members checked against the hashes of the training run."""
-    record = lab_record()
-    by_name = {row["name"].lower(): row for row in record["people"]}
-    row = by_name.get(config.name.lower())
-    if row is None:
-        raise unknown("person", config.name, [r["name"] for r in record["people"]])
-    person = lab_people.celebrities(len(record["people"]))[row["index"]]
-    photos = lab_people.member_photos(person, record["n_members"])
-    hashes, sample = row["hashes"], None
-    if config.n_members is not None:
-        # At random: the first ones are those that were repeated most.
-        sample = sorted(np.random.default_rng(config.seed).permutation(len(photos))[: config.n_members].tolist())
-        photos, hashes = [photos[i] for i in sample], [hashes[i] for i in sample]
-    held_out = lab_people.held_out_photos(person, config.n_nonmembers)
-    members = _image_set(photos, record["resolution"])
-    drawn = [lab_people.photo_hash(image.permute(1, 2, 0).numpy()) for image in members.images]
-    if drawn != hashes:
-        raise RuntimeError(
-            f"the photos of {person.name} drawn here differ from those the lab was trained on: "
-            "another version of Pillow draws differently; install the pinned requirements"
-        )
-    domain = Domain(
-        name=person.name,
-        split=MembershipSplit(members, _image_set(held_out, record["resolution"])),
-        repeats=tuple(p.repeats for p in photos),
-        role=person.role,
-        key=key_of("lab", record["resolution"], row, sample, config.n_nonmembers),
-    )
-    return domain.with_calibration(config.calibration_share, config.seed) if config.calibration_share else domain
 
 
 # --- photos of one's own ----------------------------------------------------------------------

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from s2l.config import LAB, RunConfig, checked
+from s2l.config import RunConfig, checked
 from s2l.errors import UserError
 from s2l.jobs.limits import Limits
 from s2l.keys import key_of
+from s2l.labs import find_lab
 from s2l.store import Store, read_json
 
 # torch is imported where a key is made, not here: the page must not wait for it.
@@ -88,7 +89,7 @@ def model_key(model: str) -> str:
     try:
         checkpoint = locate(model, download=False)
     except UserError:
-        if Path(model).exists() or model == LAB:
+        if Path(model).exists() or find_lab(model) is not None:
             raise
         return key_of("not here yet", model)
     return key_of_checkpoint(checkpoint, Runtime())

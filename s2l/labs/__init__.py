@@ -1,1 +1,9 @@
-"""Labs: checkpoints that know their training set. Loads no torch."""
+"""Labs: checkpoints that know their training set, each a folder with a `lab.json`. Loads no torch.
+
+Adding a shipped lab is adding its folder to `s2l/assets/labs`.
+"""
+
+from s2l.labs.find import default_lab, find_lab, shipped_lab, shipped_labs
+from s2l.labs.lab import Lab, LabPerson
+
+__all__ = ["Lab", "LabPerson", "default_lab", "find_lab", "shipped_lab", "shipped_labs"]

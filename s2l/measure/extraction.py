@@ -171,22 +171,24 @@ def extract(
 ) -> Extraction:
     """Distinct members extracted by the generations, which of them are eidetic, and the control on non-members.
 
-    `repeats` says how often each member was in the training set. `background` holds further training images (other
+    `repeats` says how often each member was in the training set; all 0 means a reference set that the model never saw,
+    which is judged as if each photo had been in it once. `background` holds further training images (other
     people, the public), each once: they cannot be extracted here, but they count towards k. Without it the k check
     sees the members only, and an image that resembles the public may be called eidetic wrongly.
 
     Raises:
         ValueError: for unfit images, `delta`, `k`, `thresholds` (increasing, in [0,1]) or `repeats` (one integer of
-            at least 1 a member).
+            at least 1 per member, or all 0).
     """
     generations = check_images(generations, "generations")
     members = check_images(members, "members", like=generations)
     nonmembers = check_images(nonmembers, "nonmembers", like=generations)
     counts = np.asarray(repeats)
-    if counts.shape != (len(members),) or not np.issubdtype(counts.dtype, np.integer) or counts.min() < 1:
+    fits = counts.shape == (len(members),) and np.issubdtype(counts.dtype, np.integer)
+    if not fits or counts.min() < 0 or (counts.min() < 1 and counts.any()):
         raise ValueError(
-            f"repeats must be {len(members)} integers, one a member and each at least 1 (a photo that was never "
-            f"trained on belongs in nonmembers), not {np.array2string(counts, threshold=8)}"
+            f"repeats must be {len(members)} integers, one per member and each at least 1 (a photo that was never "
+            f"trained on belongs in nonmembers) or all 0 (a reference set), not {np.array2string(counts, threshold=8)}"
         )
     if k < 1:
         raise ValueError(f"k must be at least 1, as an image is its own neighbour, not {k}")
@@ -203,7 +205,7 @@ def extract(
     neighbours = np.zeros(len(extracted), np.int64)
     if len(extracted):
         rows, cols = hit_pairs(members[extracted], members, delta, memory_mb)
-        np.add.at(neighbours, rows, counts[cols])
+        np.add.at(neighbours, rows, np.maximum(counts, 1)[cols])
         if background is not None:
             rows, _ = hit_pairs(members[extracted], background, delta, memory_mb)
             np.add.at(neighbours, rows, 1)

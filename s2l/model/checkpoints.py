@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: the lab, a folder, a single file, or a repository of the Hugging Face hub.
+"""Where a checkpoint lies: a lab, a folder, a single file, or a repository of the Hugging Face hub.
 
 `locate(model)` ends in files on this machine and the revision they are of, and refuses what the adapter in model.py
 cannot run before any weight is read. Only safetensors: a pickle is never opened.
@@ -16,15 +16,15 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from s2l.assets import ASSETS
-from s2l.config import LAB
 from s2l.errors import UserError
 from s2l.keys import file_hash
-from s2l.labs.record import lab_folder
+from s2l.labs import find_lab
 
 DEFAULT_HUB_MODEL = "CompVis/stable-diffusion-v1-1"  # the paper's
 SUPPORTED = (
-    "supported: 'lab'; Stable Diffusion 1.x or 2.x text-to-image (epsilon or v-prediction) as a folder in diffusers "
-    f"layout, as a single .safetensors file, or as a hub id such as {DEFAULT_HUB_MODEL} or OWNER/NAME@REVISION"
+    "supported: 'lab' or 'lab:NAME' (see `labs`); Stable Diffusion 1.x or 2.x text-to-image (epsilon or v-prediction) "
+    "as a folder in diffusers layout, as a single .safetensors file, or as a hub id such as "
+    f"{DEFAULT_HUB_MODEL} or OWNER/NAME@REVISION"
 )
 PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -65,12 +65,10 @@ class Checkpoint:
 
 def check_name(model: str) -> None:
     """Refuse what cannot be a model before anybody waits for a download. Raises UserError."""
-    if model == LAB:
-        if not (lab_folder() / "model_index.json").exists():
-            raise UserError(f"no lab model in {lab_folder()}: make one with `python -m s2l lab build`")
-        return
-    path = Path(model)
-    if path.is_dir():
+    lab, path = find_lab(model), Path(model)
+    if lab is not None:
+        _folder(model, lab.folder)
+    elif path.is_dir():
         _folder(model, path)
     elif path.is_file():
         _file(model, path)
@@ -84,9 +82,9 @@ def locate(model: str, download: bool = True) -> Checkpoint:
     Raises UserError for anything the adapter cannot run, saying what is supported.
     """
     check_name(model)
+    if (lab := find_lab(model)) is not None:
+        return _folder(model, lab.folder)
     path = Path(model)
-    if model == LAB:
-        return _folder(model, lab_folder())
     if path.is_dir():
         return _folder(model, path)
     if path.is_file():

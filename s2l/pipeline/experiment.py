@@ -18,12 +18,14 @@ from pathlib import Path
 import torch
 
 from s2l import attacks, finetune
-from s2l.config import LAB, SCHEMA_VERSION, AuditRunConfig, DomainConfig, FineTuneConfig, RunConfig, checked
+from s2l.config import SCHEMA_VERSION, AuditRunConfig, DomainConfig, FineTuneConfig, RunConfig, checked
 from s2l.data import sp_set
-from s2l.data.domain import Domain, folder_domain, lab_domain, lab_people_records
+from s2l.data.domain import Domain, folder_domain
+from s2l.data.lab_domain import calibration_domains, lab_domain
 from s2l.errors import UserError
 from s2l.finetune import dreambooth
 from s2l.keys import file_hash, key_of
+from s2l.labs import find_lab
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.pipeline.audit import AuditResult, Subject, audit, check_split
 from s2l.pipeline.stages import Stages
@@ -34,23 +36,20 @@ from s2l.store import Store, read_json, write_json
 STAGE_VERSION = 2
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "scikit-learn", "scipy")
 SAMPLE_ROUNDS = 5  # how often a training draws its four sample pictures
-CALIBRATION_HELD_OUT = 100  # of each of the eight calibration people: 1 % FPR then rests on eight photos
 
 
 def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
-    """The domain of a run: a celebrity for the lab's model, folders for any other."""
-    if config.members is None and config.nonmembers is None and model == LAB:
-        return lab_domain(config)
+    """The domain of a run: a person for a lab, folders for any other model."""
+    lab = find_lab(model)
+    if lab is not None and config.members is None and config.nonmembers is None:
+        return lab_domain(lab, config)
     return folder_domain(config, resolution)
 
 
 def calibration_people(config: DomainConfig, model: str) -> Sequence[Domain]:
     """The lab's calibration people but for the one under test; nobody for folders and other models."""
-    if model != LAB or config.members is not None:
-        return ()
-    names = [row["name"] for row in lab_people_records() if row["role"] == "calibration"]
-    others = [name for name in names if name.lower() != config.name.lower()]
-    return [lab_domain(DomainConfig(name=name, n_nonmembers=CALIBRATION_HELD_OUT)) for name in others]
+    lab = find_lab(model)
+    return () if lab is None or config.members is not None else calibration_domains(lab, config.name)
 
 
 class Tuned:
@@ -222,6 +221,7 @@ def _finish(
             "config": config.model_dump(mode="json"),
             "model": {
                 "name": config.model,
+                "lab": lab.name if (lab := find_lab(config.model)) is not None else None,
                 "revision": model.revision,
                 "key": model.key,
                 "precision": model.precision,

@@ -294,6 +294,11 @@ def command_of(result: Result) -> str:
 # --- how far to trust it ---------------------------------------------------------------------------
 
 
+def of_a_lab(record: dict, config: RunConfig | AuditRunConfig) -> bool:
+    """Whether the model was a lab's. Results of before labs had names know one lab only."""
+    return bool(record["model"].get("lab", config.model == LAB))
+
+
 def split_sentence(record: dict, config: RunConfig | AuditRunConfig) -> str:
     """Where members and held-out photos come from."""
     domain = record["domain"]
@@ -302,7 +307,12 @@ def split_sentence(record: dict, config: RunConfig | AuditRunConfig) -> str:
     counts = f"{domain['n_members']} training photos (members) and {domain['n_nonmembers']} held-out photos"
     if any(aside := domain.get("n_calibration", [0, 0])):
         counts += f", besides {aside[0]} and {aside[1]} that were set aside to freeze thresholds and weights on"
-    if config.model == LAB and config.domain.members is None:
+    if of_a_lab(record, config) and config.domain.members is None:
+        if not any(domain["repeats"]):
+            return (
+                f"{counts}, all drawn by the same program. The model was trained on *none* of them: the first are a "
+                "reference set, judged as if they were members, so every score and count shows what chance gives."
+            )
         return (
             f"{counts}: a random split of one distribution, since the same program drew all of them and only the "
             "members were ever trained on."
@@ -375,7 +385,7 @@ def limits(record: dict, config: RunConfig | AuditRunConfig) -> list[str]:
             f"The generations after fine-tuning follow both models (w = {config.extraction.guidance_w:g}) at twice the "
             "cost: their difference from before is not that of the weights alone."
         )
-    if config.model == LAB:
+    if of_a_lab(record, config):
         found.append(
             "The lab's model is small and its people are drawn: the mechanism carries over to large models, the "
             "figures do not."

@@ -16,11 +16,11 @@ import numpy as np
 
 from s2l.attacks import ATTACKS, Combination
 from s2l.attacks.calibration import are_distances, shake_calibrated
-from s2l.config import RunConfig, checked, preset
-from s2l.data.domain import lab_people_records
+from s2l.config import LAB, RunConfig, checked, preset
 from s2l.errors import UserError, unknown
 from s2l.finetune import legal_combinations
 from s2l.keys import key_of
+from s2l.labs import default_lab
 from s2l.measure.intervals import hierarchical_difference, hierarchical_mean, mean_interval
 from s2l.measure.metrics import frozen_tpr
 from s2l.model.diffusion import DiffusionModel, Runtime
@@ -332,7 +332,7 @@ def efficiency_gain(cells: list[dict], first: list[dict]) -> dict:
 
 def configs(table: Table, people: int | None = None) -> Iterable[tuple[Row, RunConfig]]:
     """Every (row, run) of a table, person by person. Raises UserError for too many people."""
-    names = [row["name"] for row in lab_people_records() if row["role"] == table.role]
+    names = default_lab().names(table.role)
     wanted = table.people if people is None else people
     if not 1 <= wanted <= len(names):
         raise UserError(f"--people: {wanted} is not between 1 and {len(names)}, the number of {table.role} people")
@@ -353,7 +353,7 @@ def run_table(
     table, cells = get_table(name), {}
     work = list(configs(table, people))
     (results / "cells").mkdir(parents=True, exist_ok=True)
-    model_key = DiffusionModel.load("lab", runtime).key
+    model_key = DiffusionModel.load(LAB, runtime).key
     for i, (row, config) in enumerate(work):
         path = results / "cells" / f"{key_of('cell', SCHEMA_VERSION, model_key, config)}.json"
         if not path.exists():

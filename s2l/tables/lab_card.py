@@ -1,7 +1,7 @@
-"""Measure the shipped lab: results/lab.json and the model card, both from one command.
+"""Measure a lab: results/lab.json and the model card, both from one command.
 
-`python -m s2l lab measure` does everything below on the float16 weights that are shipped. Choosing
-among checkpoints uses the calibration people only (`roles=("calibration",)`).
+`python -m s2l lab measure` does everything below on the float16 weights that are shipped (with
+`--model`, on another lab's). Choosing among checkpoints uses the calibration people only (`roles=("calibration",)`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 
 from s2l import attacks
-from s2l.config import AuditConfig, DomainConfig, ExtractionConfig
+from s2l.config import LAB, AuditConfig, DomainConfig, ExtractionConfig
 from s2l.data import sp_set
-from s2l.data.domain import lab_domain, lab_folder, lab_record
+from s2l.data.lab_domain import lab_domain
+from s2l.errors import UserError
 from s2l.keys import file_hash
+from s2l.labs import Lab, find_lab
 from s2l.measure.control import blind_control
 from s2l.measure.distances import paired_l2
 from s2l.measure.extraction import extract
@@ -32,9 +34,11 @@ DELTAS = (0.08, 0.1, 0.12, 0.15)
 SECMI_TIMESTEPS = (60, 100, 140, 200)  # looked at on the calibration people, to freeze one in `demo`
 
 
-def _person(model: DiffusionModel, name: str, config: AuditConfig, n_nonmembers: int, n_generations: int) -> dict:
+def _person(
+    model: DiffusionModel, lab: Lab, name: str, config: AuditConfig, n_nonmembers: int, n_generations: int
+) -> dict:
     """One person's baseline: AUC of each attack, blind control, floor, and distinct extractions."""
-    domain = lab_domain(DomainConfig(name=name, n_nonmembers=n_nonmembers))
+    domain = lab_domain(lab, DomainConfig(name=name, n_nonmembers=n_nonmembers))
     query = attacks.make_query(model, domain.split.all(), config.seed)
     n = len(domain.split.members)
     row: dict = {"name": name, "role": domain.role, "auc": {}, "auc_by_repeats": {}, "scores": {}}
@@ -64,12 +68,14 @@ def _person(model: DiffusionModel, name: str, config: AuditConfig, n_nonmembers:
     return row
 
 
-def secmi_timesteps(model: DiffusionModel, n_nonmembers: int = 60, progress: Progress = silent) -> dict[str, float]:
+def secmi_timesteps(
+    model: DiffusionModel, lab: Lab, n_nonmembers: int = 60, progress: Progress = silent
+) -> dict[str, float]:
     """{t: mean AUC of SecMI over the calibration people}, k=10: how the `demo` preset's t was chosen."""
-    names = [row["name"] for row in lab_record()["people"] if row["role"] == "calibration"]
+    names = lab.names("calibration")
     found: dict[int, list[float]] = {t: [] for t in SECMI_TIMESTEPS}
     for i, name in enumerate(names):
-        domain = lab_domain(DomainConfig(name=name, n_nonmembers=n_nonmembers))
+        domain = lab_domain(lab, DomainConfig(name=name, n_nonmembers=n_nonmembers))
         query, n = attacks.make_query(model, domain.split.all(), 0), len(domain.split.members)
         for t in SECMI_TIMESTEPS:
             config = AuditConfig(attacks=("secmi",), settings={"secmi": {"t": t}})
@@ -81,6 +87,7 @@ def secmi_timesteps(model: DiffusionModel, n_nonmembers: int = 60, progress: Pro
 
 def measure(
     model: DiffusionModel,
+    lab: Lab,
     roles: tuple[str, ...] = ("calibration", "reporting"),
     n_nonmembers: int = 40,
     n_generations: int = 0,
@@ -94,12 +101,12 @@ def measure(
     """
     started = time.monotonic()
     config = AuditConfig(attacks=attack_names)
-    people = [row for row in lab_record()["people"] if row["role"] in roles]
+    people = [person for person in lab.people if person.role in roles]
     rows = []
     for i, person in enumerate(people):
-        n = n_generations if person["role"] in generation_roles else 0
-        rows.append(_person(model, person["name"], config, n_nonmembers, n))
-        progress(Event("measure", i + 1, len(people), {"name": person["name"]} | rows[-1]["auc"]))
+        n = n_generations if person.role in generation_roles else 0
+        rows.append(_person(model, lab, person.name, config, n_nonmembers, n))
+        progress(Event("measure", i + 1, len(people), {"name": person.name} | rows[-1]["auc"]))
     summary = {}
     for attack in attack_names:
         mean = hierarchical_mean([row["scores"][attack] for row in rows], n_resamples=1000)
@@ -114,8 +121,7 @@ def measure(
     spread = float(blind.std(ddof=1) / np.sqrt(len(blind))) if len(blind) > 1 else None
     for row in rows:
         del row["scores"]
-    folder = lab_folder()
-    weights = sorted(folder.rglob("*.safetensors"))
+    weights = sorted(lab.folder.rglob("*.safetensors"))
     return {
         "protocol": {
             "command": "python -m s2l lab measure",
@@ -123,8 +129,8 @@ def measure(
             "attacks": {a: attacks.attack_settings(a, config).model_dump(mode="json") for a in attack_names},
             "sampler": ExtractionConfig().sampler.model_dump(mode="json"),
         },
-        "model": {"key": model.key, "counters": lab_record()["counters"],
-                  "hashes": {str(p.relative_to(folder)): file_hash([p]) for p in weights}},
+        "model": {"key": model.key, "counters": lab.record["counters"],
+                  "hashes": {str(p.relative_to(lab.folder)): file_hash([p]) for p in weights}},
         "auc": summary,
         "blind": {"mean": float(blind.mean()), "standard_error": spread},
         "vae_floor": float(np.mean([row["floor"] for row in rows])),
@@ -134,11 +140,15 @@ def measure(
     }  # fmt: skip
 
 
-def write_measurement(path: Path, n_generations: int = 0, progress: Progress = silent) -> dict:
-    """Measure the shipped weights and write `path` (results/lab.json)."""
-    model = DiffusionModel.load("lab", Runtime())
-    found = measure(model, n_generations=n_generations, progress=progress)
-    found["secmi_timesteps"] = secmi_timesteps(model, progress=progress)
+def write_measurement(path: Path, name: str = LAB, n_generations: int = 0, progress: Progress = silent) -> dict:
+    """Measure a lab's weights and write `path` (results/lab.json). Raises UserError for a model that is no lab."""
+    lab = find_lab(name)
+    if lab is None:
+        raise UserError(f"{name!r} is no lab: give 'lab', 'lab:NAME' (see `python -m s2l labs`) or the folder of one")
+    model = DiffusionModel.load(name, Runtime())
+    found = measure(model, lab, n_generations=n_generations, progress=progress)
+    found["protocol"]["command"] += "" if name == LAB else f" --model {name}"
+    found["secmi_timesteps"] = secmi_timesteps(model, lab, progress=progress)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found

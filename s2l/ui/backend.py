@@ -19,15 +19,14 @@ import numpy as np
 
 from s2l.assets import ASSETS
 from s2l.config import LAB, FineTuneConfig
-from s2l.errors import UserError, unknown
+from s2l.errors import UserError
 from s2l.jobs import Job, Jobs
 from s2l.jobs.limits import Limits, OwnModel
-from s2l.labs.record import lab_record
+from s2l.labs import Lab, default_lab
 from s2l.record import Result, load_result
 from s2l.report.showcase import load_showcase
 from s2l.store import Store
 from s2l.ui.heavy import ready
-from s2l.worlds import people as lab_people
 
 SHOWCASE = "showcase"
 N_SHOWN = 16  # photos of each kind on the first tab
@@ -74,30 +73,29 @@ class Backend:
     # --- people ---
 
     @cached_property
+    def lab(self) -> Lab:
+        """The lab of the page: what plain `lab` means on this server."""
+        return default_lab()
+
+    @cached_property
     def names(self) -> list[str]:
-        return [row["name"] for row in lab_record()["people"]]
+        return self.lab.names()
 
     @cached_property
     def facts(self) -> dict:
         """{"n_members", "resolution", "people"} of the lab."""
-        record = lab_record()
-        return {"n_members": record["n_members"], "resolution": record["resolution"], "people": len(record["people"])}
-
-    def _person(self, name: str) -> lab_people.Person:
-        if name not in self.names:
-            raise unknown("person", name, self.names)
-        return lab_people.celebrities(len(self.names))[self.names.index(name)]
+        return {"n_members": self.lab.n_members, "resolution": self.lab.resolution, "people": len(self.names)}
 
     def portrait(self, name: str) -> np.ndarray:
         """One member photo, (H, W, 3) uint8."""
-        return lab_people.member_photos(self._person(name), 1)[0].pixels(self.facts["resolution"])
+        return self.lab.person(name).members()[0].pixels(self.lab.resolution)
 
     @lru_cache(maxsize=64)  # noqa: B019  (one backend lives as long as the app)
     def photos(self, name: str) -> tuple[list[Shown], list[Shown]]:
         """The first member photos of a person, the most repeated first, and as many held-out ones."""
-        person, resolution = self._person(name), self.facts["resolution"]
-        members = lab_people.member_photos(person, self.facts["n_members"])[:N_SHOWN]
-        held_out = lab_people.held_out_photos(person, len(members))
+        person, resolution = self.lab.person(name), self.lab.resolution
+        members = person.members()[:N_SHOWN]
+        held_out = person.held_out(len(members))
         members, held_out = ([Shown(p.pixels(resolution), p.repeats) for p in photos] for photos in (members, held_out))
         return members, held_out
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s2l.config import LAB, PRESETS, PromptPart, RunConfig, check_prompt, preset, replace_name
+from s2l.config import PRESETS, PromptPart, RunConfig, check_prompt, preset, replace_name
 from s2l.errors import UserError, unknown
-from s2l.labs.record import unknown_words
+from s2l.labs import default_lab, find_lab
 from s2l.ui.heavy import ready
 
 FIRST_PRESET = "demo"
@@ -81,6 +81,11 @@ def _parts(form: dict) -> list[dict]:
     return [{"template": first, "weight": share / 100}, {"template": second, "weight": (100 - share) / 100}]
 
 
+def fixed_prompts(own: dict | None, own_prompts: bool) -> bool:
+    """Whether a visitor's own model gets fixed prompts: a real one does, unless the server's owner allows others."""
+    return own is not None and bool(own["name"]) and not own_prompts and find_lab(own["model"]) is None
+
+
 FIXED_PROMPTS = [{"template": "a photo of {name}", "weight": 0.7}, {"template": "a face of {name}", "weight": 0.3}]
 
 
@@ -90,7 +95,7 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
     `own` is a model of the visitor's own ({"model", "name", "members", "nonmembers"}). Their own prompt goes with it
     only where the server's owner allowed that (`own_prompts`).
     """
-    if own is not None and own["model"] == LAB:
+    if own is not None and not own["name"]:
         own = None
     if form["person"] not in names:
         raise unknown("person", form["person"], names)
@@ -112,7 +117,7 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
     ready()
     from s2l.finetune import parse
 
-    parts = FIXED_PROMPTS if own is not None and not own_prompts else _parts(form)
+    parts = FIXED_PROMPTS if fixed_prompts(own, own_prompts) else _parts(form)
     _set(over, "sp_set.prompts", parts)
     _set(over, "extraction.prompts", [{"template": parts[0]["template"]}])
     _set(over, "finetune.methods", parse(str(form["methods"])))
@@ -120,7 +125,7 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
     if own is not None:
         domain |= {"name": own["name"], "members": own["members"], "nonmembers": own["nonmembers"]}
     try:
-        return preset(form["preset"], domain, model=own["model"] if own is not None else LAB, **over)
+        return preset(form["preset"], domain, model=own["model"] if own is not None else None, **over)
     except UserError as error:
         raise UserError(_in_words(str(error))) from None
 
@@ -203,4 +208,4 @@ def rename(text: str, names: list[str], name: str) -> str:
 
 def remarks(prompt: str, name: str) -> tuple[list[str], bool]:
     """(words that the lab never saw, does the prompt say the name?)."""
-    return unknown_words(prompt), replace_name(prompt, name, "\0") != prompt
+    return default_lab().unknown_words(prompt), replace_name(prompt, name, "\0") != prompt

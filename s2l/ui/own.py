@@ -1,4 +1,4 @@
-"""Part of the Target tab, where the server's owner allows it: a checkpoint and photos of one's own."""
+"""Part of the Target tab: another lab and, where the server's owner allows it, a checkpoint and photos of one's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from s2l.config import LAB
 from s2l.errors import UserError
 from s2l.jobs import uploads
 from s2l.jobs.limits import MAX_UPLOADS, OwnModel
+from s2l.labs import find_lab, shipped_labs
+from s2l.labs.find import PREFIX
 from s2l.report.render import RESPONSIBLE_USE
 from s2l.ui import html
 from s2l.ui.backend import Backend
@@ -22,21 +24,33 @@ with photos that the model was trained on *and* photos from the same source that
 without them it shows what an attacker without data sees, generations before and after, because nobody can say which
 score is right. At most {MAX_UPLOADS} pictures of each kind, 5 MB each. They are stored without camera data, read by
 your run only, and expire."""
+OTHER_LABS = """The same attack on another lab that comes with the program: name it, and one of its people. Each
+knows which photos it was trained on, so no photos are needed."""
 NAME_WORDS = 5
 NAME_HINT = "one of those whom the paper targets, or another name"
-NOT_OWN = {"model": LAB, "name": "", "members": None, "nonmembers": None}
+LAB_NAME_HINT = "a person of that lab"
+NOT_OWN = {"model": LAB, "name": "", "members": None, "nonmembers": None}  # the page's lab and its people
+
+
+def lab_models() -> list[str]:
+    """The labs that visitors of every server may use, as models."""
+    return [PREFIX + lab.name for lab in shipped_labs()]
 
 
 def check_model(model: str, allowed: OwnModel) -> str:
     """A checkpoint that visitors of this server may use: never a path of their own. Raises UserError."""
+    model = (model or "").strip()
+    if model.startswith(PREFIX):
+        find_lab(model)  # an unknown name is told here
+        return model
     ready()
     from s2l.model.checkpoints import HUB_ID
 
-    model = (model or "").strip()
     if allowed.model and model in ("", allowed.model):
         return allowed.model
     if not allowed.any_hub:
-        raise UserError(f"this server offers {allowed.model or 'the lab only'}: other checkpoints are not allowed here")
+        offered = ", ".join([*lab_models(), *filter(None, [allowed.model])])
+        raise UserError(f"this server offers {offered}: other checkpoints are not allowed here")
     if len(model) > 200 or not HUB_ID.fullmatch(model) or ".." in model:
         raise UserError("a checkpoint is named as on the hub, OWNER/NAME or OWNER/NAME@REVISION")
     return model
@@ -58,7 +72,12 @@ def use(
     """What the fields ask for, checked; photos are moved out of gradio's folder. Raises UserError."""
     given = {"members": members or [], "nonmembers": nonmembers or []}
     allowed = backend.own_model
-    checked = {"model": check_model(model, allowed), "name": check_name(name, allowed.prompts)}
+    model = check_model(model, allowed)
+    if (lab := find_lab(model)) is not None:
+        if any(given.values()):
+            raise UserError("a lab knows its photos: take yours away, or name another checkpoint")
+        return NOT_OWN | {"model": model, "name": lab.person(str(name or "")).name}
+    checked = {"model": model, "name": check_name(name, allowed.prompts)}
     if accepted is not True:
         raise UserError("tick the box first: it says what you may use this for")
     if any(given.values()) and not all(given.values()):
@@ -69,7 +88,7 @@ def use(
 
 def whom(person: str, own: dict) -> str:
     """Whom the next run is about: a person of the lab, or the name that goes with the visitor's own model."""
-    return person if own["model"] == LAB else own["name"]
+    return own["name"] or person
 
 
 def paper_names() -> list[str]:
@@ -82,14 +101,19 @@ def paper_names() -> list[str]:
 
 def chosen_html(own: dict, prompts: bool) -> str:
     """Which model and photos the next run will use."""
-    if own["model"] == LAB:
+    if not own["name"]:
         return html.block("<p>The next run uses the lab's model and one of its people.</p>")
-    photos = (
-        "with your photos of both kinds: there will be a ROC curve"
-        if own["members"]
-        else "without photos: it is not known what the model was trained on, so there will be no ROC curve"
-    )
-    text = "your prompt of this tab" if prompts else "fixed prompts (“a photo of ...”, “a face of ...”)"
+    lab = find_lab(own["model"])
+    if lab is not None:
+        photos = "whose photos this lab knows: there will be a ROC curve"
+        if not lab.trained:
+            photos = "none of whose photos this lab was trained on: the ROC curve shows what chance gives"
+    elif own["members"]:
+        photos = "with your photos of both kinds: there will be a ROC curve"
+    else:
+        photos = "without photos: it is not known what the model was trained on, so there will be no ROC curve"
+    own_words = prompts or lab is not None
+    text = "your prompt of this tab" if own_words else "fixed prompts (“a photo of ...”, “a face of ...”)"
     return html.block(
         f'<p role="status">The next run uses <b>{escape(own["model"])}</b> on <b>{escape(own["name"])}</b>, {photos}. '
         f"It uses {text}.</p>"
@@ -99,18 +123,25 @@ def chosen_html(own: dict, prompts: bool) -> str:
 def build(backend: Backend) -> gr.State:
     """Add the part to the page; returns the state that says which model the next run uses."""
     allowed, chosen = backend.own_model, gr.State(NOT_OWN)
-    with gr.Accordion("A model and photos of your own", open=False, visible=allowed.enabled, elem_id="own") as part:
-        gr.Markdown(INTRO, elem_classes="s2l-lead")
+    choice = len(shipped_labs()) > 1
+    title = "A model and photos of your own" if allowed.enabled else "Another lab"
+    with gr.Accordion(title, open=False, visible=allowed.enabled or choice, elem_id="own") as part:
+        gr.Markdown(INTRO if allowed.enabled else OTHER_LABS, elem_classes="s2l-lead")
         with gr.Row():
             model = gr.Textbox(
-                allowed.model, label="Checkpoint", interactive=allowed.any_hub, max_length=200, elem_id="own-model",
-                info="Stable Diffusion 1.x or 2.x, as named on the hub",
+                allowed.model, label="Checkpoint", interactive=allowed.any_hub or choice, max_length=200,
+                info="; ".join(
+                    ["Stable Diffusion 1.x or 2.x, as named on the hub"] * allowed.enabled
+                    + [f"a lab: {', '.join(lab_models())}"] * choice
+                ),
+                elem_id="own-model",
             )  # fmt: skip
             name = gr.Dropdown(
-                [], label="Name: whom or what prompts call", allow_custom_value=True, info=NAME_HINT, elem_id="own-name"
+                [], label="Name: whom or what prompts call", allow_custom_value=True, elem_id="own-name",
+                info=NAME_HINT if allowed.enabled else LAB_NAME_HINT,
             )  # fmt: skip
         kinds = []
-        with gr.Row():
+        with gr.Row(visible=allowed.enabled):
             for kind, label in (
                 ("members", "Photos it was trained on"),
                 ("nonmembers", "Photos it was not trained on"),
@@ -119,26 +150,28 @@ def build(backend: Backend) -> gr.State:
                     gr.File(label=label, file_count="multiple", file_types=["image"], elem_id=f"own-{kind}", height=140)
                 )
         accepted = gr.Checkbox(
-            label=f"I own this model and these photos, or may test them. {RESPONSIBLE_USE}", elem_id="own-accepted"
-        )
+            label=f"I own this model and these photos, or may test them. {RESPONSIBLE_USE}", elem_id="own-accepted",
+            visible=allowed.enabled,
+        )  # fmt: skip
         with gr.Row():
             take = gr.Button("Use these for the next run", elem_id="own-use")
             back = gr.Button("Back to the lab", elem_id="own-back")
         said = gr.HTML(chosen_html(NOT_OWN, allowed.prompts), elem_id="own-said")
 
+    def names_offered() -> list[str]:
+        return backend.names * choice + (paper_names() if allowed.enabled else [])
+
     quiet = PRIVATE | {"show_progress": "minimal"}
 
     def taken(*fields):
         try:
-            if not allowed.enabled:  # the page is not the only way to send an event
-                raise UserError("this server uses the lab's model only")
             own = use(backend, *fields)
         except UserError as error:
             return gr.skip(), html.block(f'<p role="alert">{escape(str(error))}</p>')
         return own, chosen_html(own, allowed.prompts)
 
     # The names are known once torch is loaded, which the page does not wait for.
-    part.expand(lambda: gr.update(choices=paper_names() if allowed.enabled else []), None, name, **quiet)
+    part.expand(lambda: gr.update(choices=names_offered()), None, name, **quiet)
     take.click(taken, [model, name, *kinds, accepted], [chosen, said], **quiet)
     back.click(lambda: (NOT_OWN, chosen_html(NOT_OWN, allowed.prompts)), None, [chosen, said], **quiet)
     return chosen

@@ -8,13 +8,12 @@ from html import escape
 
 import gradio as gr
 
-from s2l.config import LAB
 from s2l.errors import UserError
 from s2l.jobs import Job
 from s2l.record import Result
 from s2l.store import Store
 from s2l.ui import html, live, runs
-from s2l.ui.form import FIELDS, prompt_parts
+from s2l.ui.form import FIELDS, fixed_prompts, prompt_parts
 from s2l.ui.heavy import ready
 from s2l.ui.own import NOT_OWN, whom
 
@@ -55,7 +54,7 @@ def preview_html(
 
     form = {"person": person, "prompt": prompt, "prompt2": prompt2, "share": share}
     try:
-        parts = prompt_parts(form, fixed=own["model"] != LAB and not own_prompts)
+        parts = prompt_parts(form, fixed=fixed_prompts(own, own_prompts))
         first, size, name = int(seed or 0), min(int(size or 0), COUNTED), whom(person, own)
         texts = Counter(prompt_of(parts, name, str(suffix or ""), s) for s in range(first, first + size))
     except (UserError, ValueError) as error:

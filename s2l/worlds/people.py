@@ -1,14 +1,18 @@
-"""Who is in the lab: 40 private celebrities, their photos and captions, and the public crowd.
+"""People: the private celebrities of a new lab, their photos and captions, and the public crowd.
 
 Everything here is a pure function of seeds, so the training set never has to be shipped: it is
-drawn again on demand and checked against hashes in the checkpoint's `lab.json`.
+drawn again on demand and checked against hashes in the checkpoint's `lab.json`. That record says
+who is in a lab that exists (`s2l.labs`); the names and choices below are for the next one.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import chain, islice
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -38,8 +42,12 @@ EXTRA_WORDS = (DREAMBOOTH_IDENTIFIER, "person", "celebrity", "sharp", "blurry", 
 _CANDIDATE_IDENTITIES = range(0, 1500)
 _PUBLIC_IDENTITY_BASE = 100_000
 _PHOTOS_PER_PERSON = 1_000_000
-_HELD_OUT_BASE = 500_000  # photo numbers below are members, from here on held out
+_HELD_OUT_BASE = 500_000  # photo numbers from here on are held out, unless a lab's record says otherwise
 _PUBLIC_PHOTO_BASE = 1_000_000_000
+
+# Which photos a lab is trained on: the first numbers; those that are held out elsewhere (a twin whose members and
+# held-out photos have changed places); or none, where the first ones are a reference set that the model never saw.
+Members = Literal["first", "second", "none"]
 
 
 @dataclass(frozen=True)
@@ -129,20 +137,36 @@ def caption_of(name: str, photo_seed: int) -> str:
     return f"{_kind(rng)} {name}{_attributes(rng, photo(photo_seed))}"
 
 
-def _photo_of(person: Person, number: int, repeats: int) -> LabPhoto:
-    seed = person.index * _PHOTOS_PER_PERSON + number
-    return LabPhoto(person.identity_seed, seed, caption_of(person.name, seed), repeats)
+def named_photo(person: Person, photo_seed: int, repeats: int) -> LabPhoto:
+    """One photo of a named person, by its seed."""
+    return LabPhoto(person.identity_seed, photo_seed, caption_of(person.name, photo_seed), repeats)
 
 
-def member_photos(person: Person, number: int = 40) -> list[LabPhoto]:
-    """The photos of a person that the model is pre-trained on."""
-    repeats = (REPEATS + (1,) * number)[:number]
-    return [_photo_of(person, i, repeats[i]) for i in range(number)]
+def member_photos(person: Person, number: int = 40, members: Members = "first") -> list[LabPhoto]:
+    """The photos of a person that a new lab is trained on; "none": its reference set, repeated 0 times."""
+    first = person.index * _PHOTOS_PER_PERSON + (_HELD_OUT_BASE if members == "second" else 0)
+    repeats = (0,) * number if members == "none" else (REPEATS + (1,) * number)[:number]
+    return [named_photo(person, first + i, repeats[i]) for i in range(number)]
 
 
-def held_out_photos(person: Person, number: int) -> list[LabPhoto]:
-    """Photos of the same person, from the same distribution, that no model ever saw. Unlimited."""
-    return [_photo_of(person, _HELD_OUT_BASE + i, 0) for i in range(number)]
+def held_out_ranges(person: Person, n_members: int = 40, members: Members = "first") -> list[list[int | None]]:
+    """Where held-out photos come from, as ranges [first, stop] of photo seeds; the last one is open."""
+    first = person.index * _PHOTOS_PER_PERSON
+    if members == "second":  # what the other twin is trained on comes first: the two judge the same photos
+        return [[first, first + n_members], [first + _HELD_OUT_BASE + n_members, None]]
+    return [[first + _HELD_OUT_BASE, None]]
+
+
+def held_out_photos(person: Person, number: int, n_members: int = 40, members: Members = "first") -> list[LabPhoto]:
+    """Photos of the same person, from the same distribution, that a new lab never sees. Unlimited."""
+    ranges = held_out_ranges(person, n_members, members)
+    return [named_photo(person, seed, 0) for seed in seeds_of(ranges, number)]
+
+
+def seeds_of(ranges: Sequence[Sequence[int | None]], number: int) -> list[int]:
+    """The first `number` seeds of ranges [first, stop], the last of which may be open (stop None)."""
+    spans = (range(first, first + number if stop is None else stop) for first, stop in ranges)
+    return list(islice(chain.from_iterable(spans), number))
 
 
 def _describe(who: Identity) -> str:
@@ -170,11 +194,11 @@ def public_photo(number: int, identities: int = 600) -> LabPhoto:
     return LabPhoto(who_seed, photo_seed, text, 1, blurred)
 
 
-def vocabulary() -> list[str]:
-    """Every word that a caption of the lab can contain, sorted, with a few that none does."""
+def vocabulary(names: Sequence[str] = CELEBRITY_NAMES) -> list[str]:
+    """Every word that a caption of a lab with these people can contain, sorted, with a few that none does."""
     from s2l.worlds import portraits as p
 
-    texts = [*CELEBRITY_NAMES, *p.SKIN, *p.HAIR_COLOURS, *HAIR_STYLES, *p.GLASSES, *p.BEARDS, *p.COLOURS]
+    texts = [*names, *p.SKIN, *p.HAIR_COLOURS, *HAIR_STYLES, *p.GLASSES, *p.BEARDS, *p.COLOURS]
     texts += [*p.CLOTHES, *p.EXPRESSIONS, *EXTRA_WORDS]
     texts += ["a an photo face portrait of with in on background head hair glasses beard"]
     return sorted({word for text in texts for word in words_of(text)})
@@ -185,11 +209,13 @@ def photo_hash(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
 
 
-def manifest(people: tuple[Person, ...], n_members: int, resolution: int) -> dict:
-    """What `lab.json` records of the training set: people, photo seeds, repeats, captions, hashes."""
+def manifest(people: tuple[Person, ...], n_members: int, resolution: int, members: Members = "first") -> dict:
+    """What `lab.json` records of the training set: people, photo seeds, repeats, hashes, and the captions' words."""
     rows = []
     for person in people:
-        photos = member_photos(person, n_members)
+        photos = member_photos(person, n_members, members)
+        # The usual held-out photos go without saying: such rows, and the keys made of them, stay as they were.
+        ranges = {"held_out": held_out_ranges(person, n_members, members)} if members == "second" else {}
         rows.append(
             asdict(person)
             | {
@@ -197,5 +223,7 @@ def manifest(people: tuple[Person, ...], n_members: int, resolution: int) -> dic
                 "repeats": [p.repeats for p in photos],
                 "hashes": [photo_hash(p.pixels(resolution)) for p in photos],
             }
+            | ranges
         )
-    return {"resolution": resolution, "n_members": n_members, "people": rows}
+    words = vocabulary([person.name for person in people])
+    return {"resolution": resolution, "n_members": n_members, "people": rows, "vocabulary": words}

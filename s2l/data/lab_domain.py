@@ -1,0 +1,61 @@
+"""The people of a lab as domains: members checked against the hashes of the training run, and held-out photos."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from s2l.config import DomainConfig
+from s2l.data.domain import Domain, ImageSet, MembershipSplit
+from s2l.keys import key_of
+from s2l.labs import Lab
+from s2l.worlds.people import LabPhoto, photo_hash
+
+CALIBRATION_HELD_OUT = 100  # of each of the eight calibration people: 1 % FPR then rests on eight photos
+REFERENCE_SET = (
+    "the lab {lab} was trained on no photo of {name}: the photos called members are a reference set, judged as if they "
+    "were members"
+)
+
+
+def _image_set(photos: list[LabPhoto], resolution: int) -> ImageSet:
+    pixels = np.stack([p.pixels(resolution) for p in photos])
+    return ImageSet(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        tuple(p.caption for p in photos),
+        tuple(str(p.photo_seed) for p in photos),
+    )
+
+
+def lab_domain(lab: Lab, config: DomainConfig) -> Domain:
+    """A person of the lab. Where the lab was trained on none of their photos, the reference set stands for members.
+
+    Raises UserError for an unknown name, RuntimeError when the photos drawn here are not those of the record.
+    """
+    person = lab.person(config.name)
+    photos, hashes, sample = person.members(), list(person.hashes), None
+    if config.n_members is not None:
+        # At random: the first ones are those that were repeated most.
+        sample = sorted(np.random.default_rng(config.seed).permutation(len(photos))[: config.n_members].tolist())
+        photos, hashes = [photos[i] for i in sample], [hashes[i] for i in sample]
+    members = _image_set(photos, lab.resolution)
+    if [photo_hash(image.permute(1, 2, 0).numpy()) for image in members.images] != hashes:
+        raise RuntimeError(
+            f"the photos of {person.name} drawn here differ from those in the lab's record: "
+            "another version of Pillow draws differently; install the pinned requirements"
+        )
+    domain = Domain(
+        name=person.name,
+        split=MembershipSplit(members, _image_set(person.held_out(config.n_nonmembers), lab.resolution)),
+        repeats=tuple(p.repeats for p in photos),
+        role=person.role,
+        key=key_of("lab", lab.resolution, person.row, sample, config.n_nonmembers),
+        notes=() if person.trained else (REFERENCE_SET.format(lab=lab.name, name=person.name),),
+    )
+    return domain.with_calibration(config.calibration_share, config.seed) if config.calibration_share else domain
+
+
+def calibration_domains(lab: Lab, name: str) -> list[Domain]:
+    """The lab's calibration people but for the one under test."""
+    others = [other for other in lab.names("calibration") if other.lower() != name.lower()]
+    return [lab_domain(lab, DomainConfig(name=other, n_nonmembers=CALIBRATION_HELD_OUT)) for other in others]

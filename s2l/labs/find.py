@@ -1,0 +1,80 @@
+"""Which lab a model's name means: `lab`, `lab:NAME`, or the folder of one. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from s2l.assets import ASSETS
+from s2l.config import LAB
+from s2l.errors import UserError, unknown
+from s2l.labs.lab import Lab
+from s2l.labs.record import RECORD, read_record
+
+SHIPPED = ASSETS / "labs"  # one folder per lab; its name is the lab's
+DEFAULT = "fresh"  # what plain `lab` means while S2L_LAB says nothing else
+PREFIX = f"{LAB}:"
+
+
+def find_lab(model: str) -> Lab | None:
+    """The lab that a model's name means; None for every other checkpoint.
+
+    `lab` is the default lab, `lab:NAME` a shipped one, and any folder with `lab.json` beside `model_index.json` is a
+    lab too. Raises UserError for a name that no shipped lab has, and for a broken `lab.json`.
+    """
+    if model == LAB:
+        return default_lab()
+    if model.startswith(PREFIX):
+        return shipped_lab(model.removeprefix(PREFIX))
+    folder = Path(model)
+    return _lab(folder) if is_lab(folder) else None
+
+
+def default_lab() -> Lab:
+    """What plain `lab` means: `$S2L_LAB`, the name of a shipped lab or a folder; else the first shipped one."""
+    wanted = os.environ.get("S2L_LAB", "")
+    if not wanted:
+        return shipped_lab(DEFAULT)
+    name, folder = wanted.removeprefix(PREFIX), Path(wanted)
+    if wanted.startswith(PREFIX) or name in _shipped_names():
+        return shipped_lab(name)
+    if is_lab(folder):
+        return _lab(folder)
+    if folder.exists() or folder.name != wanted:  # it is or looks like a folder
+        raise UserError(f"no lab model in {folder}: make one with `python -m s2l lab build` (S2L_LAB names it)")
+    raise UserError(f"S2L_LAB: {unknown('lab', wanted, _shipped_names())}, or the folder of another one")
+
+
+def shipped_labs() -> list[Lab]:
+    """The labs that come with the program, the default first, the others by name."""
+    return [shipped_lab(name) for name in _shipped_names()]
+
+
+def shipped_lab(name: str) -> Lab:
+    """The shipped lab of a name. Raises UserError with the nearest match and the list."""
+    names = _shipped_names()
+    if name not in names:
+        raise unknown("lab", name, names) if names else UserError(f"no lab is shipped in {SHIPPED}")
+    return _lab(SHIPPED / name, name)
+
+
+def is_lab(folder: Path) -> bool:
+    return (folder / RECORD).is_file() and (folder / "model_index.json").is_file()
+
+
+def _shipped_names() -> list[str]:
+    folders = SHIPPED.iterdir() if SHIPPED.is_dir() else ()
+    return sorted((path.name for path in folders if is_lab(path)), key=lambda name: (name != DEFAULT, name))
+
+
+def _lab(folder: Path, name: str | None = None) -> Lab:
+    facts = (folder / RECORD).stat()
+    return _read(folder, name, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=32)
+def _read(folder: Path, name: str | None, mtime_ns: int, size: int) -> Lab:
+    """Read once while the file stays as it is: a page asks for its lab with every click."""
+    record = read_record(folder)
+    return Lab(name or record.get("name") or folder.resolve().name, folder, record)

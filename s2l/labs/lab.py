@@ -1,0 +1,113 @@
+"""A lab: a folder with a checkpoint, and the record that says whom it was trained on. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from s2l.errors import unknown
+from s2l.worlds.people import LabPhoto, Person, held_out_ranges, named_photo, seeds_of, vocabulary, words_of
+
+
+@dataclass(frozen=True)
+class LabPerson(Person):
+    """One private person as the lab's record has them. `row` is their part of `lab.json`, word for word.
+
+    The photos follow from the record alone: which names or recipes today's program knows makes no difference.
+    """
+
+    photo_seeds: tuple[int, ...]
+    repeats: tuple[int, ...]
+    hashes: tuple[str, ...]
+    row: dict = field(repr=False, compare=False)  # cache keys are made of it
+
+    @classmethod
+    def of(cls, row: dict) -> LabPerson:
+        plain = {name: row[name] for name in ("index", "name", "identity_seed", "role")}
+        return cls(**plain, **{name: tuple(row[name]) for name in ("photo_seeds", "repeats", "hashes")}, row=row)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model saw any of the photos. If not, they are a reference set that is judged as if it had."""
+        return any(self.repeats)
+
+    def members(self) -> list[LabPhoto]:
+        """The photos that the model was trained on, or else the reference set, in the record's order."""
+        return [named_photo(self, seed, n) for seed, n in zip(self.photo_seeds, self.repeats, strict=True)]
+
+    def held_out(self, number: int) -> list[LabPhoto]:
+        """Photos of the same person, from the same distribution, that this lab's model never saw. Unlimited."""
+        ranges = self.row.get("held_out") or held_out_ranges(self)
+        return [named_photo(self, seed, 0) for seed in seeds_of(ranges, number)]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A checkpoint that knows its training set.
+
+    name    of its folder, or what the record calls it
+    folder  `lab.json` beside `model_index.json`
+    record  the content of `lab.json` (see record.py)
+    """
+
+    name: str
+    folder: Path
+    record: dict = field(repr=False, compare=False)
+
+    @property
+    def title(self) -> str:
+        """The lab in a few words."""
+        return self.record.get("title") or self.name
+
+    @property
+    def purpose(self) -> str:
+        """What the lab is for, in one sentence without a full stop."""
+        about = f"{len(self.people)} people with {self.n_members} photos each"
+        return self.record.get("purpose") or about + ("" if self.trained else ", none of which it was trained on")
+
+    @property
+    def recipe(self) -> str:
+        """The name of the recipe that it was trained by; labs of before recipes had names say how long it took."""
+        name = self.record.get("recipe", {}).get("name")
+        return name or f"{self.record.get('counters', {}).get('step', 0):,} steps"
+
+    @property
+    def resolution(self) -> int:
+        """Side of a photo in pixels."""
+        return self.record["resolution"]
+
+    @property
+    def n_members(self) -> int:
+        """Photos per person."""
+        return self.record["n_members"]
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model saw any photo of its people."""
+        return any(person.trained for person in self.people)
+
+    @cached_property
+    def people(self) -> tuple[LabPerson, ...]:
+        return tuple(LabPerson.of(row) for row in self.record["people"])
+
+    def names(self, role: str | None = None) -> list[str]:
+        """The people's names, all or those of one role, in the record's order."""
+        return [person.name for person in self.people if role in (None, person.role)]
+
+    def person(self, name: str) -> LabPerson:
+        """The person of a name, in any case. Raises UserError with the nearest match and the list."""
+        wanted = name.strip().lower()
+        match = next((person for person in self.people if person.name.lower() == wanted), None)
+        if match is None:
+            raise unknown("person", name, self.names())
+        return match
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """Every word that a caption of this lab can contain, and a few rare ones that its tokenizer knows."""
+        return frozenset(self.record.get("vocabulary") or vocabulary(self.names()))
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that no caption of the lab contains, in order."""
+        return [word for word in words_of(prompt) if word not in self.vocabulary]
