@@ -21,7 +21,7 @@ from s2l.model.checkpoints import locate, weights_key
 from s2l.model.diffusion import Runtime
 from s2l.pipeline.experiment import calibration_people, load_domain, run
 from s2l.pretrain.networks import _merges, build_tokenizer
-from s2l.report.findings import split_sentence
+from s2l.report.findings import split_sentence, warning
 from s2l.store import Store
 from s2l.tables.lab_card import write_measurement
 from s2l.worlds import people as world
@@ -224,7 +224,8 @@ def test_the_public_twin_is_judged_on_a_reference_set_and_says_so(tiny_checkpoin
     config = preset("quick", MIRA, model=model, audit={"attacks": ["loss"]})
     record = run(config, Store(tmp_path / "cache"), Runtime("cpu", "float32")).record
     assert record["domain"]["repeats"] == [0] * 12 and "no photo of Mira Solwyn" in record["domain"]["notes"][0]
-    assert "trained on *none* of them" in split_sentence(record, config)
+    assert "reference set" in split_sentence(record, config) and "trained on none" in split_sentence(record, config)
+    assert "trained on no photo of Mira Solwyn" in warning(record)
     assert record["attacks"]["loss"]["before"]["auc"] is not None and record["model"]["lab"] == "public"
     one, other = (load_domain(config.domain, name, 32) for name in (str(tiny_checkpoint), model))
     assert other.split.all().ids == one.split.all().ids and other.key != one.key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import combinations
@@ -19,6 +20,7 @@ from s2l.config import LAB, preset
 from s2l.errors import UserError
 from s2l.jobs import uploads
 from s2l.jobs.limits import OwnModel
+from s2l.labs import find
 from s2l.record import Result
 from s2l.store import Store, write_json
 from s2l.ui import (
@@ -275,6 +277,60 @@ def test_the_preview_names_whom_a_model_of_ones_own_will_draw():
 def test_the_run_button_says_for_whom():
     assert finetune.run_label(TARO, own.NOT_OWN) == f"Run: {TARO}"
     assert finetune.run_label(TARO, own.NOT_OWN | {"model": "owner/name", "name": "Somebody"}) == "Run: Somebody"
+
+
+# --- another lab ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labs(tiny_checkpoint, tmp_path, monkeypatch):
+    """Two shipped labs, of which the page shows the first; `hidden` was trained on none of its people's photos."""
+    folder = tmp_path / "labs"
+    for name in ("fresh", "hidden"):
+        shutil.copytree(tiny_checkpoint, folder / name)
+    path = folder / "hidden" / "lab.json"
+    record = json.loads(path.read_text())
+    people = [person | {"repeats": [0] * len(person["repeats"])} for person in record["people"]]
+    path.write_text(json.dumps(record | {"people": people}))
+    monkeypatch.setattr(find, "SHIPPED", folder)
+    return folder
+
+
+def test_visitors_of_every_server_may_use_a_shipped_lab(labs, backend):
+    assert not backend.own_model.enabled
+    chosen = own.use(backend, " lab:hidden ", "taro quillan", [], [], False)  # no consent: nobody is real
+    assert chosen == own.NOT_OWN | {"model": "lab:hidden", "name": TARO}
+    values = form.preset_values("demo", MIRA) | {"prompt": f"a statue of {MIRA}"}
+    config = form.config_of(values, list(CELEBRITY_NAMES), chosen)  # with the prompt of the page, as the page's own lab
+    assert (config.model, config.domain.name, config.domain.members) == ("lab:hidden", TARO, None)
+    assert config.sp_set.prompts[0].template == "a statue of {name}"
+    assert "a statue of Taro Quillan" in sp_set.preview_html(MIRA, values["prompt"], "", 100, "", 0, 8, chosen)
+    said = own.chosen_html(chosen, False)
+    assert "lab:hidden" in said and "what chance gives" in said
+    assert "there will be a ROC curve" in own.chosen_html(chosen | {"model": "lab:fresh"}, False)
+    for fields, says in (
+        (("lab:hiden", MIRA, [], []), r"unknown lab 'hiden'. Did you mean 'hidden'\? Allowed: fresh, hidden"),
+        (("lab:hidden", "Nobody", [], []), "unknown person"),
+        (("lab:hidden", MIRA, ["a.png"], []), "a lab knows its photos"),
+        ((str(labs / "hidden"), MIRA, [], []), "this server offers lab:fresh, lab:hidden"),
+        (("owner/name", MIRA, [], []), "not allowed here"),
+    ):
+        with pytest.raises(UserError, match=says):
+            own.use(backend, *fields, True)
+
+
+def test_a_result_on_a_reference_set_says_so_first(result):
+    assert "trained on no photo" not in runs.headline_html(result)
+    result.record["domain"]["repeats"] = [0] * N_MEMBERS
+    assert "trained on no photo of" in runs.headline_html(result)
+
+
+def test_the_choice_of_labs_is_offered_without_photos_or_consent(labs, backend):
+    with gr.Blocks() as page:
+        own.build(backend)
+    parts = {getattr(b, "elem_id", None): b for b in page.blocks.values()}
+    assert parts["own"].visible and parts["own-model"].interactive and "lab:hidden" in parts["own-model"].info
+    assert not parts["own-accepted"].visible and not parts["own-members"].parent.visible
 
 
 # --- what an address opens -----------------------------------------------------------------------------------------

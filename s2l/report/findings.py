@@ -299,20 +299,26 @@ def of_a_lab(record: dict, config: RunConfig | AuditRunConfig) -> bool:
     return bool(record["model"].get("lab", config.model == LAB))
 
 
+def reference_set(record: dict) -> bool:
+    """Whether the photos judged as members are known to be none: a lab that was trained on no private photo."""
+    repeats = record["domain"]["repeats"]  # empty where nobody knows how often a photo was repeated
+    return bool(repeats) and not any(repeats)
+
+
 def split_sentence(record: dict, config: RunConfig | AuditRunConfig) -> str:
     """Where members and held-out photos come from."""
     domain = record["domain"]
+    if reference_set(record):
+        return (
+            f"{domain['n_members']} photos of a reference set and {domain['n_nonmembers']} held-out photos: a random "
+            "split of one distribution, since the same program drew all of them. The model was trained on none."
+        )
     if record["extraction"] is None:
         return "No folders of members and non-members were given."
     counts = f"{domain['n_members']} training photos (members) and {domain['n_nonmembers']} held-out photos"
     if any(aside := domain.get("n_calibration", [0, 0])):
         counts += f", besides {aside[0]} and {aside[1]} that were set aside to freeze thresholds and weights on"
     if of_a_lab(record, config) and config.domain.members is None:
-        if not any(domain["repeats"]):
-            return (
-                f"{counts}, all drawn by the same program. The model was trained on *none* of them: the first are a "
-                "reference set, judged as if they were members, so every score and count shows what chance gives."
-            )
         return (
             f"{counts}: a random split of one distribution, since the same program drew all of them and only the "
             "members were ever trained on."
@@ -332,6 +338,11 @@ def quick_note(record: dict) -> str:
 
 def warning(record: dict) -> str:
     """What a reader must know before any number, or ""."""
+    if reference_set(record):
+        return (
+            f"This model was trained on no photo of {record['domain']['name']}. What is called a member or a training "
+            "photo below is one of a reference set, judged as if it were one: the numbers show what chance gives."
+        )
     control = record["control"]
     if control is None or not control["confounded"]:
         return ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from s2l.record import Result
+from s2l.report.findings import reference_set, warning
 from s2l.ui import html
 from s2l.ui.live import method_title
 
@@ -104,6 +105,8 @@ def headline_html(result: Result | None, example: bool = False, first: int | Non
     note = "" if result.record["config"]["preset"] != "quick" else (
         '<p class="quiet">A <em>quick</em> run: so few pictures and photos show how it works, not what leaks.</p>'
     )  # fmt: skip
+    if reference_set(result.record):
+        note += f"<p>{escape(warning(result.record))}</p>"
     name = ("An example, run by us: " if example else "") + what(result)
     return html.block(f"<h3>{escape(name)}</h3>", note, *parts)
 
