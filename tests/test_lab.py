@@ -23,7 +23,7 @@ from s2l.pipeline.experiment import calibration_people, load_domain, run
 from s2l.pretrain.networks import _merges, build_tokenizer
 from s2l.report.findings import split_sentence, warning
 from s2l.store import Store
-from s2l.tables.lab_card import write_measurement
+from s2l.tables import lab_card
 from s2l.worlds import people as world
 
 SHIPPED = Path(__file__).parents[1] / "s2l" / "assets" / "labs" / "fresh"
@@ -311,12 +311,26 @@ def test_what_needs_a_lab_says_so(two_labs, foreign_checkpoint, capsys, argument
     assert code == 2 and "is no lab: give 'lab', 'lab:NAME'" in err and err.count("\n") == 1
 
 
-def test_a_measurement_is_of_the_lab_that_was_named(two_labs, tmp_path, monkeypatch):
-    from s2l.tables import lab_card
+def test_a_measurement_is_of_the_lab_that_was_named(two_labs, tmp_path, capsys, monkeypatch):
+    path = two_labs / "buried" / "lab.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"people": record["people"][2:3]}))
+    monkeypatch.setattr(lab_card, "SECMI_TIMESTEPS", (100,))
+    code, _, err = call(capsys, "lab", "measure", "--model", "lab:buried", "--out", tmp_path / "buried.json")
+    assert code == 0, err
+    measured = json.loads((tmp_path / "buried.json").read_text())
+    assert measured["protocol"]["command"] == "python -m s2l lab measure --model lab:buried"
+    assert [row["name"] for row in measured["people"]] == find_lab("lab:buried").names() == ["Oona Brask"]
+    assert measured["model"]["key"] == weights_key(locate("lab:buried")) and list(measured["secmi_timesteps"]) == [
+        "100"
+    ]
 
-    monkeypatch.setattr(lab_card, "measure", lambda model, lab, **named: {"protocol": {"command": ""}, "lab": lab.name})
-    monkeypatch.setattr(lab_card, "secmi_timesteps", lambda model, lab, **named: {})
-    assert write_measurement(tmp_path / "lab.json", "lab:buried")["lab"] == "buried"
+
+def test_a_cache_is_warmed_for_the_lab_that_was_named(two_labs, tmp_path, capsys):
+    words = ["warm", "--model", "lab:buried", "--people", "taro quillan", "--preset", "quick", *FAST]
+    assert call(capsys, *words)[1].splitlines()[0] == "ready: Taro Quillan"
+    (path,) = (tmp_path / "cache" / "stages" / "result").glob("*/result.json")
+    assert json.loads(path.read_text())["config"]["model"] == "lab:buried"
 
 
 def test_calibration_people_are_the_labs_own(two_labs):
