@@ -185,7 +185,7 @@ def test_the_blind_control_does_not_depend_on_how_the_photos_are_cut():
 
 
 BIG = """
-from s2l import photos
+from s2l.data import photos
 from s2l.data.domain import ImageSet, MembershipSplit
 photos.IN_MEMORY = 2**24
 n, side = 400, 512  # 315 MB of pixels

@@ -20,7 +20,7 @@ from s2l.ui.heavy import ready
 
 INTRO = """**Step 6: is one run enough?** No: one person and one seed prove little. Put two runs side by side, then look
 at runs over many people, whose intervals cover people and photos, and at the paper's numbers on Stable Diffusion."""
-RESULTS = ASSETS.parent / "results"
+RESULTS = ASSETS.parents[1] / "results"
 NONE_YET = (
     "<p>No table over people has been committed yet (<code>results/*.json</code>): "
     "<code>python -m s2l table NAME</code> makes one.</p>"

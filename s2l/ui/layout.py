@@ -48,7 +48,7 @@ READY = "() => window.s2l.ready()"
 
 def glossary() -> str:
     """The glossary of docs/teaching.md, as Markdown; empty if the file is not shipped."""
-    path = ASSETS.parent / "docs" / "teaching.md"
+    path = ASSETS.parents[1] / "docs" / "teaching.md"
     if not path.exists():
         return ""
     found = re.search(r"^## Glossary\n(.*?)(?=^## |\Z)", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
