@@ -22,7 +22,8 @@ from s2l.attacks.clid import reductions
 from s2l.attacks.query import MEMO_LIMIT, Memo, Query
 from s2l.attacks.registry import SCRATCH
 from s2l.config import AuditConfig
-from s2l.data.domain import ImageSet, _image_set
+from s2l.data.domain import ImageSet
+from s2l.data.lab_domain import _image_set
 from s2l.errors import UserError
 from s2l.model.batches import Batched
 from s2l.model.diffusion import DiffusionModel, Runtime
