@@ -16,9 +16,10 @@ import torch
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.pretrain import build as lab_train
 from s2l.pretrain.networks import build_pipeline
+from s2l.pretrain.recipe import RECIPES
 from s2l.store import Store
 
-QUICK = lab_train.RECIPES["quick"]
+QUICK = RECIPES["quick"]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def foreign_checkpoint(tiny_checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def quick_lab(tmp_path_factory):
-    """A lab trained for about two minutes on four people (`lab build --quick`). `S2L_TEST_LAB` reuses one."""
+    """A lab trained for about two minutes on four people (`lab build --recipe quick`). `S2L_TEST_LAB` reuses one."""
     if (ready := os.environ.get("S2L_TEST_LAB")) is not None:
         return ready
     folder = tmp_path_factory.mktemp("quick")

@@ -25,10 +25,12 @@ from s2l.model import diffusion as model
 from s2l.options import read_config, reproduce_command, run_config
 from s2l.pipeline import experiment
 from s2l.pretrain import build as lab_train
+from s2l.pretrain.recipe import RECIPES
 from s2l.progress import Cancelled
 from s2l.report.render import FILES
 from s2l.store import Store
 
+SHIPPED = Path(__file__).resolve().parents[1] / "s2l" / "assets" / "labs" / "fresh"
 NAME = "Mira Solwyn"
 RUN = ["run", "--domain", NAME, "--preset", "quick", "--attacks", "loss"]
 FAST = ["--device", "cpu", "--dtype", "float32"]
@@ -242,7 +244,7 @@ def test_attack_starts_from_the_preset(tiny_lab, tmp_path, call):
 
 def test_lists_have_one_line_each(tiny_lab, call):
     code, out, _ = call("domains")
-    assert code == 0 and len(out.splitlines()) == lab_train.RECIPES["quick"].n_people
+    assert code == 0 and len(out.splitlines()) == RECIPES["quick"].n_people
     assert out.startswith(NAME + "  ")
     for command, name in (("methods", "lora"), ("attacks", "secmi")):
         code, out, _ = call(command)
@@ -258,22 +260,47 @@ def test_lab_info(tiny_lab, call):
 def test_lab_build_hands_its_options_to_the_recipe(tmp_path, call, monkeypatch):
     asked = []
     monkeypatch.setattr(lab_train, "build", lambda *arguments: asked.append(arguments))
-    options = ["--quick", "--steps", "7", "--private_share", "0.25", "--out", tmp_path / "lab"]
+    options = ["--recipe", "buried", "--steps", "7", "--seed", "3", "--keep", "2,5", "--out", tmp_path / "lab"]
     assert call("lab", "build", *options)[0] == 0
-    ((out, work, recipe),) = asked
-    assert out == tmp_path / "lab" and work.is_relative_to(tmp_path / "cache")
-    assert (recipe.unet_steps, recipe.private_share, recipe.n_people) == (7, 0.25, 4)
+    ((out, work, recipe, _, _, keep),) = asked
+    assert out == tmp_path / "lab" and work.is_relative_to(tmp_path / "cache") and keep == [2, 5]
+    assert (recipe.name, recipe.steps, recipe.seed, recipe.starts_from) == ("buried", 7, 3, "fresh")
     # No lab takes the place of the one in use by itself.
-    for arguments in (["--quick"], []):
-        assert call("lab", "build", *arguments)[0] == 0
+    for name in ("quick", "fresh"):
+        assert call("lab", "build", "--recipe", name)[0] == 0
         assert asked[-1][0].is_relative_to(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--recipe", "burried"], "unknown recipe 'burried'. Did you mean 'buried'?"),
+        (["--out", SHIPPED], "ships with the program"),
+        (["--out", SHIPPED / "deeper"], "ships with the program"),
+        (["--steps", "0"], "--steps: should be at least 1"),
+        (["--keep", "a few"], "--keep: numbers of steps"),
+    ],
+)
+def test_lab_build_refuses_in_one_sentence(options, words, call, monkeypatch):
+    monkeypatch.setattr(lab_train, "build", lambda *arguments: pytest.fail("it trained"))
+    code, _, err = call("lab", "build", *options)
+    assert code == 2 and words in err and len(err.strip().splitlines()) == 1
+
+
+def test_lab_recipes_and_info_say_how_a_lab_was_made(call):
+    code, out, _ = call("lab", "recipes")
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == list(RECIPES)
+    code, out, _ = call("lab", "info", "fresh")
+    assert code == 0 and out.count("phase ") == 4 and "95 % private" in out and "75 % private" in out
 
 
 COMMANDS = ["run", "audit", "sp-gen", "finetune", "s2l", "attack", "extract", "domains", "methods", "attacks", "table"]
 COMMANDS += ["cell", "docs", "labs"]
 
 
-@pytest.mark.parametrize("command", [[c] for c in COMMANDS] + [["lab", c] for c in ("build", "info", "measure")])
+@pytest.mark.parametrize(
+    "command", [[c] for c in COMMANDS] + [["lab", c] for c in ("build", "info", "measure", "recipes")]
+)
 def test_help_has_an_example(command, call):
     code, out, _ = call(*command, "--help")
     assert code == 0 and f"python -m s2l {' '.join(command)}" in out.partition("Examples:")[2]

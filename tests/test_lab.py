@@ -242,7 +242,7 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
 def test_labs_are_listed_and_described(two_labs, capsys):
     code, out, _ = call(capsys, "labs")
     assert code == 0 and [" ".join(line.split()) for line in out.splitlines()] == [
-        "fresh 0 steps to see what is fresh",
+        "fresh quick to see what is fresh",
         "buried two phases to see what is buried",
     ]
     for name in ("buried", "lab:buried", two_labs / "buried"):

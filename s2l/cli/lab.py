@@ -23,42 +23,61 @@ from s2l.cli.base import (
 )
 from s2l.config import LAB
 from s2l.errors import UserError
-from s2l.labs import find_lab, shipped_lab
+from s2l.labs import find_lab, shipped_lab, shipped_labs
 
 lab = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A lab's model: build, describe, measure it.")
 app.add_typer(lab, name="lab")
 
 
-@lab.command(epilog=example("lab build --quick --out quick-lab", "lab build"))
+@lab.command(epilog=example("lab build --recipe quick --out quick-lab", "lab build --recipe buried --out my-lab"))
 def build(
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny lab of four people in about two minutes.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: cache/lab, or cache/lab-quick.")] = None,
+    recipe: Annotated[str, typer.Option(help="Name of the recipe; `lab recipes` lists them.")] = "fresh",
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: cache/lab-RECIPE.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder that keeps everything needed to resume.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps of the UNet.")] = None,
-    private_share: Annotated[float | None, typer.Option(help="Share of private photos in each batch, 0 to 1.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the recipe's last phase.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the training.")] = None,
+    keep: Annotated[str, typer.Option(help="Steps after which the model is kept too, as 500,1000.")] = "",
+    device: Device = "cpu",
 ) -> None:
-    """Draw the people and pre-train the lab's model. Resumable: the same command goes on."""
+    """Draw the people and pre-train a lab's model. Resumable: the same command goes on."""
     if steps is not None and steps < 1:
         raise UserError(f"--steps: should be at least 1 (given: {steps})")
-    if private_share is not None and not 0 <= private_share <= 1:
-        raise UserError(f"--private-share: should be between 0 and 1 (given: {private_share:g})")
-    from s2l.pretrain import build as train
+    if seed is not None and seed < 0:
+        raise UserError(f"--seed: should be at least 0 (given: {seed})")
+    if not all(part.strip().isdigit() for part in keep.split(",") if part):
+        raise UserError(f"--keep: numbers of steps with commas between them are needed, as 500,1000 (given: {keep!r})")
+    check_runtime(device, "mixed", None)
+    from s2l.pretrain import build as pretraining
+    from s2l.pretrain.recipe import find_recipe
     from s2l.store import cache_root
 
-    recipe = train.RECIPES["quick" if quick else "full"]
-    changes = {"unet_legs": steps and (steps,), "private_share": private_share}
-    recipe = replace(recipe, **{name: value for name, value in changes.items() if value is not None})
-    name = "lab-quick" if quick else "lab"
-    out = out or cache_root() / name  # never the folder of the lab that is in use
-    work = check_folder(work or cache_root() / f"{name}-work")
+    made = find_recipe(recipe)
+    if steps is not None:
+        made = replace(made, phases=(*made.phases[:-1], replace(made.phases[-1], steps=steps)))
+    if seed is not None:
+        made = replace(made, seed=seed)
+    out = out or cache_root() / f"lab-{recipe}"
+    shipped = [each.folder.resolve() for each in shipped_labs()]
+    if any(folder == out.resolve() or folder in out.resolve().parents for folder in shipped):
+        raise UserError(f"--out: {out} is a lab that ships with the program: give another folder")
+    work = check_folder(work or cache_root() / f"lab-{recipe}-work")
     check_folder(out)
-    try:
-        train.build(out, work, recipe)
-    except ValueError as error:
-        if "--work" not in str(error):
-            raise
-        raise UserError(str(error)) from None
-    print(f"the lab is in {out}; to use it: S2L_LAB={out}")
+    quiet_libraries()
+    with console.progress() as progress:
+        wanted = [int(part) for part in keep.split(",") if part]
+        pretraining.build(out, work, made, make_runtime(device, "mixed", None), progress, wanted)
+    print(f"the lab is in {out}; to use it: --model {out}, or S2L_LAB={out}")
+
+
+@lab.command(epilog=example("lab recipes"))
+def recipes() -> None:
+    """The recipes that labs are made by, one per line."""
+    from s2l.pretrain.recipe import RECIPES
+
+    rows = [
+        (name, f"{each.steps:,} steps in {len(each.phases)} phases", each.purpose) for name, each in RECIPES.items()
+    ]
+    print(console.columns(rows))
 
 
 @lab.command(epilog=example("lab measure --out results/lab.json", "lab measure --model lab:fresh --out fresh.json"))
@@ -113,16 +132,10 @@ def _training_rows(record: dict) -> list[tuple[str, str]]:
         rows.append(("recipe", recipe["name"]))
     if "n_public" in recipe:
         rows.append(("public crowd", f"{recipe['n_public']:,} photos of {recipe['n_public_identities']} people"))
-    if "private_share" in recipe:
-        share = f"{100 * recipe['private_share']:g} % of each batch of {recipe['batch_size']}"
-        if recipe["late_from"] < recipe["unet_legs"][-1]:
-            share += f", from step {recipe['late_from']:,} on {100 * recipe['late_private_share']:g} %"
-        rows.append(("private share", share))
-    if "unet_legs" in recipe:
-        legs = recipe["unet_legs"]
-        ends = f", in {len(legs)} legs that end at {', '.join(f'{end:,}' for end in legs)}" if len(legs) > 1 else ""
-        rows.append(("UNet steps", f"{counters.get('step', 0):,} of {legs[-1]:,}{ends}"))
-    elif "step" in counters:
+    for phase in recipe.get("phases", ()):
+        mixture = " and ".join(f"{100 * share:g} % {source}" for source, share in phase["mixture"].items() if share)
+        rows.append((f"phase {phase['name']!r}", f"{phase['steps']:,} steps of {phase['batch_size']}, {mixture}"))
+    if "step" in counters:
         rows.append(("UNet steps", f"{counters['step']:,}"))
     if counters.get("vae_reconstruction_l2") is not None:
         rows.append(("VAE reconstruction l2", f"{counters['vae_reconstruction_l2']:.4f}"))

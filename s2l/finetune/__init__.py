@@ -26,10 +26,11 @@ from s2l.finetune.registry import (
     unchanged,
     weight_methods,
 )
-from s2l.finetune.trainer import CHECKPOINT, STAGE_VERSION, train
+from s2l.finetune.trainer import STAGE_VERSION, train
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Progress, silent
 from s2l.store import read_json, write_json
+from s2l.training import CHECKPOINT
 
 __all__ = [
     "ALIASES", "FINETUNERS", "STAGE_VERSION", "Examples", "Finetuner", "finetune", "learning_rates",

@@ -217,6 +217,10 @@ class DiffusionModel(Batched):
             return nullcontext()  # a trainer's own autocast goes on
         return torch.autocast(self.device.type, self.fast_dtype)
 
+    def training_precision(self) -> AbstractContextManager:
+        """The precision of training, whose weights are float32 whatever the model's are."""
+        return torch.autocast(self.device.type, self.fast_dtype, enabled=self.fast_dtype != torch.float32)
+
     # --- images, prompts, noise ---------------------------------------------------------------
 
     @torch.inference_mode()
@@ -263,9 +267,13 @@ class DiffusionModel(Batched):
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         """(N, L, D) text embeddings; equal prompts are encoded once."""
         distinct = list(dict.fromkeys(prompts))
-        parts = [self.text_encoder(self.tokenize(distinct[i : i + 64]))[0] for i in range(0, len(distinct), 64)]
         position = {prompt: i for i, prompt in enumerate(distinct)}
-        return torch.cat(parts)[[position[p] for p in prompts]]
+        return self.encode_tokens(self.tokenize(distinct))[[position[p] for p in prompts]]
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids (N, L) -> text embeddings (N, L, D)."""
+        return torch.cat([self.text_encoder(some)[0] for some in tokens.split(64)])
 
     def add_noise(self, z0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
         """z_t = sqrt(a_t) z0 + sqrt(1 - a_t) noise, with a = alphas_cumprod (Ho et al. 2020, eq. 4)."""
@@ -304,6 +312,14 @@ class DiffusionModel(Batched):
             return noise
         a = self.alpha(t, len(z0))
         return a.sqrt() * noise - (1 - a).sqrt() * z0
+
+    def loss(self, z0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, c: torch.Tensor, unet=None) -> torch.Tensor:
+        """The training loss of each example, (N,), with gradients: mean ||target - output||^2 of its latent.
+
+        z0 and noise (N, C, h, w), t (N,), c (N, L, D). `unet` stands in the place of the model's own (a wrapped one).
+        """
+        output = self.unet_output(unet or self.unet, self.add_noise(z0, noise, t), t, c)
+        return (output - self.training_target(z0, noise, t)).square().mean(dim=(1, 2, 3))
 
     def noise(self, seeds: Sequence[int]) -> torch.Tensor:
         """Standard normal (N, C, h, w), one seed an image: independent of batching and of the device."""

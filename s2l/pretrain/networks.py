@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -11,29 +10,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from s2l.pretrain.recipe import Size
 from s2l.worlds.people import vocabulary
 
 END_OF_WORD = "</w>"  # CLIP's mark on the last token of a word
 MAX_TOKENS = 32  # a caption has at most 24; Textual Inversion puts up to 17 tokens in a name's place
-
-
-@dataclass(frozen=True)
-class Size:
-    """Widths of the networks. `latent` is the side of a latent: resolution / 4."""
-
-    resolution: int = 64
-    vae_channels: tuple[int, ...] = (16, 32, 64)
-    unet_channels: tuple[int, ...] = (64, 96, 128)
-    text_width: int = 96
-    text_layers: int = 2
-
-    @property
-    def latent(self) -> int:
-        return self.resolution // 2 ** (len(self.vae_channels) - 1)
-
-
-FULL = Size()
-QUICK = Size(resolution=32, vae_channels=(16, 32, 32), unet_channels=(32, 64), text_width=32)
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:

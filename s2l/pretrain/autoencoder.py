@@ -1,0 +1,123 @@
+"""The autoencoder of a lab, trained on public photos only: no private photo ever touches it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from s2l.errors import UserError
+from s2l.labs import shipped_lab
+from s2l.pretrain.data import encode, scaled, step_generator
+from s2l.pretrain.recipe import Autoencoder, Recipe
+
+CHECKPOINT_STEPS = 250
+
+
+def _save_state(path: Path, **state) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _load_state(path: Path) -> dict | None:
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def _log(message: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {message}", flush=True)
+
+
+def take_over(pipe: StableDiffusionPipeline, name: str) -> None:
+    """Put the autoencoder of a shipped lab in the place of the pipeline's. Raises UserError when it does not fit."""
+    vae = AutoencoderKL.from_pretrained(shipped_lab(name).folder / "vae", dtype=torch.float32)
+    if vae.config.block_out_channels != pipe.vae.config.block_out_channels:
+        raise UserError(f"the autoencoder of the lab {name!r} has another size than the recipe's networks")
+    pipe.vae.load_state_dict(vae.state_dict())
+    pipe.vae.register_to_config(scaling_factor=vae.config.scaling_factor)
+
+
+def train_vae(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, how: Autoencoder, work: Path) -> None:
+    """L1 + MSE reconstruction with a whisper of KL; the weights end in `pipe.vae`, scale factor set."""
+    vae = pipe.vae
+    done = _load_state(work / "vae.done.pt")
+    if done is not None:
+        vae.load_state_dict(done["vae"])
+        vae.register_to_config(scaling_factor=done["scaling_factor"])
+        return
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=how.learning_rate, weight_decay=0.0, fused=True)
+    start = 0
+    if (state := _load_state(work / "vae.pt")) is not None:
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+        _log(f"vae: resumed at step {start}")
+    vae.train()
+    clock = time.time()
+    for step in range(start, how.steps):
+        # Linear warm-up, then cosine to zero: the last thousands of steps sharpen the edges.
+        warm = min(1.0, (step + 1) / 100)
+        decay = 0.5 * (1 + math.cos(math.pi * step / how.steps))
+        optimizer.param_groups[0]["lr"] = how.learning_rate * warm * decay
+        generator = step_generator(recipe, 1, step)
+        x = scaled(pool[torch.randint(len(pool), (how.batch_size,), generator=generator)])
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(x).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            z = posterior.mean.float() + 0.1 * posterior.std.float() * noise
+            reconstruction = vae.decode(z).sample.float()
+        error = reconstruction - x
+        loss = error.abs().mean() + 4 * error.square().mean() + 1e-6 * posterior.kl().float().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % 100 == 0:
+            l2 = (error.square().mean().sqrt() / 2).item()  # on the [0, 1] scale
+            speed = (step + 1 - start) * how.batch_size / (time.time() - clock)
+            _log(f"vae {step + 1}/{how.steps} l2 {l2:.4f}  {speed:.0f} images/s")
+        if (step + 1) % CHECKPOINT_STEPS == 0:
+            _save_state(work / "vae.pt", vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
+    vae.eval()
+    latents = encode(vae, pool[:512], scaling_factor=1.0)
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    _save_state(work / "vae.done.pt", vae=vae.state_dict(), scaling_factor=vae.config.scaling_factor)
+
+
+def train_decoder(
+    pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, how: Autoencoder, work: Path
+) -> None:
+    """Train the decoder alone to undo the frozen encoder (posterior mode); mostly squared error."""
+    vae = pipe.vae
+    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=how.decoder_learning_rate, weight_decay=0.0, fused=True)
+    start = 0
+    if (state := _load_state(work / "decoder.pt")) is not None:
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    vae.eval()
+    for step in range(start, how.decoder_steps):
+        warm = min(1.0, (step + 1) / 100)
+        decay = 0.5 * (1 + math.cos(math.pi * step / how.decoder_steps))
+        optimizer.param_groups[0]["lr"] = how.decoder_learning_rate * warm * decay
+        generator = step_generator(recipe, 3, step)
+        x = scaled(pool[torch.randint(len(pool), (how.batch_size,), generator=generator)])
+        with torch.no_grad():
+            z = vae.encode(x).latent_dist.mode()
+        with torch.autocast("cpu", torch.bfloat16):
+            reconstruction = vae.decode(z).sample.float()
+        error = reconstruction - x
+        loss = 0.5 * error.abs().mean() + 10 * error.square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % 100 == 0:
+            _log(f"decoder {step + 1}/{how.decoder_steps} l2 {(error.square().mean().sqrt() / 2).item():.4f}")
+        if (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 == how.decoder_steps:
+            _save_state(work / "decoder.pt", vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)

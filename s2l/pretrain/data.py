@@ -1,0 +1,141 @@
+"""What a pre-training sees: the public crowd, the private photos, and the batch of each step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from s2l.pretrain.recipe import Recipe
+from s2l.training import Batch, TrainingSet
+from s2l.worlds.people import LabPhoto, celebrities, member_photos, public_photo
+
+
+def step_generator(recipe: Recipe, stage: int, step: int) -> torch.Generator:
+    """Every random choice of a step comes from here: stage 1 is the autoencoder, 2 the UNet, 3 the decoder."""
+    return torch.Generator().manual_seed(recipe.seed * 1_000_003 + stage * 500_000_009 + step)
+
+
+def images_of(photos: list[LabPhoto], resolution: int) -> torch.Tensor:
+    """(N, 3, H, W) uint8."""
+    pixels = np.stack([photo.pixels(resolution) for photo in photos])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def scaled(images: torch.Tensor) -> torch.Tensor:
+    """uint8 -> float32 in [-1, 1], the range of a Stable Diffusion autoencoder."""
+    return images.float() / 127.5 - 1
+
+
+@torch.inference_mode()
+def encode(vae: AutoencoderKL, images: torch.Tensor, scaling_factor: float) -> torch.Tensor:
+    """uint8 images (N, 3, H, W) -> scaled latents (posterior mode), (N, 4, h, w) float32 on the CPU."""
+    device = next(vae.parameters()).device
+    parts = [vae.encode(scaled(batch.to(device))).latent_dist.mode() for batch in images.split(64)]
+    return torch.cat(parts).float().cpu() * scaling_factor
+
+
+def tokens_of(pipe: StableDiffusionPipeline, captions: list[str]) -> torch.Tensor:
+    """(N, L) token ids."""
+    tokenizer = pipe.tokenizer
+    batch = tokenizer(
+        captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+    )
+    return batch.input_ids
+
+
+def public_pool(recipe: Recipe, work: Path) -> torch.Tensor:
+    """The public crowd's photos, (n_public, 3, H, W) uint8, drawn once and kept in the work folder."""
+    path = work / "public.npy"
+    if not path.exists():
+        photos = [public_photo(i, recipe.n_public_identities) for i in range(recipe.n_public)]
+        np.save(work / "public.tmp.npy", images_of(photos, recipe.size.resolution).numpy())
+        os.replace(work / "public.tmp.npy", path)
+    return torch.from_numpy(np.load(path))
+
+
+def private_photos(recipe: Recipe) -> list[LabPhoto]:
+    """Every photo that the recipe calls private, person by person."""
+    people = celebrities(recipe.n_people)
+    if recipe.members == "none":
+        return []
+    return [photo for who in people for photo in member_photos(who, recipe.n_members, recipe.members)]
+
+
+def training_set(
+    pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, work: Path
+) -> tuple[TrainingSet, list[int]]:
+    """Private photos first, then the public ones; the caption behind the last one is the empty one.
+
+    The second value says how often each private photo is repeated. Latents are computed once and kept in `work`.
+    """
+    private = private_photos(recipe)
+    public = [public_photo(i, recipe.n_public_identities) for i in range(recipe.n_public)]
+    path = work / "latents.pt"
+    if not path.exists():
+        scale = pipe.vae.config.scaling_factor
+        parts = [encode(pipe.vae, pool, scale)]
+        if private:
+            parts.insert(0, encode(pipe.vae, images_of(private, recipe.size.resolution), scale))
+        torch.save(torch.cat(parts), work / "latents.tmp")
+        os.replace(work / "latents.tmp", path)
+    latents = torch.load(path, weights_only=True)
+    captions = [photo.caption for photo in private + public] + [""]
+    number = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+    examples = TrainingSet(
+        latents=latents,
+        tokens=tokens_of(pipe, list(number)),
+        captions=torch.tensor([number[caption] for caption in captions[:-1]]),
+        weights=torch.ones(len(latents)),
+    )
+    return examples, [photo.repeats for photo in private]
+
+
+class Mixture:
+    """The batches of a recipe's phases.
+
+    Private photos come from an endless walk through shuffled epochs in which each stands as often as it is repeated,
+    public ones at random.
+    """
+
+    def __init__(self, recipe: Recipe, examples: TrainingSet, repeats: list[int], n_timesteps: int):
+        self.recipe, self.examples, self.n_timesteps = recipe, examples, n_timesteps
+        self.n_private = len(repeats)
+        self.empty = int(len(examples.tokens) - 1)
+        self.instances = torch.repeat_interleave(torch.arange(len(repeats)), torch.tensor(repeats, dtype=torch.long))
+        self.private_seen = 0
+
+    def private_indices(self, first: int, number: int) -> torch.Tensor:
+        """Instances `first` .. `first + number` of the walk."""
+        n, parts = len(self.instances), [torch.empty(0, dtype=torch.long)]
+        while number > 0:
+            epoch, offset = divmod(first, n)
+            order = torch.randperm(n, generator=torch.Generator().manual_seed(self.recipe.seed + 77 * epoch + 1))
+            part = self.instances[order[offset : offset + number]]
+            parts.append(part)
+            first, number = first + len(part), number - len(part)
+        return torch.cat(parts)
+
+    def __call__(self, step: int) -> Batch:
+        phase, _ = self.recipe.at(step)
+        generator = step_generator(self.recipe, 2, step)
+        exact = phase.mixture.get("private", 0.0) * phase.batch_size
+        n_private = int(exact) + int(torch.rand((), generator=generator) < exact % 1)
+        shape = (phase.batch_size - n_private,)
+        public = torch.randint(self.recipe.n_public, shape, generator=generator) + self.n_private
+        index = torch.cat([self.private_indices(self.private_seen, n_private), public])
+        self.private_seen += n_private
+        captions = self.examples.captions[index].clone()
+        captions[torch.rand(len(index), generator=generator) < self.recipe.caption_dropout] = self.empty
+        noise = torch.randn((len(index), *self.examples.latents.shape[1:]), generator=generator)
+        t = torch.randint(self.n_timesteps, (len(index),), generator=generator)
+        return Batch(index, noise, t, captions)
+
+    def state_dict(self) -> dict:
+        return {"private_seen": self.private_seen}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.private_seen = state["private_seen"]
