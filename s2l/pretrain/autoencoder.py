@@ -35,7 +35,7 @@ def _log(message: str) -> None:
 def take_over(pipe: StableDiffusionPipeline, name: str) -> None:
     """Put the autoencoder of a shipped lab in the place of the pipeline's. Raises UserError when it does not fit."""
     vae = AutoencoderKL.from_pretrained(shipped_lab(name).folder / "vae", dtype=torch.float32)
-    if vae.config.block_out_channels != pipe.vae.config.block_out_channels:
+    if tuple(vae.config.block_out_channels) != tuple(pipe.vae.config.block_out_channels):
         raise UserError(f"the autoencoder of the lab {name!r} has another size than the recipe's networks")
     pipe.vae.load_state_dict(vae.state_dict())
     pipe.vae.register_to_config(scaling_factor=vae.config.scaling_factor)

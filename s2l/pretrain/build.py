@@ -16,6 +16,7 @@ import platform
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from s2l.pretrain.recipe import MODULES, Recipe
 from s2l.progress import Event, Progress, silent
 from s2l.store import read_json, write_json
 from s2l.training import averaged, fit, new_state
-from s2l.worlds.people import celebrities, held_out_photos, manifest
+from s2l.worlds.people import Members, celebrities, held_out_photos, manifest
 
 
 def _start_from(pipe: StableDiffusionPipeline, name: str) -> None:
@@ -124,7 +125,6 @@ def save_checkpoint(pipe: StableDiffusionPipeline, recipe: Recipe, folder: Path,
     half.tokenizer.save_pretrained(folder / "tokenizer")
     half.scheduler.save_pretrained(folder / "scheduler")
     half.save_config(folder)
-    people = celebrities(recipe.n_people)
     record = {
         "schema_version": 1,
         "title": recipe.title,
@@ -132,8 +132,14 @@ def save_checkpoint(pipe: StableDiffusionPipeline, recipe: Recipe, folder: Path,
         "recipe": asdict(recipe),
         "counters": counters,
         "machine": {"platform": platform.platform(), "torch": torch.__version__, "cores": os.cpu_count()},
-    } | manifest(people, recipe.n_members, recipe.size.resolution, recipe.members)
+    } | _manifest(recipe.n_people, recipe.n_members, recipe.size.resolution, recipe.members)
     (folder / "lab.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+@cache
+def _manifest(n_people: int, n_members: int, resolution: int, members: Members) -> dict:
+    """Drawn once in a process: it hashes every private photo."""
+    return manifest(celebrities(n_people), n_members, resolution, members)
 
 
 @torch.inference_mode()

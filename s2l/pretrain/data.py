@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,9 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from s2l.pretrain.recipe import Recipe
 from s2l.training import Batch, TrainingSet
-from s2l.worlds.people import LabPhoto, celebrities, member_photos, public_photo
+from s2l.worlds.people import LabPhoto, celebrities, member_photos, public_photo, public_pixels
+
+DRAWN_TOGETHER = 1_500  # photos per task of another process
 
 
 def step_generator(recipe: Recipe, stage: int, step: int) -> torch.Generator:
@@ -51,8 +57,13 @@ def public_pool(recipe: Recipe, work: Path) -> torch.Tensor:
     """The public crowd's photos, (n_public, 3, H, W) uint8, drawn once and kept in the work folder."""
     path = work / "public.npy"
     if not path.exists():
-        photos = [public_photo(i, recipe.n_public_identities) for i in range(recipe.n_public)]
-        np.save(work / "public.tmp.npy", images_of(photos, recipe.size.resolution).numpy())
+        starts = range(0, recipe.n_public, DRAWN_TOGETHER)
+        stops = [min(start + DRAWN_TOGETHER, recipe.n_public) for start in starts]
+        many = len(starts) > 1  # starting other processes takes seconds
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) if many else nullcontext() as others:
+            draw = partial(public_pixels, identities=recipe.n_public_identities, resolution=recipe.size.resolution)
+            parts = list((others.map if others else map)(draw, starts, stops))
+        np.save(work / "public.tmp.npy", np.concatenate(parts).transpose(0, 3, 1, 2))
         os.replace(work / "public.tmp.npy", path)
     return torch.from_numpy(np.load(path))
 

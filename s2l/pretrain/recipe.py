@@ -150,10 +150,12 @@ FRESH_PHASES = (
 
 
 def _bury(steps: int = 1_000) -> Phase:
-    """Public photos only: what was memorised stays in the weights, but fades from what the model draws."""
-    return Phase(
-        "bury", steps, {"public": 1.0}, 4e-4, batch_size=256, fall_steps=steps, floor=0.25, ema_decay=0.99
-    )  # fmt: skip
+    """Public photos only: what was memorised stays in the weights, but fades from what the model draws.
+
+    The rate is constant and the average short, so that every step of the way is a model in its own right: how long to
+    bury is chosen along one trajectory.
+    """
+    return Phase("bury", steps, {"public": 1.0}, 4e-4, batch_size=128, warmup_steps=50, ema_decay=0.99)
 
 
 def _public_only(phase: Phase) -> Phase:

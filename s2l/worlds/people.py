@@ -194,6 +194,11 @@ def public_photo(number: int, identities: int = 600) -> LabPhoto:
     return LabPhoto(who_seed, photo_seed, text, 1, blurred)
 
 
+def public_pixels(first: int, stop: int, identities: int, resolution: int = RESOLUTION) -> np.ndarray:
+    """Public photos `first` .. `stop`, (N, resolution, resolution, 3) uint8."""
+    return np.stack([public_photo(i, identities).pixels(resolution) for i in range(first, stop)])
+
+
 def vocabulary(names: Sequence[str] = CELEBRITY_NAMES) -> list[str]:
     """Every word that a caption of a lab with these people can contain, sorted, with a few that none does."""
     from s2l.worlds import portraits as p
