@@ -31,6 +31,7 @@ from s2l.report.render import outcome
 from s2l.store import Store, write_json
 from s2l.tables import docs
 from s2l.tables import grid as tables
+from s2l.tables.cells import cell_of
 from tests.conftest import QUICK
 
 NAME = "Mira Solwyn"
@@ -247,7 +248,7 @@ def test_calibration_people_freeze_a_tables_thresholds(whole, tmp_path, monkeypa
     from s2l.pipeline.stages import Stages
 
     monkeypatch.setattr(lab_domains, "CALIBRATION_HELD_OUT", 3)
-    cell = tables.cell_of(whole, "row")
+    cell = cell_of(whole, "row")
     found = tables.calibration_nonmembers(cell, CPU, Stages(Store(tmp_path / "cache")))
     others = len(default_lab().names("calibration")) - 1
     assert set(found) == {"loss"} and found["loss"].shape == (3 * others,)

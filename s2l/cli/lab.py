@@ -168,7 +168,7 @@ def table(
     print(f"written: {results / name}.json")
 
 
-@app.command(epilog=example("cell results/cells/01341894b3a2f2173f99c48d.json"))
+@app.command(epilog=example("cell results/main/lora/nell-ambrith.json"))
 def cell(
     path: Annotated[Path, typer.Argument(help="A cell of a results table.")],
     device: Device = "auto",
@@ -178,14 +178,10 @@ def cell(
     Stages that this machine has made before come from the cache: set S2L_CACHE to an empty folder to compute them all.
     """
     check_runtime(device, "auto", None)
-    from s2l.store import read_json
-    from s2l.tables.grid import make_again, numbers_of
+    from s2l.tables.cells import make_again, numbers_of, read_cell
 
-    try:
-        committed = read_json(path)
-        before = numbers_of(committed)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is no cell of a table: give a file of results/cells") from None
+    committed = read_cell(path)
+    before = numbers_of(committed)
     quiet_libraries()
     with console.progress() as progress:
         now = numbers_of(make_again(committed, device=device, progress=progress))

@@ -1,8 +1,7 @@
 """Tables over people: a grid of runs, one committed cell each, and their summary with intervals.
 
-`python -m s2l table NAME` runs what is missing and rewrites `results/NAME.json`, `.md` and `.png`. A cell is one run
-(one row of the table, one person) reduced to what the statistics need; it is written as soon as it
-is done, so a table goes on later or on another machine.
+`python -m s2l table NAME` runs what is missing and rewrites `results/NAME.json`, `.md` and `.png`. A cell (see
+cells.py) is written as soon as it is done, so a table goes on later or on another machine.
 """
 
 from __future__ import annotations
@@ -16,23 +15,20 @@ import numpy as np
 
 from s2l.attacks import ATTACKS, Combination
 from s2l.attacks.calibration import are_distances, shake_calibrated
-from s2l.config import LAB, RunConfig, checked, preset
+from s2l.config import LAB, RunConfig, preset
 from s2l.errors import UserError, unknown
 from s2l.finetune import legal_combinations
-from s2l.keys import key_of
 from s2l.labs import default_lab
 from s2l.measure.intervals import hierarchical_difference, hierarchical_mean, mean_interval
 from s2l.measure.metrics import frozen_tpr
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.pipeline.audit import FPRS, Pair, Subject, calibration_pair
-from s2l.pipeline.experiment import Result, calibration_people, run
+from s2l.pipeline.experiment import calibration_people, run
 from s2l.pipeline.stages import Stages
 from s2l.progress import Event, Progress, silent
-from s2l.store import Store, read_json, write_json
+from s2l.store import Store, write_json
 from s2l.tables import view as table_view
-
-SCHEMA_VERSION = 1
-DELTAS = (0.08, 0.1, 0.12, 0.15)
+from s2l.tables.cells import SCHEMA_VERSION, cell_key, cell_of, find_cells, free_path, program_state, read_cell
 
 
 @dataclass(frozen=True)
@@ -142,86 +138,6 @@ def get_table(name: str) -> Table:
     if name not in TABLES:
         raise unknown("table", name, TABLES)
     return TABLES[name]
-
-
-def _short(scores) -> list[float]:
-    return [float(f"{s:.6g}") for s in scores]
-
-
-def cell_of(result: Result, row: str) -> dict:
-    """What a table keeps of one run; small enough to commit."""
-    record = result.record
-    attacks = {
-        name: {
-            "scores": {
-                when: {part: _short(values) for part, values in found["scores"][when].items()}
-                for when in ("before", "after")
-            },
-            "auc_before": found["before"]["auc"],
-            "auc_after": found["after"]["auc"],
-            "difference": found["difference"],
-            "shake_auc": found["shake"]["auc"],
-            "calibration": found["calibration"],
-        }
-        for name, found in record["attacks"].items()
-    }
-    extraction = {}
-    for when in ("before", "after"):
-        found = record["extraction"][when]
-        extraction[when] = {
-            "distinct": found["members"]["distinct"],
-            "eidetic": found["eidetic"],
-            "matching_generations": found["members"]["matching_generations"],
-            "nonmembers_scaled": found["nonmembers_scaled"],
-            "cost": record["extraction"]["cost"][when],
-            "flags": [record["blind"][when]["score"][count] for count in ("n_flags", "true_flags")],
-            "within": {
-                str(d): [int(np.sum(np.array(found[part]["distances"]) <= d)) for part in ("members", "nonmembers")]
-                for d in DELTAS
-            },
-        }
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "row": row,
-        "person": record["domain"]["name"],
-        "role": record["domain"]["role"],
-        "config": record["config"],
-        "model": record["model"],
-        "trained_parameters": record["finetune"]["trained_parameters"],
-        "loss_first_last": _loss_ends(record["finetune"]["log"]),
-        "attacks": attacks,
-        "extraction": extraction,
-        "control_auc": record["control"]["auc"],
-        "n_members": record["domain"]["n_members"],
-        "n_nonmembers": record["domain"]["n_nonmembers"],
-        # A stage that came from the cache took no time here, and says nothing of what it costs.
-        "seconds": {k: v["seconds"] for k, v in record["stages"].items() if not v.get("cached")},
-        "versions": record["versions"],
-    }
-
-
-def make_again(cell: dict, store: Store | None = None, device: str = "auto", progress: Progress = silent) -> dict:
-    """The same run as a cell's, in its precision. Raises UserError where settings or weights are another version's."""
-    config, runtime = checked(RunConfig, cell["config"]), Runtime(device, cell["model"]["precision"])
-    if DiffusionModel.load(config.model, runtime).key != cell["model"]["key"]:
-        raise UserError("the cell was made with other weights of the model than these")
-    return cell_of(run(config, store, runtime, progress), cell["row"])
-
-
-def numbers_of(cell: dict) -> dict[str, float]:
-    """{what: number} of a cell: AUC of every attack, training photos extracted, the blind control."""
-    found = {f"{name}, AUC {w}": a[f"auc_{w}"] for name, a in cell["attacks"].items() for w in ("before", "after")}
-    found |= {f"extracted {when}": cell["extraction"][when]["distinct"] for when in ("before", "after")}
-    return found | {"blind control, AUC": cell["control_auc"]}
-
-
-def _loss_ends(log: list[dict]) -> list[float] | None:
-    """Mean training loss of the first and of the last tenth of the steps."""
-    if not log:
-        return None
-    n = max(1, len(log) // 10)
-    losses = [row["loss"] for row in log]
-    return [float(np.mean(losses[:n])), float(np.mean(losses[-n:]))]
 
 
 def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:
@@ -352,13 +268,14 @@ def run_table(
     """Run the missing cells of a table and write its summary; returns what `results/NAME.json` holds."""
     table, cells = get_table(name), {}
     work = list(configs(table, people))
-    (results / "cells").mkdir(parents=True, exist_ok=True)
-    model_key = DiffusionModel.load(LAB, runtime).key
+    model_key, program, kept = DiffusionModel.load(LAB, runtime).key, program_state(), find_cells(results)
     for i, (row, config) in enumerate(work):
-        path = results / "cells" / f"{key_of('cell', SCHEMA_VERSION, model_key, config)}.json"
-        if not path.exists():
-            write_json(path, cell_of(run(config, store, runtime, progress), row.label))
-        cells.setdefault(row.label, []).append(read_json(path))
+        key = cell_key(model_key, config)
+        if key not in kept:
+            path = free_path(results, name, row.label, config.domain.name)
+            write_json(path, cell_of(run(config, store, runtime, progress), row.label, program))
+            kept[key] = path
+        cells.setdefault(row.label, []).append(read_cell(kept[key]))
         progress(Event(f"table {name}", i + 1, len(work), {"row": row.label, "person": config.domain.name}))
     first = cells[table.rows[0].label]
     stages = Stages(store, progress)

@@ -1,0 +1,174 @@
+"""Cells of tables: one run each (one row, one person), reduced to what the statistics need.
+
+A cell lies in `results/TABLE/ROW/PERSON.json`, a name for readers. Its identity is the key inside, which is made of its
+settings and its model and checked whenever the file is read. A run that several tables use is kept once, where the
+first of them put it: the others look it up by its key.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from s2l.config import RunConfig, checked
+from s2l.errors import UserError
+from s2l.keys import key_of
+from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.pipeline.experiment import Result, run
+from s2l.progress import Progress, silent
+from s2l.store import Store, read_json
+
+SCHEMA_VERSION = 1
+DELTAS = (0.08, 0.1, 0.12, 0.15)
+PACKAGE = Path(__file__).parents[1]
+
+
+def cell_key(model_key: str, config: RunConfig) -> str:
+    """What tells one cell from another: its settings and the weights of its model."""
+    return key_of("cell", SCHEMA_VERSION, model_key, config)
+
+
+def slug(text: str) -> str:
+    """A label or a name as part of a file's name: "sigma 0.0002" -> "sigma-0.0002"."""
+    return re.sub(r"[^\w.+]+", "-", text.lower()).strip("-.")
+
+
+def cell_path(results: Path, table: str, row: str, person: str) -> Path:
+    return results / slug(table) / slug(row) / f"{slug(person)}.json"
+
+
+def free_path(results: Path, table: str, row: str, person: str) -> Path:
+    """Where a new cell goes, its folder made. Raises UserError where a cell of another run lies already."""
+    path = cell_path(results, table, row, person)
+    if path.exists():
+        raise UserError(
+            f"{path} holds a run with other settings or other weights of the model than this table's: move it away, or "
+            "give another folder (--results)"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def find_cells(results: Path) -> dict[str, Path]:
+    """{key: file} of all cells below `results`. Raises UserError for a file that is none."""
+    return {_load(path)["key"]: path for path in sorted(results.glob("*/*/*.json"))}
+
+
+def read_cell(path: Path) -> dict:
+    """A cell, its key checked. Raises UserError for a file that is none, or that was changed by hand."""
+    cell = _load(path)
+    if cell_key(cell["model"]["key"], checked(RunConfig, cell["config"])) != cell["key"]:
+        raise UserError(f"{path} does not fit its key: its settings or its model are not those of the run that made it")
+    return cell
+
+
+def _load(path: Path) -> dict:
+    try:
+        cell = read_json(path)
+        numbers_of(cell)
+        if {"key", "row", "person", "config"} <= cell.keys() and "key" in cell["model"]:
+            return cell
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{path} is no cell of a table: give a file such as results/main/lora/NAME.json")
+
+
+def program_state() -> dict | None:
+    """{"commit", "clean"} of the program's own repository: the commit, and whether its files are those of the commit.
+
+    None where the program is no checkout, as when it was installed.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", PACKAGE, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy can lie in somebody else's repository
+        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain", "--", ".")}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _short(scores) -> list[float]:
+    return [float(f"{s:.6g}") for s in scores]
+
+
+def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
+    """What a table keeps of one run; small enough to commit. `program` is a `program_state`."""
+    record = result.record
+    attacks = {
+        name: {
+            "scores": {
+                when: {part: _short(values) for part, values in found["scores"][when].items()}
+                for when in ("before", "after")
+            },
+            "auc_before": found["before"]["auc"],
+            "auc_after": found["after"]["auc"],
+            "difference": found["difference"],
+            "shake_auc": found["shake"]["auc"],
+            "calibration": found["calibration"],
+        }
+        for name, found in record["attacks"].items()
+    }
+    extraction = {}
+    for when in ("before", "after"):
+        found = record["extraction"][when]
+        extraction[when] = {
+            "distinct": found["members"]["distinct"],
+            "eidetic": found["eidetic"],
+            "matching_generations": found["members"]["matching_generations"],
+            "nonmembers_scaled": found["nonmembers_scaled"],
+            "cost": record["extraction"]["cost"][when],
+            "flags": [record["blind"][when]["score"][count] for count in ("n_flags", "true_flags")],
+            "within": {
+                str(d): [int(np.sum(np.array(found[part]["distances"]) <= d)) for part in ("members", "nonmembers")]
+                for d in DELTAS
+            },
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "key": cell_key(record["model"]["key"], checked(RunConfig, record["config"])),
+        "row": row,
+        "person": record["domain"]["name"],
+        "role": record["domain"]["role"],
+        "config": record["config"],
+        "model": record["model"],
+        "trained_parameters": record["finetune"]["trained_parameters"],
+        "loss_first_last": _loss_ends(record["finetune"]["log"]),
+        "attacks": attacks,
+        "extraction": extraction,
+        "control_auc": record["control"]["auc"],
+        "n_members": record["domain"]["n_members"],
+        "n_nonmembers": record["domain"]["n_nonmembers"],
+        # A stage that came from the cache took no time here, and says nothing of what it costs.
+        "seconds": {k: v["seconds"] for k, v in record["stages"].items() if not v.get("cached")},
+        "program": program,
+        "versions": record["versions"],
+    }
+
+
+def make_again(cell: dict, store: Store | None = None, device: str = "auto", progress: Progress = silent) -> dict:
+    """The same run as a cell's, in its precision. Raises UserError where settings or weights are another version's."""
+    config, runtime = checked(RunConfig, cell["config"]), Runtime(device, cell["model"]["precision"])
+    if DiffusionModel.load(config.model, runtime).key != cell["model"]["key"]:
+        raise UserError("the cell was made with other weights of the model than these")
+    return cell_of(run(config, store, runtime, progress), cell["row"])
+
+
+def numbers_of(cell: dict) -> dict[str, float]:
+    """{what: number} of a cell: AUC of every attack, training photos extracted, the blind control."""
+    found = {f"{name}, AUC {w}": a[f"auc_{w}"] for name, a in cell["attacks"].items() for w in ("before", "after")}
+    found |= {f"extracted {when}": cell["extraction"][when]["distinct"] for when in ("before", "after")}
+    return found | {"blind control, AUC": cell["control_auc"]}
+
+
+def _loss_ends(log: list[dict]) -> list[float] | None:
+    """Mean training loss of the first and of the last tenth of the steps."""
+    if not log:
+        return None
+    n = max(1, len(log) // 10)
+    losses = [row["loss"] for row in log]
+    return [float(np.mean(losses[:n])), float(np.mean(losses[-n:]))]
