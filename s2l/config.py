@@ -305,6 +305,8 @@ def checked(kind: type[Settings], values: dict):
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or kind.__name__
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {reason} (given: {str(first.get('input'))[:80]!r})") from None
+        reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if not first["loc"]:  # several fields do not go together
+            raise UserError(reason) from None
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{reason} (given: {str(first.get('input'))[:80]!r})", field) from None

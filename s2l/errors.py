@@ -6,7 +6,19 @@ import difflib
 
 
 class UserError(ValueError):
-    """The input was wrong; the message says what is allowed. The command line exits with code 2."""
+    """The input was wrong; the message says what is allowed. The command line exits with code 2.
+
+    `field` is the path of the setting at fault ("sp_set.set_size"), if it is one; `reason` is the message without it.
+    Whoever took the input replaces the path by their own word for it: an option, or the label of a form row.
+    """
+
+    def __init__(self, reason: str, field: str | None = None):
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.reason, self.field = reason, field
+
+    def named(self, word: str | None) -> str:
+        """The message with `word` in the place of the field's path; as it is where there is no word."""
+        return f"{word}: {self.reason}" if word else str(self)
 
 
 def unknown(kind: str, value: str, allowed) -> UserError:

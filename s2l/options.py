@@ -73,7 +73,7 @@ def run_config(preset_name: str, domain: str, options: dict) -> RunConfig:
     """The RunConfig of `run --preset --domain` with the other options, keyed as in FIELDS.
 
     `options["method"]` and `options["attacks"]` are tuples of names. A value of None means: not
-    given. Raises UserError that names the option at fault.
+    given. Raises UserError with the field at fault (`in_options` names its option).
     """
     over: dict = {}
     for option, value in options.items():
@@ -87,11 +87,7 @@ def run_config(preset_name: str, domain: str, options: dict) -> RunConfig:
             values = dict.fromkeys(FIELDS[option], value)
         for field, field_value in values.items():
             _set(over, field, field_value)
-    name = {"name": domain} | over.pop("domain", {})
-    try:
-        return preset(preset_name, name, **over)
-    except UserError as error:
-        raise UserError(name_the_option(str(error))) from None
+    return preset(preset_name, {"name": domain} | over.pop("domain", {}), **over)
 
 
 def audit_config(preset_name: str, domain: str, tuned: str, options: dict) -> AuditRunConfig:
@@ -101,14 +97,18 @@ def audit_config(preset_name: str, domain: str, tuned: str, options: dict) -> Au
     return AuditRunConfig(tuned=tuned, **shared)
 
 
-def name_the_option(message: str) -> str:
-    """ "sp_set.set_size: Input should be ..." -> "--set-size: should be ..."."""
-    field, colon, reason = message.partition(": ")
+def in_options(error: UserError) -> str:
+    """The message of an error with the option that sets the field at fault: "--set-size: should be ..."."""
+    return error.named(_option_of(error.field))
+
+
+def _option_of(field: str | None) -> str | None:
+    """ "sp_set.set_size" -> "--set-size"; None for what no option sets."""
     for option, fields in (FIELDS | OTHER_FIELDS).items():
         # pydantic counts into lists: sp_set.prompts.0.template
-        if colon and any(field == f or field.startswith(f + ".") for f in fields):
-            return f"--{option}: {reason.removeprefix('Input ')}"
-    return message
+        if field is not None and any(field == f or field.startswith(f + ".") for f in fields):
+            return f"--{option}"
+    return None
 
 
 def read_config(path: str | Path, kind: type[Settings] = RunConfig):
@@ -125,7 +125,10 @@ def read_config(path: str | Path, kind: type[Settings] = RunConfig):
     for command, other in (("run", RunConfig), ("audit", AuditRunConfig)):
         if values.get("kind") == command and kind is not other:
             raise UserError(f"--config: {path} is the result of `{command}`: give it to `python -m s2l {command}`")
-    return checked(kind, values.get("config", values))
+    try:
+        return checked(kind, values.get("config", values))
+    except UserError as error:  # the file set this field, no option did
+        raise UserError(f"--config: {path}: {error}") from None
 
 
 def _differing_options(config: RunConfig) -> dict:

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2l import cli
+from s2l import cli, options
 from s2l.cli import base, console, folders
 from s2l.config import preset
 from s2l.data import sp_set
+from s2l.errors import UserError
 from s2l.model import checkpoints
 from s2l.model import diffusion as model
 from s2l.options import read_config, reproduce_command, run_config
@@ -384,6 +385,15 @@ def test_bad_input_is_one_sentence(tiny_lab, tmp_path, refused, arguments, says)
         assert text in sentence
     assert not (tmp_path / "cache" / "stages").exists()  # nothing was computed
     assert not (tmp_path / "out").exists()
+
+
+def test_an_error_names_the_option_whatever_its_words(tmp_path, refused):
+    assert options.in_options(UserError("no: never", "sp_set.prompts.0.template")) == "--prompt: no: never"
+    assert options.in_options(UserError("sp_set.set_size: no")) == "sp_set.set_size: no"  # words are not parsed
+    path = tmp_path / "settings.json"
+    path.write_text(preset("quick", NAME).model_dump_json().replace('"set_size":8', '"set_size":0'))
+    sentence = refused(*with_out(tmp_path, "run", "--config", path))
+    assert f"--config: {path}: sp_set.set_size: should be" in sentence and "--set-size" not in sentence
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["runn"], ["--nonsense"], ["run"], ["lab", "nonsense"]])

@@ -377,6 +377,15 @@ def test_an_unchanged_form_is_the_preset(backend):
         assert form.config_of(values, list(CELEBRITY_NAMES)) == preset(size, TARO)
 
 
+def test_an_error_names_the_row_whatever_its_words():
+    values = form.preset_values("demo", TARO)
+    with pytest.raises(UserError, match=r"^Set size: should be greater"):
+        form.config_of(values | {"set_size": 0}, list(CELEBRITY_NAMES))
+    assert form.in_words(UserError("no: never", "finetune.rank")) == "Rank: no: never"
+    assert form.in_words(UserError("no", "rank"), "finetune") == "Rank: no"
+    assert form.in_words(UserError("sp_set.set_size: no")) == "sp_set.set_size: no"  # words are not parsed
+
+
 # --- a model and photos of one's own ---------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from s2l import labs
 from s2l.cli.console import say
 from s2l.config import PRESETS, preset
 from s2l.errors import UserError, unknown
-from s2l.options import name_the_option
+from s2l.options import in_options
 from s2l.progress import Cancelled
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Commands(TyperGroup):
             say(INTERRUPTED)
             code = 130
         except UserError as error:
-            say(f"Error: {error}")
+            say(f"Error: {in_options(error)}")
             code = 2
         except OSError as error:
             if error.errno not in DISK:
@@ -246,11 +246,8 @@ def attack_names(text: str | None) -> tuple[str, ...] | None:
 
 
 def section(name: str, preset_name: str, domain: str | None, over: dict):
-    """One section of a preset's RunConfig with overrides (None: not given); an error names the option."""
-    try:
-        return getattr(preset(preset_name, "nobody" if domain is None else domain, **{name: over}), name)
-    except UserError as error:
-        raise UserError(name_the_option(str(error))) from None
+    """One section of a preset's RunConfig with overrides (None: not given). Raises UserError with the field."""
+    return getattr(preset(preset_name, "nobody" if domain is None else domain, **{name: over}), name)
 
 
 def text_of(path: Path | None) -> str | None:

@@ -61,7 +61,7 @@ class Tuned:
             raise UserError(f"{folder} is not a fine-tuned model: it has no config.json (is the training finished?)")
         self.record = read_json(path)
         if self.record.get("base_model") != base.weights:
-            raise UserError(f"{folder} was fine-tuned from another model than the one given with --model")
+            raise UserError(f"{folder} was fine-tuned from another model than this one", field="model")
         self.base, self.folder = base, folder
         self.config = checked(FineTuneConfig, self.record["finetune"])
         self.key = key_of("tuned", base.key, self.record["finetune"], file_hash(list(folder.rglob("*.safetensors"))))

@@ -11,7 +11,7 @@ from s2l.config import FineTuneConfig, checked
 from s2l.errors import UserError
 from s2l.ui import html, live
 from s2l.ui.backend import Backend
-from s2l.ui.form import FIELDS
+from s2l.ui.form import FIELDS, in_words
 from s2l.ui.heavy import ready
 from s2l.ui.own import NOT_OWN, whom
 
@@ -56,7 +56,7 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
         config = checked(FineTuneConfig, values)
         trained, total = backend.trained_parameters(config)
     except UserError as error:
-        return html.block(f"<p>{escape(str(error))}</p>")
+        return html.block(f"<p>{escape(in_words(error, 'finetune'))}</p>")
     parts = [f"<p><b>{escape(FINETUNERS[m].title)}</b>: {escape(FINETUNERS[m].trains)}.</p>" for m in config.methods]
     if trained:
         share = 100 * trained / total

@@ -127,16 +127,16 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
     try:
         return preset(form["preset"], domain, model=own["model"] if own is not None else None, **over)
     except UserError as error:
-        raise UserError(_in_words(str(error))) from None
+        raise UserError(in_words(error)) from None
 
 
-def _in_words(message: str) -> str:
-    """ "sp_set.set_size: Input should be ..." -> "Set size: should be ..."."""
-    path, colon, reason = message.partition(": ")
-    for field in FIELDS.values():
-        if colon and path == field.path:
-            return f"{field.label}: {reason.removeprefix('Input ')}"
-    return message
+def in_words(error: UserError, section: str = "") -> str:
+    """The message of an error with the label of the row at fault: "Set size: should be ...".
+
+    `section` is where its field stands when only one section was checked: "finetune".
+    """
+    path = f"{section}.{error.field}" if section else error.field
+    return error.named(next((field.label for field in FIELDS.values() if field.path == path), None))
 
 
 SECTIONS = {
