@@ -129,7 +129,7 @@ def test_it_is_halved_once(model, monkeypatch):
 
 def test_a_single_image_that_does_not_fit(model, monkeypatch):
     model.runtime = replace(model.runtime, batch_size=1, train_batch_size=1)
-    monkeypatch.setattr("s2l.model.diffusion.memory._LIVE", {model})
+    monkeypatch.setattr("s2l.model.memory._LIVE", {model})
     monkeypatch.setattr(model, "eps", Full(room=0)(model.eps))
     with pytest.raises(UserError, match="not even one image"):
         halving(lambda: model.generate([NAME], [0], FAST), "sp_set")
