@@ -1,0 +1,81 @@
+"""All gates on one upload, as a record for gate.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from s2l.config import SCHEMA_VERSION
+from s2l.data.domain import ImageSet, load_folder
+from s2l.data.lab_domain import member_photos
+from s2l.errors import UserError
+from s2l.gates.registry import GATES, Upload, get_gate
+from s2l.gates.verdict import ALPHA, MIN_GROUPS, honest_groups, judge
+from s2l.labs import Lab
+from s2l.model.diffusion import DiffusionModel
+from s2l.progress import Event, Progress, silent
+
+
+def gate_names(text: str | None, have_private: bool) -> list[str]:
+    """ "own_output, near_members" as names of gates; None: all that have what they need. Raises UserError."""
+    if text is None:
+        return [name for name, gate in GATES.items() if have_private or not gate.needs_private]
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise UserError(f"name at least one gate. Allowed: {', '.join(GATES)}", field="gates")
+    for name in names:
+        if get_gate(name).needs_private and not have_private:
+            raise UserError(f"the gate {name!r} compares with private photos: give their folder", field="private")
+    return names
+
+
+def check_upload(
+    model: DiffusionModel,
+    lab: Lab | None,
+    upload: Path,
+    private: Path | None = None,
+    honest: Sequence[Path] = (),
+    gates: str | None = None,
+    alpha: float = ALPHA,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict:
+    """Judge the pictures in `upload`; a lab brings its own private photos and honest uploads.
+
+    The record is what `gate` writes (docs/result-schema.md). Raises UserError for folders without usable pictures, for
+    fewer than three honest groups, and for an unknown gate or one that lacks its private photos.
+    """
+    names = gate_names(gates, have_private=private is not None or lab is not None)
+    if not honest and lab is None:
+        raise UserError(f"honest pictures of at least {MIN_GROUPS} people are needed", field="honest")
+    notes: list[str] = []
+
+    def read(folder: Path) -> ImageSet:
+        images, remarks = load_folder(folder, model.resolution, "")
+        notes.extend(remarks)
+        return images
+
+    pictures = read(upload)
+    groups = [read(folder) for folder in honest] if honest or lab is None else honest_groups(lab)
+    protected = None
+    if any(GATES[name].needs_private for name in names):
+        protected = read(private) if private is not None or lab is None else member_photos(lab)
+    verdicts = []
+    for i, name in enumerate(names):
+        verdicts.append(judge(name, model, Upload(pictures, protected), groups, alpha=alpha, seed=seed))
+        progress(Event("gates", i + 1, len(names)))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "gate",
+        "model": model.key,
+        "upload": str(upload),
+        "pictures": list(pictures.ids),
+        "private": 0 if protected is None else len(protected),
+        "honest": [len(group) for group in groups],
+        "alpha": alpha,
+        "seed": seed,
+        "refused": any(verdict.refused for verdict in verdicts),
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "notes": notes,
+    }

@@ -1,0 +1,116 @@
+"""From scores to a verdict: a threshold set on honest uploads, and how often it stops one by mistake.
+
+An upload is judged as a whole: the statistic is the mean score of its pictures. Honest uploads of the same size are
+drawn from groups of honest pictures, one group per person or folder. The threshold is what the share `alpha` of them
+exceeds. How often an honest person is stopped is measured on people who had no part in their threshold, each group
+left out in turn: pictures of one person are alike, and only new people show what a new upload will meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from s2l.data.domain import ImageSet
+from s2l.data.lab_domain import calibration_domains
+from s2l.errors import UserError
+from s2l.gates.registry import Upload, gate_settings, get_gate
+from s2l.labs import Lab
+from s2l.measure.intervals import Interval, mean_interval
+from s2l.model.diffusion import DiffusionModel
+
+ALPHA = 0.05  # the share of honest uploads that a threshold may stop
+DRAWS = 200  # honest uploads drawn from each group
+MIN_GROUPS = 3  # a threshold comes from all groups but one, and one group says nothing about the spread
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Above `value` an upload is refused; `false_alarm` is the share of honest uploads of left-out groups that are."""
+
+    value: float
+    false_alarm: float
+    interval: Interval
+    alpha: float
+    n_groups: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one gate says of one upload: refused where `statistic`, the mean score, exceeds the threshold."""
+
+    gate: str
+    title: str
+    question: str
+    refused: bool
+    statistic: float
+    threshold: Threshold
+    scores: tuple[float, ...]
+
+
+def honest_groups(lab: Lab) -> list[ImageSet]:
+    """Held-out photos of the lab's calibration people, one group per person: what honest visitors upload."""
+    return [domain.split.nonmembers for domain in calibration_domains(lab, "")]
+
+
+def _statistics(scores: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """(DRAWS,) mean scores of uploads of `size` pictures of one group, drawn without replacement if it is that large."""
+    short = size > len(scores)
+    return np.array([rng.choice(scores, size, replace=short).mean() for _ in range(DRAWS)])
+
+
+def threshold(groups: Sequence[np.ndarray], size: int, alpha: float = ALPHA, seed: int = 0) -> Threshold:
+    """The threshold for uploads of `size` pictures, from the scores of each group of honest pictures.
+
+    Raises UserError for fewer than three groups.
+    """
+    if len(groups) < MIN_GROUPS:
+        raise UserError(f"a threshold needs honest pictures of at least {MIN_GROUPS} people, not {len(groups)}")
+    rng = np.random.default_rng(seed)
+    drawn = [_statistics(np.asarray(scores, np.float64), size, rng) for scores in groups]
+
+    def quantile(some: Sequence[np.ndarray]) -> float:
+        return float(np.quantile(np.concatenate(some), 1 - alpha, method="higher"))
+
+    stopped = [
+        float((statistics > quantile([*drawn[:i], *drawn[i + 1 :]])).mean()) for i, statistics in enumerate(drawn)
+    ]
+    interval = mean_interval(stopped)
+    clipped = Interval(max(0.0, interval.low), min(1.0, interval.high), interval.confidence, interval.method)
+    return Threshold(quantile(drawn), float(np.mean(stopped)), clipped, alpha, len(groups))
+
+
+def decide(gate: str, scores: np.ndarray, honest: Sequence[np.ndarray], alpha: float = ALPHA, seed: int = 0) -> Verdict:
+    """The verdict on an upload from its scores and those of honest groups."""
+    limit, statistic = threshold(honest, len(scores), alpha, seed), float(np.mean(scores, dtype=np.float64))
+    known = get_gate(gate)
+    refused = statistic > limit.value
+    return Verdict(gate, known.title, known.question, refused, statistic, limit, tuple(map(float, scores)))
+
+
+def judge(
+    name: str,
+    model: DiffusionModel,
+    upload: Upload,
+    honest: Sequence[ImageSet],
+    settings: dict | None = None,
+    alpha: float = ALPHA,
+    seed: int = 0,
+) -> Verdict:
+    """Score an upload and the honest groups with one gate, and decide.
+
+    Raises UserError for an unknown gate or setting, for fewer than three groups, and where the gate needs private
+    photos that the upload does not come with.
+    """
+    gate, checked_settings = get_gate(name), gate_settings(name, settings)
+    if gate.needs_private and upload.private is None:
+        raise UserError(f"the gate {name!r} compares with private photos: give their folder", field="private")
+
+    def scored(pictures: ImageSet) -> np.ndarray:
+        scores: torch.Tensor = gate.score(model, Upload(pictures, upload.private), checked_settings)
+        return scores.float().cpu().numpy()
+
+    return decide(name, scored(upload.pictures), [scored(group) for group in honest], alpha, seed)
