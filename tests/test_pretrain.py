@@ -22,7 +22,9 @@ from s2l.worlds.people import celebrities, member_photos, public_photo
 CPU = Runtime(device="cpu", dtype="mixed", train_batch_size=32)
 TWO_PHASES = replace(
     RECIPES["quick"],
-    n_public=40,
+    n_people=2,
+    n_members=8,
+    n_public=16,
     phases=(
         Phase("learn", 4, {"private": 0.7, "public": 0.3}, 2e-3, batch_size=8, warmup_steps=2, ema_decay=0.99),
         Phase("bury", 3, {"public": 1.0}, 1e-3, batch_size=16, fall_steps=3, floor=0.25, ema_decay=0.5),

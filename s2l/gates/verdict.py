@@ -57,7 +57,7 @@ def honest_groups(lab: Lab) -> list[ImageSet]:
 
 
 def _statistics(scores: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(DRAWS,) mean scores of uploads of `size` pictures of one group, drawn without replacement if it is that large."""
+    """(DRAWS,) mean scores of uploads of `size` pictures of one group, without replacement if it is that large."""
     short = size > len(scores)
     return np.array([rng.choice(scores, size, replace=short).mean() for _ in range(DRAWS)])
 
