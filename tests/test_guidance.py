@@ -12,7 +12,6 @@ import torch
 
 from s2l.cli import folders, main
 from s2l.config import PRESETS, ExtractionConfig, SamplerConfig, checked, preset
-from s2l.data.sp_set import STAGE_VERSION as PICTURES_VERSION
 from s2l.errors import UserError
 from s2l.keys import key_of
 from s2l.model.diffusion import DiffusionModel, Runtime
@@ -221,7 +220,7 @@ def test_off_options_leave_the_pictures_where_they_were(tiny_model, tuned, store
     """The key of plain generations names model, prompts, sampler and seed, as before there were options."""
     config, stages = settings(), Stages(store)
     audit.generations(Subject.of(tiny_model), Subject.of(tuned), NAME, config, stages)
-    key = key_of("generations", PICTURES_VERSION, tiny_model.key, [PLAIN] * 3, config.sampler, config.seed)
+    key = key_of("generations", 1, tiny_model.key, [PLAIN] * 3, config.sampler, config.seed)
     assert stages.timings["generate before"]["key"] == key
     assert "choose seeds" not in stages.timings
 

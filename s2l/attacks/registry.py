@@ -20,8 +20,6 @@ from s2l.errors import unknown
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Event, Progress, silent
 
-STAGE_VERSION = 2  # raise it when the same settings would give other scores
-
 Timestep = Annotated[int, Field(ge=0, le=999)]
 Timesteps = Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=1000)]
 

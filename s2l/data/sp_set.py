@@ -26,8 +26,6 @@ from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Event, Progress, silent
 
-STAGE_VERSION = 1  # raise it when the same settings would give other pictures
-
 
 def prompt_of(parts: Sequence[PromptPart], name: str, suffix: str, seed: int) -> str:
     """The prompt of one image: a weighted draw from the mix, decided by the image's seed alone."""

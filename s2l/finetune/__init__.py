@@ -26,14 +26,14 @@ from s2l.finetune.registry import (
     unchanged,
     weight_methods,
 )
-from s2l.finetune.trainer import STAGE_VERSION, train
+from s2l.finetune.trainer import train
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Progress, silent
 from s2l.store import read_json, write_json
 from s2l.training import CHECKPOINT
 
 __all__ = [
-    "ALIASES", "FINETUNERS", "STAGE_VERSION", "Examples", "Finetuner", "finetune", "learning_rates",
+    "ALIASES", "FINETUNERS", "Examples", "Finetuner", "finetune", "learning_rates",
     "legal_combinations", "load_finetuned", "map_caption", "mapped_captions", "parse", "weight_methods",
 ]  # fmt: skip
 

@@ -16,7 +16,6 @@ from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Event, Progress, silent
 from s2l.training import Batch, TrainingSet, averaged, fit, new_state
 
-STAGE_VERSION = 2  # raise it when the same settings would give other weights
 SAMPLES = "samples"  # {step:06d}_{i}.png
 SAMPLE_SEEDS = range(80_000_000, 80_000_004)  # far from every other seed
 SAMPLER = SamplerConfig(num_inference_steps=15)

@@ -17,6 +17,7 @@ from s2l.errors import UserError
 from s2l.jobs.limits import Limits
 from s2l.keys import key_of
 from s2l.labs import find_lab
+from s2l.pipeline import identity
 from s2l.store import Store, read_json
 
 # torch is imported where a key is made, not here: the page must not wait for it.
@@ -97,13 +98,7 @@ def model_key(model: str) -> str:
 
 def run_key(config: RunConfig) -> str:
     """One name for one configuration on one model with this version of the code."""
-    from s2l import finetune
-    from s2l.attacks import registry
-    from s2l.data import sp_set
-    from s2l.pipeline import experiment, guidance
-
-    stages = (sp_set, finetune, registry, guidance, experiment)
-    return key_of("run", config, model_key(config.model), [stage.STAGE_VERSION for stage in stages])
+    return identity.run(config, model_key(config.model))
 
 
 @lru_cache(maxsize=4096)
@@ -115,10 +110,8 @@ def _result_facts(path: Path) -> tuple[dict, str, str]:
 
 def cached_result(config: RunConfig, store: Store) -> str:
     """The key of a finished result of exactly these settings, whoever made it, or ""."""
-    from s2l.data import sp_set
-
     wanted, weights = config.model_dump(mode="json"), model_key(config.model)
-    sp_key = key_of("sp_set", sp_set.STAGE_VERSION, weights, config.domain.name, config.sp_set)
+    sp_key = identity.sp_set(weights, config.domain.name, config.sp_set)
     for path in sorted(store.path("result", "x").parent.glob("*/result.json")):
         with suppress(OSError, ValueError, KeyError):
             if _result_facts(path) == (wanted, weights, sp_key):

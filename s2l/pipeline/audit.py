@@ -17,12 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from s2l import attacks
 from s2l.attacks.calibration import Combination, are_distances, shake_calibrated
-from s2l.attacks.registry import STAGE_VERSION as ATTACK_VERSION
 from s2l.config import AuditConfig, ExtractionConfig
 from s2l.data import sp_set
 from s2l.data.domain import Domain, ImageSet, MembershipSplit
 from s2l.errors import UserError
-from s2l.keys import key_of
 from s2l.measure import intervals, metrics
 from s2l.measure.blind import EDGE, MIN_SIZE, blind_clusters, score_blind
 from s2l.measure.control import blind_control
@@ -36,12 +34,11 @@ from s2l.measure.extraction import (
     second_opinions,
 )
 from s2l.model.diffusion import DiffusionModel
-from s2l.pipeline import guidance
+from s2l.pipeline import guidance, identity
 from s2l.pipeline.stages import Stages
 from s2l.progress import Event
 from s2l.store import read_json, write_json
 
-STAGE_VERSION = 2  # raise it when the same scores and pictures would give another comparison
 TOP_EXPOSED = 10
 FLOOR_IMAGES = 512  # held-out photos that measure the autoencoder's own error: enough for its mean
 FPRS = (0.1, 0.01, 0.001)
@@ -126,9 +123,8 @@ def audit(
             record["control"] = asdict(blind_control(domain.split))
         write_json(folder / "audit.json", record)
 
-    # What the scores and pictures depend on is in the keys of their stages.
-    own = [domain.key, domain.repeats, config, extraction.delta, extraction.k, stages.keys()[first_stage:]]
-    folder = stages("audit", key_of("audit", STAGE_VERSION, *own), work, "compare")
+    key = identity.audit(domain.key, domain.repeats, config, extraction, stages.keys()[first_stage:])
+    folder = stages("audit", key, work, "compare")
     return AuditResult(read_json(folder / "audit.json"), folders)
 
 
@@ -150,7 +146,7 @@ def scorer(
 
     def key(name: str) -> str:
         settings = attacks.attack_settings(name, config)
-        return key_of("scores", ATTACK_VERSION, subject.key, domain.key, name, settings, config.seed, captions)
+        return identity.scores(subject.key, domain.key, name, settings, config, captions)
 
     @cache
     def query() -> attacks.Query:
@@ -310,8 +306,8 @@ def generations(
     drawn = _draws(before, name, config, stages)
     plain = [before.caption(prompt) for prompt in drawn.prompts]
     mapped = [after.caption(prompt) for prompt in drawn.prompts]
-    chosen = [drawn.seeds] if config.seed_pool is not None else []
-    guided = [guidance.STAGE_VERSION, config.guidance_w, plain] if config.guidance_w is not None else []
+    chosen = drawn.seeds if config.seed_pool is not None else None
+    guided = plain if config.guidance_w is not None else None
 
     def draw_before(folder: Path) -> None:
         sp_set.generate_images(
@@ -324,13 +320,13 @@ def generations(
             after.load(), mapped, drawn.seeds, config.sampler, folder, "generate after", stages.progress, generate
         )
 
-    # A key says what the pictures are drawn from: chosen seeds and w where they are on, and nothing where off.
-    def key(subject: Subject, prompts: list[str], *more) -> str:
-        return key_of("generations", sp_set.STAGE_VERSION, subject.key, prompts, config.sampler, config.seed, *more)
-
+    keys = {
+        "before": identity.generations(before.key, plain, config, chosen),
+        "after": identity.generations(after.key, mapped, config, chosen, guided),
+    }
     return {
-        "before": stages("generations", key(before, plain, *chosen), draw_before, "generate before"),
-        "after": stages("generations", key(after, mapped, *chosen, *guided), draw_after, "generate after"),
+        "before": stages("generations", keys["before"], draw_before, "generate before"),
+        "after": stages("generations", keys["after"], draw_after, "generate after"),
     }
 
 
@@ -345,7 +341,7 @@ def _draws(base: Subject, name: str, config: ExtractionConfig, stages: Stages) -
         save_file({"magnitudes": found}, folder / "magnitudes.safetensors")
 
     first_timestep = base.load().first_timestep(config.sampler)
-    key = key_of("seeds", guidance.STAGE_VERSION, base.key, pool.prompts, config.seed, first_timestep)
+    key = identity.chosen_seeds(base.key, pool.prompts, config, first_timestep)
     folder = stages("seeds", key, work, "choose seeds")
     return guidance.promising(pool, load_file(folder / "magnitudes.safetensors")["magnitudes"], config.n_generations)
 
@@ -353,7 +349,7 @@ def _draws(base: Subject, name: str, config: ExtractionConfig, stages: Stages) -
 def image_stage(domain: Domain, part: str, stages: Stages) -> Path:
     """The folder of the domain's "members" or "nonmembers" as pictures, for figures and pages."""
     images = getattr(domain.split, part)
-    return stages("images", key_of("images", domain.key, part), lambda folder: _save_images(images, folder), part)
+    return stages("images", identity.images(domain.key, part), lambda folder: _save_images(images, folder), part)
 
 
 def _save_images(images: ImageSet, folder: Path) -> None:

@@ -2,8 +2,8 @@
 
     target -> SP set -> fine-tuning -> { scores, generations } before and after -> comparison
 
-The key of a stage is the sha256 of its settings, the keys of its inputs and its STAGE_VERSION. A
-new attack therefore reuses the same fine-tuned weights, and a killed run resumes where it stopped.
+A stage's key says what it depends on (see identity.py). A new attack therefore reuses the same fine-tuned weights, and
+a killed run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from s2l.data.domain import Domain, folder_domain
 from s2l.data.lab_domain import calibration_domains, lab_domain
 from s2l.errors import UserError
 from s2l.finetune import dreambooth
-from s2l.keys import file_hash, key_of
+from s2l.keys import file_hash
 from s2l.labs import find_lab
 from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.pipeline import identity
 from s2l.pipeline.audit import AuditResult, Subject, audit, check_split
 from s2l.pipeline.stages import Stages
 from s2l.progress import Progress, silent
 from s2l.record import Result, load_result  # noqa: F401  (load_result: for those who import it from here)
 from s2l.store import Store, read_json, write_json
 
-STAGE_VERSION = 2
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "scikit-learn", "scipy")
 SAMPLE_ROUNDS = 5  # how often a training draws its four sample pictures
 
@@ -64,7 +64,8 @@ class Tuned:
             raise UserError(f"{folder} was fine-tuned from another model than this one", field="model")
         self.base, self.folder = base, folder
         self.config = checked(FineTuneConfig, self.record["finetune"])
-        self.key = key_of("tuned", base.key, self.record["finetune"], file_hash(list(folder.rglob("*.safetensors"))))
+        weights = file_hash(list(folder.rglob("*.safetensors")))
+        self.key = identity.tuned_folder(base.key, self.record["finetune"], weights)
 
     @cached_property
     def model(self) -> DiffusionModel:
@@ -92,7 +93,7 @@ class _Run:
     # --- S2L steps 1 and 2 ---
 
     def make_sp_set(self) -> Path:
-        self.sp_key = key_of("sp_set", sp_set.STAGE_VERSION, self.model.key, self.domain.name, self.config.sp_set)
+        self.sp_key = identity.sp_set(self.model.key, self.domain.name, self.config.sp_set)
         return self.stage(
             "sp_set",
             self.sp_key,
@@ -101,8 +102,7 @@ class _Run:
 
     def fine_tune(self, sp_folder: Path) -> Path:
         config = self.config.finetune
-        rates = finetune.learning_rates(config)  # a method's own default is not in the settings
-        self.tuned_key = key_of("finetune", finetune.STAGE_VERSION, self.sp_key, config, rates, self.domain.name)
+        self.tuned_key = identity.finetune(self.sp_key, config, finetune.learning_rates(config), self.domain.name)
 
         class_folder = self.class_images(config)
 
@@ -115,12 +115,11 @@ class _Run:
         return self.tuned_folder
 
     def class_images(self, config: FineTuneConfig) -> Path | None:
-        """DreamBooth's class images: of the base model alone, so all people and combinations share them."""
+        """The folder of DreamBooth's class images; None where it needs none."""
         n = dreambooth.number_of_class_images(config, self.config.sp_set.set_size)
         if "dreambooth" not in finetune.parse("+".join(config.methods)) or n == 0 or config.max_train_steps == 0:
             return None
-        settings = [config.class_noun, n, config.class_sampler]
-        key = key_of("class_images", sp_set.STAGE_VERSION, self.model.key, *settings)
+        key = identity.class_images(self.model.key, config.class_noun, n, config.class_sampler)
         return self.stage(
             "class_images", key, lambda folder: dreambooth.class_images(self.model, config, n, folder, self.progress)
         )
@@ -211,7 +210,7 @@ def _finish(
     training: dict | None,
 ) -> Result:
     """Write result.json into the cache and read it back."""
-    key = key_of("result", STAGE_VERSION, kind, config, stages.keys())
+    key = identity.result(kind, config, stages.keys())
 
     def work(folder: Path) -> None:
         record = {

@@ -28,8 +28,6 @@ from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Event, Progress, silent
 
-STAGE_VERSION = 1  # raise it when the same settings would choose other seeds or draw other pictures
-
 
 class Draws(NamedTuple):
     """What is drawn, image by image: the prompt as the base model gets it, and the seed."""

@@ -15,8 +15,8 @@ import numpy as np
 
 from s2l.config import RunConfig, checked
 from s2l.errors import UserError
-from s2l.keys import key_of
 from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.pipeline import identity
 from s2l.pipeline.experiment import Result, run
 from s2l.progress import Progress, silent
 from s2l.store import Store, read_json
@@ -24,11 +24,6 @@ from s2l.store import Store, read_json
 SCHEMA_VERSION = 1
 DELTAS = (0.08, 0.1, 0.12, 0.15)
 PACKAGE = Path(__file__).parents[1]
-
-
-def cell_key(model_key: str, config: RunConfig) -> str:
-    """What tells one cell from another: its settings and the weights of its model."""
-    return key_of("cell", SCHEMA_VERSION, model_key, config)
 
 
 def slug(text: str) -> str:
@@ -60,7 +55,7 @@ def find_cells(results: Path) -> dict[str, Path]:
 def read_cell(path: Path) -> dict:
     """A cell, its key checked. Raises UserError for a file that is none, or that was changed by hand."""
     cell = _load(path)
-    if cell_key(cell["model"]["key"], checked(RunConfig, cell["config"])) != cell["key"]:
+    if identity.cell(cell["model"]["key"], checked(RunConfig, cell["config"])) != cell["key"]:
         raise UserError(f"{path} does not fit its key: its settings or its model are not those of the run that made it")
     return cell
 
@@ -130,7 +125,7 @@ def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
         }
     return {
         "schema_version": SCHEMA_VERSION,
-        "key": cell_key(record["model"]["key"], checked(RunConfig, record["config"])),
+        "key": identity.cell(record["model"]["key"], checked(RunConfig, record["config"])),
         "row": row,
         "person": record["domain"]["name"],
         "role": record["domain"]["role"],

@@ -22,13 +22,14 @@ from s2l.labs import default_lab
 from s2l.measure.intervals import hierarchical_difference, hierarchical_mean, mean_interval
 from s2l.measure.metrics import frozen_tpr
 from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.pipeline import identity
 from s2l.pipeline.audit import FPRS, Pair, Subject, calibration_pair
 from s2l.pipeline.experiment import calibration_people, run
 from s2l.pipeline.stages import Stages
 from s2l.progress import Event, Progress, silent
 from s2l.store import Store, write_json
 from s2l.tables import view as table_view
-from s2l.tables.cells import SCHEMA_VERSION, cell_key, cell_of, find_cells, free_path, program_state, read_cell
+from s2l.tables.cells import SCHEMA_VERSION, cell_of, find_cells, free_path, program_state, read_cell
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def run_table(
     work = list(configs(table, people))
     model_key, program, kept = DiffusionModel.load(LAB, runtime).key, program_state(), find_cells(results)
     for i, (row, config) in enumerate(work):
-        key = cell_key(model_key, config)
+        key = identity.cell(model_key, config)
         if key not in kept:
             path = free_path(results, name, row.label, config.domain.name)
             write_json(path, cell_of(run(config, store, runtime, progress), row.label, program))

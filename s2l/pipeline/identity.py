@@ -1,0 +1,107 @@
+"""The keys of all results, one formula per stage. Loads no torch.
+
+A result lies in the cache under its key: the sha256 of what it depends on and of nothing else. That is its settings,
+the keys of its inputs, and a version that says which program computes the same. A model's key is made in
+model/diffusion.py, a domain's in data/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from s2l.config import (
+    AuditConfig,
+    AuditRunConfig,
+    ExtractionConfig,
+    FineTuneConfig,
+    RunConfig,
+    SamplerConfig,
+    Settings,
+    SPSetConfig,
+)
+from s2l.keys import key_of
+
+# Raise one when the same settings would give other results.
+PICTURES = 1  # of a model, a prompt, a sampler and a seed
+TRAINING = 2  # weights of a fine-tuning
+SCORES = 2  # of the attacks
+GUIDANCE = 1  # chosen seeds, and pictures that follow the change of the model
+COMPARISON = 2  # of given scores and pictures
+RESULT = 2
+CELL = 1
+
+
+def sp_set(model: str, name: str, config: SPSetConfig) -> str:
+    """Of the pictures that `model` draws of the domain called `name`."""
+    return key_of("sp_set", PICTURES, model, name, config)
+
+
+def class_images(model: str, class_noun: str, number: int, sampler: SamplerConfig) -> str:
+    """Of DreamBooth's class images: of the base model alone, so all people and combinations share them."""
+    return key_of("class_images", PICTURES, model, class_noun, number, sampler)
+
+
+def finetune(sp_set: str, config: FineTuneConfig, rates: dict[str, float], name: str) -> str:
+    """Of weights trained on an SP set. `rates` because a method's own learning rate is not in the settings."""
+    return key_of("finetune", TRAINING, sp_set, config, rates, name)
+
+
+def tuned_folder(model: str, settings: dict, weights: str) -> str:
+    """Of a fine-tuning in a folder of the user's: `settings` as the folder records them, and a hash of its weights."""
+    return key_of("tuned", model, settings, weights)
+
+
+def scores(
+    subject: str, domain: str, attack: str, settings: Settings, config: AuditConfig, captions: Sequence[str]
+) -> str:
+    """Of one attack's scores of a domain's images, each with the caption that the attacker writes for it."""
+    return key_of("scores", SCORES, subject, domain, attack, settings, config.seed, list(captions))
+
+
+def chosen_seeds(model: str, prompts: Sequence[str], config: ExtractionConfig, first_timestep: int) -> str:
+    """Of how promising the seeds of a pool are."""
+    return key_of("seeds", GUIDANCE, model, list(prompts), config.seed, first_timestep)
+
+
+def generations(
+    subject: str,
+    prompts: Sequence[str],
+    config: ExtractionConfig,
+    seeds: Sequence[int] | None = None,
+    plain_prompts: Sequence[str] | None = None,
+) -> str:
+    """Of the pictures that extraction searches.
+
+    `seeds` are those chosen from a pool, `plain_prompts` what the base model gets where the pictures follow the change
+    between two models; None where that is off, and then the key does not know of it.
+    """
+    chosen = [] if seeds is None else [list(seeds)]
+    guided = [] if plain_prompts is None else [GUIDANCE, config.guidance_w, list(plain_prompts)]
+    return key_of("generations", PICTURES, subject, list(prompts), config.sampler, config.seed, *chosen, *guided)
+
+
+def images(domain: str, part: str) -> str:
+    """Of a domain's "members" or "nonmembers" as pictures."""
+    return key_of("images", domain, part)
+
+
+def audit(
+    domain: str, repeats: Sequence[int], config: AuditConfig, extraction: ExtractionConfig, stages: list[str]
+) -> str:
+    """Of a comparison. What its scores and pictures depend on is in the keys of their `stages`."""
+    return key_of("audit", COMPARISON, domain, list(repeats), config, extraction.delta, extraction.k, stages)
+
+
+def result(kind: str, config: RunConfig | AuditRunConfig, stages: list[str]) -> str:
+    """Of a result.json, whose `kind` is "run" or "audit"."""
+    return key_of("result", RESULT, kind, config, stages)
+
+
+def run(config: RunConfig, model: str) -> str:
+    """Of a job: one configuration on one model with this version of the program."""
+    return key_of("run", config, model, [PICTURES, TRAINING, SCORES, GUIDANCE, RESULT])
+
+
+def cell(model: str, config: RunConfig) -> str:
+    """Of a cell of a table."""
+    return key_of("cell", CELL, model, config)
