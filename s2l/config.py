@@ -99,11 +99,31 @@ class SPSetConfig(Settings):
     seed: int = Field(1000, ge=0)
 
 
+# Spellings of the original authors and short forms.
+METHOD_ALIASES = {
+    "db": "dreambooth", "ti": "textual_inversion", "hn": "hypernetwork", "e2e": "end_to_end",
+    "end2end": "end_to_end", "noise": "gaussian_noise",
+}  # fmt: skip
+
+# {method: its settings} as they stood side by side in one section before each method had a class of its own. Frozen:
+# it reads old files, and short forms such as preset("demo", name, finetune={"rank": 16}).
+FLAT_SETTINGS: dict[str, tuple[str, ...]] = {
+    "lora": ("rank", "lora_alpha", "target_modules"),
+    "textual_inversion": ("num_vectors", "placeholder_token", "initializer_token"),
+    "dreambooth": ("identifier", "class_noun", "prior_loss_weight", "num_class_images", "class_sampler"),
+    "gaussian_noise": ("noise_sigma", "noise_relative", "noise_target"),
+}
+
+
 class FineTuneConfig(Settings):
-    """Fine-tuning on the SP set. Which fields count depends on the methods."""
+    """Fine-tuning on the SP set: what all methods share.
+
+    `settings` overrides a method's own defaults, {"lora": {"rank": 16}}; finetune/catalogue.py has their classes.
+    """
 
     methods: tuple[str, ...] = ("lora",)
-    learning_rate: float | None = Field(None, gt=0, le=1)  # None: each method's own, see its file
+    settings: dict[str, dict] = {}
+    learning_rate: float | None = Field(None, gt=0, le=1)  # None: each method's own, see finetune/catalogue.py
     max_train_steps: int = Field(200, ge=0, le=1_000_000)
     train_batch_size: int = Field(8, ge=1, le=4096)  # of all processes together
     gradient_accumulation_steps: int = Field(1, ge=1, le=1024)
@@ -117,46 +137,42 @@ class FineTuneConfig(Settings):
     seed: int = Field(0, ge=0)
     train_text_encoder: bool = False  # end_to_end, dreambooth alone, and lora
 
-    # lora
-    rank: int = Field(8, ge=1, le=1024)
-    lora_alpha: float = Field(32, gt=0)
-    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-
-    # textual_inversion
-    num_vectors: int = Field(12, ge=1, le=64)  # new tokens; they stand in the name's place
-    placeholder_token: str = "<s2l>"
-    initializer_token: str = "person"  # several words: the new tokens start from them in turn
-
-    # dreambooth
-    identifier: str = "sks"  # a rare word; "{name}" in it keeps the name (the authors' script)
-    class_noun: str = "person"
-    prior_loss_weight: float = Field(1.0, ge=0)  # 0: no class images at all
-    num_class_images: int | None = Field(None, ge=1, le=MAX_IMAGES)  # None: as the SP set, at most 1,000
-    class_sampler: SamplerConfig = SamplerConfig()
-
-    # gaussian_noise
-    noise_sigma: float = Field(8e-4, ge=0)
-    noise_relative: bool = False  # sigma in units of each tensor's own standard deviation
-    noise_target: str = "all"  # or a part of weights' names: "unet", "text_encoder", "attn2", "mid_block"
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, values):
+        """Move settings in the flat spelling to their methods; what a whole record says of other methods is dropped."""
+        given = {name for names in FLAT_SETTINGS.values() for name in names if name in values}
+        if not isinstance(values, dict) or not given:
+            return values
+        whole = all(given.intersection(names) for names in FLAT_SETTINGS.values())  # records spelt every method's
+        methods = [METHOD_ALIASES.get(m, m) for m in values.get("methods", cls.model_fields["methods"].default)]
+        settings = {method: dict(own) for method, own in values.get("settings", {}).items()}
+        for method, names in FLAT_SETTINGS.items():
+            flat = {name: values[name] for name in names if name in given}
+            if twice := sorted(flat.keys() & settings.get(method, {}).keys()):
+                raise ValueError(f"{twice[0]} is given twice, beside the settings of {method} and among them")
+            if flat and (method in methods or not whole):
+                settings[method] = flat | settings.get(method, {})
+        return {name: value for name, value in values.items() if name not in given} | {"settings": settings}
 
     @field_validator("methods")
     @classmethod
     def _some_method(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one fine-tuning method")
-        return value
+        return tuple(METHOD_ALIASES.get(name, name) for name in value)
 
-    @field_validator("placeholder_token", "initializer_token", "identifier", "class_noun", "noise_target")
+    @field_validator("settings")
     @classmethod
-    def _one_line(cls, value: str) -> str:
-        return check_prompt(value)
-
-    @field_validator("placeholder_token")
-    @classmethod
-    def _one_token(cls, value: str) -> str:
-        if value != value.lower() or len(value.split()) != 1:
-            raise ValueError("the placeholder token is one lower-case word, such as '<s2l>'")
-        return value
+    def _of_a_method_that_is_used(cls, value: dict[str, dict], info: ValidationInfo) -> dict[str, dict]:
+        methods = info.data.get("methods")  # absent when they were wrong themselves
+        for name, own in value.items():
+            if own and methods is not None and name not in methods:
+                raise ValueError(
+                    f"{', '.join(own)} of {name} would change nothing: {name} is not among the methods, "
+                    f"{'+'.join(methods)}"
+                )
+        return {name: own for name, own in value.items() if own}
 
 
 class AuditConfig(Settings):

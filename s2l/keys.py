@@ -10,10 +10,17 @@ from pydantic import BaseModel
 
 
 def key_of(*parts) -> str:
-    """sha256 over settings, strings and numbers, as 24 hex digits: the name of a cached result."""
+    """sha256 over settings, strings and numbers, as 24 hex digits: the name of a cached result.
+
+    A field that is None is absent: a setting or a section that was added since changes no key as long as it is off.
+    """
 
     def plain(part):
-        return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+        if isinstance(part, BaseModel):
+            part = part.model_dump(mode="json")
+        if isinstance(part, dict):
+            return {name: plain(value) for name, value in part.items() if value is not None}
+        return [plain(value) for value in part] if isinstance(part, list | tuple) else part
 
     text = json.dumps([plain(p) for p in parts], sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

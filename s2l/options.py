@@ -12,6 +12,8 @@ from pathlib import Path
 
 from s2l.config import PRESETS, AuditRunConfig, RunConfig, Settings, checked, preset
 from s2l.errors import UserError
+from s2l.finetune import catalogue
+from s2l.pipeline import identity
 
 MAX_SEED = 1_000_000
 SEED_STRIDE = 1_000_000  # between two runs' image seeds; more than an SP set and a gallery can use
@@ -29,7 +31,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "method": ("finetune.methods",),
     "steps": ("finetune.max_train_steps",),
     "learning-rate": ("finetune.learning_rate",),
-    "rank": ("finetune.rank",),
+    "rank": ("finetune.settings.lora.rank",),
     "train-batch-size": ("finetune.train_batch_size",),
     "attacks": ("audit.attacks",),
     "n-generations": ("extraction.n_generations",),
@@ -42,8 +44,9 @@ OTHER_FIELDS = {"domain": ("domain.name",), "delta": ("extraction.delta",), "k":
 
 
 def _get(values: dict, field: str):
+    """The value at a path; None where there is none, as for a setting of a method that is not used."""
     for part in field.split("."):
-        values = values[part]
+        values = values.get(part) if isinstance(values, dict) else None
     return values
 
 
@@ -87,7 +90,17 @@ def run_config(preset_name: str, domain: str, options: dict) -> RunConfig:
             values = dict.fromkeys(FIELDS[option], value)
         for field, field_value in values.items():
             _set(over, field, field_value)
-    return preset(preset_name, {"name": domain} | over.pop("domain", {}), **over)
+    return checked_preset(preset_name, {"name": domain} | over.pop("domain", {}), **over)
+
+
+def checked_preset(name: str, domain: str | dict, **overrides) -> RunConfig:
+    """`preset` with the settings of its fine-tuning methods checked too. Raises UserError with the field at fault."""
+    config = preset(name, domain, **overrides)
+    try:
+        catalogue.spelled_out(config.finetune)
+    except UserError as error:
+        raise UserError(error.reason, f"finetune.{error.field}" if error.field else None) from None
+    return config
 
 
 def audit_config(preset_name: str, domain: str, tuned: str, options: dict) -> AuditRunConfig:
@@ -133,11 +146,10 @@ def read_config(path: str | Path, kind: type[Settings] = RunConfig):
 
 def _differing_options(config: RunConfig) -> dict:
     """The options in which a config differs from its preset."""
-    base = preset(config.preset, config.domain.name).model_dump()
-    mine = config.model_dump()
+    base, mine = (_with_defaults(c).model_dump() for c in (preset(config.preset, config.domain.name), config))
     options: dict = {}
     for option, fields in FIELDS.items():
-        if all(_get(mine, f) == _get(base, f) for f in fields):
+        if _get(mine, fields[0]) is None or all(_get(mine, f) == _get(base, f) for f in fields):
             continue
         value = _get(mine, fields[0])
         options[option] = value[0]["template"] if option == "prompt" else value
@@ -174,11 +186,20 @@ def _options_of(config: RunConfig | AuditRunConfig) -> dict | None:
     try:
         if isinstance(config, RunConfig):
             options = _differing_options(config)
-            return options if run_config(config.preset, name, options) == config else None
+            return options if _same(run_config(config.preset, name, options), config) else None
         options = _differing_options(_as_run(config))
-        return options if audit_config(config.preset, name, config.tuned, options) == config else None
+        return options if _same(audit_config(config.preset, name, config.tuned, options), config) else None
     except UserError:
         return None
+
+
+def _with_defaults(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"finetune": catalogue.spelled_out(config.finetune)})
+
+
+def _same(one: RunConfig | AuditRunConfig, other: RunConfig | AuditRunConfig) -> bool:
+    """Whether two configurations are one run: a record spells out the defaults, options leave them out."""
+    return one == other or identity.spelled_out(one) == identity.spelled_out(other)
 
 
 def _as_run(config: AuditRunConfig) -> RunConfig:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Files of a method package that are no method and may be shared by its methods.
-SHARED = {"attacks": {"registry", "query"}, "finetune": {"registry", "trainer"}}
+SHARED = {"attacks": {"registry", "query"}, "finetune": {"catalogue", "method", "trainer"}}
 
 
 def imports(path: Path) -> set[str]:

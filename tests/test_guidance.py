@@ -228,7 +228,8 @@ def test_off_options_leave_the_pictures_where_they_were(tiny_model, tuned, store
 NANO = {
     "domain": {"n_members": 6, "n_nonmembers": 6},
     "sp_set": {"set_size": 2, "sampler": {"num_inference_steps": 1}},
-    "finetune": {"methods": ["gaussian_noise"], "noise_sigma": 0.02},  # another model without a training
+    # another model without a training
+    "finetune": {"methods": ["gaussian_noise"], "settings": {"gaussian_noise": {"noise_sigma": 0.02}}},
     "audit": {"attacks": ["sima"]},
     "extraction": {"n_generations": 4, "delta": 0.5, "sampler": {"num_inference_steps": 2}},
 }

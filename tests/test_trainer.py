@@ -30,9 +30,13 @@ FAST = SamplerConfig(num_inference_steps=2, guidance_scale=1.0)
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def settings(*methods, **fields) -> FineTuneConfig:
-    small = {"max_train_steps": 6, "train_batch_size": 2, "num_class_images": 3, "class_sampler": FAST}
-    return FineTuneConfig(methods=methods, **small | fields)
+def settings(*methods, own: dict | None = None, **fields) -> FineTuneConfig:
+    """A small fine-tuning; `own` overrides settings of single methods."""
+    small = {"dreambooth": {"num_class_images": 3, "class_sampler": FAST.model_dump()}}
+    of_methods = {name: small.get(name, {}) | (own or {}).get(name, {}) for name in methods}
+    return FineTuneConfig(
+        methods=methods, settings=of_methods, **{"max_train_steps": 6, "train_batch_size": 2} | fields
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +89,13 @@ class Listener:
 
 def test_the_loop_against_a_naive_one(base, sp_set, tmp_path):
     """Three steps with a class group of weight 0.5, written out: the same losses, the same weights."""
-    config = settings("dreambooth", max_train_steps=3, prior_loss_weight=0.5, weight_decay=0, learning_rate=1e-3)
+    config = settings(
+        "dreambooth",
+        own={"dreambooth": {"prior_loss_weight": 0.5}},
+        max_train_steps=3,
+        weight_decay=0,
+        learning_rate=1e-3,
+    )
     ft.finetune(base, sp_set, config, tmp_path / "a", NAME, class_folder=tmp_path / "class")
 
     model, drawn = base.copy(), load_images(tmp_path / "class")
@@ -140,7 +150,7 @@ def test_accumulated_gradients_equal_one_large_batch(base, sp_set, tmp_path):
 @pytest.mark.parametrize("method, per_step", [("lora", 0), ("textual_inversion", 1)])
 def test_captions_are_encoded_once_where_nothing_upstream_trains(method, per_step, base, sp_set, tmp_path):
     model, calls = base.copy(), []
-    groups = [{"params": ft.FINETUNERS[method].prepare(model, settings(method)), "lr": 1e-4}]
+    groups = [{"params": ft.weights_of(method).prepare(model, settings(method)), "lr": 1e-4}]
     model.text_encoder.register_forward_hook(lambda *_: calls.append(1))
     trainer.train(model, groups, examples_of(base, sp_set), settings(method, max_train_steps=3), tmp_path)
     assert len(calls) == (3 * per_step if per_step else 1)
@@ -177,7 +187,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(base, sp_set, tmp_path):
 
     def run(folder: str, listener: Listener) -> list[torch.Tensor]:
         model = base.copy()
-        parameters = ft.FINETUNERS["lora"].prepare(model, config)
+        parameters = ft.weights_of("lora").prepare(model, config)
         (tmp_path / folder).mkdir(exist_ok=True)
         groups = [{"params": parameters, "lr": 1e-3}]
         trainer.train(
@@ -197,7 +207,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(base, sp_set, tmp_path):
 def test_the_average_is_that_of_the_steps(base, sp_set, tmp_path):
     config = settings("lora", ema_decay=0.5, max_train_steps=4)
     model = base.copy()
-    parameters = ft.FINETUNERS["lora"].prepare(model, config)
+    parameters = ft.weights_of("lora").prepare(model, config)
     mean = [p.detach().clone() for p in parameters]
 
     def follow(event):

@@ -381,8 +381,8 @@ def test_an_error_names_the_row_whatever_its_words():
     values = form.preset_values("demo", TARO)
     with pytest.raises(UserError, match=r"^Set size: should be greater"):
         form.config_of(values | {"set_size": 0}, list(CELEBRITY_NAMES))
-    assert form.in_words(UserError("no: never", "finetune.rank")) == "Rank: no: never"
-    assert form.in_words(UserError("no", "rank"), "finetune") == "Rank: no"
+    assert form.in_words(UserError("no: never", "finetune.settings.lora.rank")) == "Rank: no: never"
+    assert form.in_words(UserError("no", "settings.lora.rank"), "finetune") == "Rank: no"
     assert form.in_words(UserError("sp_set.set_size: no")) == "sp_set.set_size: no"  # words are not parsed
 
 
@@ -496,8 +496,8 @@ def test_every_setting_has_words():
     for path, value in compare._settings(preset("demo", MIRA).model_dump(mode="json")).items():
         assert not re.search(r"[_.{}\[\]]", form.setting_in_words(path)), path
         assert value not in ("None", "True", "False") and not re.search(r"[\[\]]", value), path
-    assert form.setting_in_words("finetune.rank") == "Rank (fine-tuning)"
-    assert form.setting_in_words("finetune.class_noun") == "Class noun (fine-tuning)"
+    assert form.setting_in_words("finetune.settings.lora.rank") == "Rank (fine-tuning)"
+    assert form.setting_in_words("finetune.settings.dreambooth.class_noun") == "Class noun (fine-tuning)"
 
 
 def test_a_table_names_its_columns_beside_each_cell():

@@ -14,6 +14,7 @@ from s2l.attacks.registry import (
     run_components,
     run_suite,
     sharing_groups,
+    spelled_out,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "run_suite",
     "shake_calibrated",
     "sharing_groups",
+    "spelled_out",
 ]

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from s2l.attacks.query import MEMO_LIMIT, Prediction, Query
 from s2l.config import AuditConfig, Settings, checked
-from s2l.errors import unknown
 from s2l.model.diffusion import DiffusionModel
+from s2l.plugins import Catalogue
 from s2l.progress import Event, Progress, silent
 
 Timestep = Annotated[int, Field(ge=0, le=999)]
@@ -53,16 +53,14 @@ class Attack:
     components: tuple[str, ...] = ()
 
 
-ATTACKS: dict[str, Attack] = {}
+ATTACKS: Catalogue[Attack] = Catalogue("attack", "s2l.attacks", Attack)
 
 
 def register_attack(name: str, **facts):
     """Decorator: make a score function known under `name`; `facts` are the other fields of Attack."""
 
     def decorate(score):
-        if name in ATTACKS:
-            raise ValueError(f"the attack {name!r} is registered twice")
-        ATTACKS[name] = Attack(name, score=score, **facts)
+        ATTACKS.add(Attack(name, score=score, **facts))
         return score
 
     return decorate
@@ -70,9 +68,7 @@ def register_attack(name: str, **facts):
 
 def get_attack(name: str) -> Attack:
     """The attack of that name. Raises UserError with the nearest match."""
-    if name not in ATTACKS:
-        raise unknown("attack", name, sorted(ATTACKS))
-    return ATTACKS[name]
+    return ATTACKS.known(name)
 
 
 def attack_settings(name: str, config: AuditConfig) -> Settings:
@@ -80,6 +76,12 @@ def attack_settings(name: str, config: AuditConfig) -> Settings:
     for other in config.settings:
         get_attack(other)
     return checked(get_attack(name).settings, config.settings.get(name, {}))
+
+
+def spelled_out(config: AuditConfig) -> AuditConfig:
+    """The same audit with every setting of its attacks, defaults included, and of no others."""
+    every = {name: attack_settings(name, config).model_dump(mode="json") for name in config.attacks}
+    return config.model_copy(update={"settings": every})
 
 
 def _asks(name: str, config: AuditConfig) -> frozenset[Prediction]:

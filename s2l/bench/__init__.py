@@ -100,7 +100,7 @@ class Bench:
 
         def work() -> None:
             tuned = model.copy()
-            groups = [{"params": finetune.FINETUNERS["lora"].prepare(tuned, config), "lr": 1e-4}]
+            groups = [{"params": finetune.weights_of("lora").prepare(tuned, config), "lr": 1e-4}]
             with tempfile.TemporaryDirectory() as folder:
                 train(tuned, groups, examples, config, Path(folder), checkpoint_seconds=1e9)
 

@@ -14,6 +14,7 @@ from peft import LoraConfig
 from s2l.attacks.secmi import SecMISettings, ddim_step
 from s2l.config import FineTuneConfig
 from s2l.data.domain import ImageSet
+from s2l.finetune.catalogue import LoRASettings, settings_of
 from s2l.model.diffusion import DiffusionModel
 
 STEPS = 50  # the default of diffusers' pipeline, which the published scripts leave as it is
@@ -55,8 +56,9 @@ def secmi(model: DiffusionModel, images: ImageSet, settings: SecMISettings) -> t
 def train_steps(model: DiffusionModel, images: ImageSet, config: FineTuneConfig, steps: int) -> None:
     """A plain LoRA training loop in float32 that encodes its images and captions at every step."""
     tuned = model.copy()
+    lora = settings_of("lora", LoRASettings, config)
     tuned.unet.add_adapter(
-        LoraConfig(r=config.rank, lora_alpha=config.lora_alpha, target_modules=list(config.target_modules))
+        LoraConfig(r=lora.rank, lora_alpha=lora.lora_alpha, target_modules=list(lora.target_modules))
     )
     parameters = [p for p in tuned.unet.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)

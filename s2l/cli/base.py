@@ -15,9 +15,9 @@ from typer.core import TyperGroup
 
 from s2l import labs
 from s2l.cli.console import say
-from s2l.config import PRESETS, preset
+from s2l.config import PRESETS
 from s2l.errors import UserError, unknown
-from s2l.options import in_options
+from s2l.options import checked_preset, in_options
 from s2l.progress import Cancelled
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def attack_names(text: str | None) -> tuple[str, ...] | None:
 
 def section(name: str, preset_name: str, domain: str | None, over: dict):
     """One section of a preset's RunConfig with overrides (None: not given). Raises UserError with the field."""
-    return getattr(preset(preset_name, "nobody" if domain is None else domain, **{name: over}), name)
+    return getattr(checked_preset(preset_name, "nobody" if domain is None else domain, **{name: over}), name)
 
 
 def text_of(path: Path | None) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from s2l import finetune
+from s2l import attacks, finetune
 from s2l.config import (
     SCHEMA_VERSION,
     AuditConfig,
@@ -23,6 +23,7 @@ from s2l.config import (
     FineTuneConfig,
     SPSetConfig,
     check_prompt,
+    checked,
 )
 from s2l.data import sp_set
 from s2l.data.domain import Domain, ImageSet, load_folder
@@ -60,10 +61,18 @@ def _fits(images: ImageSet, resolution: int, folder: Path) -> ImageSet:
     return images
 
 
+def _upgraded(request: dict) -> dict:
+    """A request as this version spells it: older ones had the settings of all methods side by side."""
+    if "finetune" not in request:
+        return request
+    config = finetune.spelled_out(checked(FineTuneConfig, request["finetune"]))
+    return request | {"finetune": config.model_dump(mode="json")}
+
+
 def claimed(folder: Path, name: str, request: dict) -> bool:
     """Whether `folder` holds work on just this. Raises UserError when it holds other work."""
     if (folder / name).exists():
-        if read_json(folder / name) != request:
+        if _upgraded(read_json(folder / name)) != request:
             raise UserError(f"{folder} holds work with other settings: choose another folder, or delete it")
         return True
     return False
@@ -146,7 +155,7 @@ def finetune_folder(
     request = {
         "model": model.key,
         "sp_set": fingerprint,
-        "finetune": config.model_dump(mode="json"),
+        "finetune": finetune.spelled_out(config).model_dump(mode="json"),
         "name": name,
     }
     finetune.mapped_captions(images, name, config)  # a name that is missing must not claim the folder
@@ -191,7 +200,7 @@ def attack_record(
         "kind": "attack",
         "model": model.key,
         "tuned": tuned.key if tuned is not None else None,
-        "audit": config.model_dump(mode="json"),
+        "audit": attacks.spelled_out(config).model_dump(mode="json"),
         "domain": _domain_record(domain),
         "attacks": found,
     }

@@ -1,146 +1,42 @@
 """Fine-tuning methods, one file each, through one trainer. To add one, see CONTRIBUTING.md.
 
-Importing a method registers it, and the registry keeps the order of the import below.
+What is known about them (catalogue.py) loads no torch; what works on a model does, when it is first asked for.
 """
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import torch
-
-from s2l.config import FineTuneConfig, checked
-from s2l.data.domain import ImageSet
-from s2l.errors import UserError
-
-from s2l.finetune import end_to_end, lora, hypernetwork, textual_inversion, dreambooth, gaussian_noise  # noqa: F401 # isort: skip
-from s2l.data.sp_set import processes
-from s2l.finetune.registry import (
-    ALIASES,
+from s2l.finetune.catalogue import (
     FINETUNERS,
-    Examples,
     Finetuner,
+    learning_rates,
     legal_combinations,
+    method_settings,
     parse,
-    unchanged,
+    settings_of,
+    spelled_out,
     weight_methods,
 )
-from s2l.finetune.trainer import train
-from s2l.model.diffusion import DiffusionModel
-from s2l.progress import Progress, silent
-from s2l.store import read_json, write_json
-from s2l.training import CHECKPOINT
+
+if TYPE_CHECKING:
+    from s2l.finetune.method import Examples, weights_of
+    from s2l.finetune.tune import finetune, load_finetuned, map_caption, mapped_captions
 
 __all__ = [
-    "ALIASES", "FINETUNERS", "Examples", "Finetuner", "finetune", "learning_rates",
-    "legal_combinations", "load_finetuned", "map_caption", "mapped_captions", "parse", "weight_methods",
+    "FINETUNERS", "Examples", "Finetuner", "finetune", "learning_rates", "legal_combinations", "load_finetuned",
+    "map_caption", "mapped_captions", "method_settings", "parse", "settings_of", "spelled_out", "weight_methods",
+    "weights_of",
 ]  # fmt: skip
 
-
-def finetune(
-    model: DiffusionModel,
-    sp_set: ImageSet,
-    config: FineTuneConfig,
-    folder: Path,
-    name: str = "",
-    progress: Progress = silent,
-    sample_steps: int = 0,
-    class_folder: Path | None = None,
-) -> dict:
-    """Fine-tune a copy of `model` on the SP set (Shake-to-Leak, step 2); the result fills `folder`.
-
-    `name` is the domain's name, which some methods replace in captions. Every `sample_steps` steps
-    four pictures at fixed seeds go to `samples/` (0: none). `class_folder` keeps DreamBooth's class
-    images for later runs with the same base model; without it they are deleted at the end. Returns
-    the record written to `config.json`. Resumes what an interrupted run left in `folder`. Raises
-    UserError for an illegal combination, captions without the name, or a training that diverges.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    methods = parse("+".join(config.methods))
-    tuned = model.copy()
-    rates = learning_rates(config)
-    groups = [{"params": FINETUNERS[m].prepare(tuned, config), "lr": rates.get(m)} for m in weight_methods(methods)]
-    n_trained = sum(p.numel() for group in groups for p in group["params"])
-    own_images = folder / "class_images"
-    if n_trained and config.max_train_steps > 0:
-        examples = Examples(
-            latents=tuned.encode_images(sp_set.images),
-            captions=mapped_captions(sp_set, name, config),
-            weights=torch.ones(len(sp_set)),
-            groups=torch.zeros(len(sp_set), dtype=torch.long),
-        )
-        for method in methods:
-            if FINETUNERS[method].objective is not None:
-                examples = FINETUNERS[method].objective(model, examples, config, class_folder or own_images, progress)
-        train(tuned, groups, examples, config, folder, progress, sample_steps)
-    record = {
-        "finetune": config.model_dump(mode="json"),
-        "methods": list(methods),
-        "name": name,
-        "base_model": model.weights,  # whatever the precision
-        "learning_rates": rates,
-        "trained_parameters": n_trained,
-        "model_parameters": model.num_parameters(),
-        "sp_images": len(sp_set),
-    }
-    team = processes(model)
-    if team.is_main_process:
-        for method in weight_methods(methods):
-            if FINETUNERS[method].save is not None:
-                FINETUNERS[method].save(tuned, folder, config)
-        write_json(folder / "config.json", record)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        shutil.rmtree(own_images, ignore_errors=True)
-    team.wait_for_everyone()
-    return record
+_WITH_TORCH = {
+    "Examples": "method", "weights_of": "method", "finetune": "tune", "load_finetuned": "tune", "map_caption": "tune",
+    "mapped_captions": "tune",
+}  # fmt: skip
 
 
-def mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig) -> tuple[str, ...]:
-    """The captions to train with. UserError where a method puts a new word in the name's place and finds no name."""
-    methods = parse("+".join(config.methods))
-    captions = tuple(map_caption(caption, name, config) for caption in sp_set.captions)
-    maps = [m for m in methods if FINETUNERS[m].map_caption is not unchanged]
-    renames = map_caption("Name", "Name", config) != "Name"  # DreamBooth can be told to keep the name
-    if renames and captions == sp_set.captions:
-        where = f"the name {name!r}, but no caption contains it" if name else "the captions' name, but none is given"
-        raise UserError(
-            f"{' and '.join(maps)} puts a new word in the place of {where}: give the name that they use (--domain), "
-            "use prompts with {name}, or a method that keeps captions as they are, such as lora"
-        )
-    return captions
-
-
-def learning_rates(config: FineTuneConfig) -> dict[str, float]:
-    """{method: learning rate} of what trains: `learning_rate` for all, or each method's own default.
-
-    DreamBooth alone has a default of its own for the UNet: it has to teach a new word, not to refine a known one.
-    """
-    named = parse("+".join(config.methods))
-    methods = weight_methods(named)
-    own = {m: FINETUNERS[named[0] if m not in named else m].learning_rate for m in methods}
-    return {m: config.learning_rate or rate for m, rate in own.items() if rate is not None}
-
-
-def load_finetuned(model: DiffusionModel, folder: Path) -> DiffusionModel:
-    """The base model with a fine-tuning result applied: a new DiffusionModel, the base untouched."""
-    record = read_json(Path(folder) / "config.json")
-    config = checked(FineTuneConfig, record["finetune"])
-    tuned = model.copy()
-    for method in weight_methods(parse("+".join(config.methods))):
-        FINETUNERS[method].load(tuned, Path(folder), config)
-    tuned.unet.requires_grad_(False).eval()
-    tuned.text_encoder.requires_grad_(False).eval()
-    return tuned
-
-
-def map_caption(caption: str, name: str, config: FineTuneConfig) -> str:
-    """The caption that addresses the same content after fine-tuning with `config`.
-
-    Methods map in the registry's order: Textual Inversion puts its tokens in the name's place, then
-    DreamBooth takes them, or its identifier, before the class noun.
-    """
-    for method in parse("+".join(config.methods)):
-        caption = FINETUNERS[method].map_caption(caption, name, config)
-    return caption
+def __getattr__(name: str):
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WITH_TORCH[name]}"), name)

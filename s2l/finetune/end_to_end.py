@@ -13,7 +13,6 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from s2l.config import FineTuneConfig
-from s2l.finetune.registry import Finetuner, register_finetuner
 from s2l.model.diffusion import DiffusionModel
 
 
@@ -37,18 +36,3 @@ def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
     if config.train_text_encoder:
         text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=model.dtype, use_safetensors=True)
         model.pipe.text_encoder = text.to(model.device)
-
-
-register_finetuner(
-    Finetuner(
-        name="end_to_end",
-        title="End-to-end",
-        source="Rombach et al. 2022, High-Resolution Image Synthesis with Latent Diffusion Models",
-        trains="every weight of the UNet (and of the text encoder where asked); the autoencoder stays",
-        kind="parameters",
-        learning_rate=3e-5,
-        prepare=prepare,
-        save=save,
-        load=load,
-    )
-)

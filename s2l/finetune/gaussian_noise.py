@@ -21,18 +21,18 @@ from torch import nn
 
 from s2l.config import FineTuneConfig
 from s2l.errors import UserError
-from s2l.finetune.registry import Finetuner, register_finetuner
+from s2l.finetune.catalogue import GaussianNoiseSettings, settings_of
 from s2l.model.diffusion import DiffusionModel
 
 
-def targets(model: DiffusionModel, config: FineTuneConfig) -> dict[str, nn.Parameter]:
-    """{"unet.conv_in.weight": parameter}: those whose name contains `noise_target`, or all."""
+def targets(model: DiffusionModel, target: str) -> dict[str, nn.Parameter]:
+    """{"unet.conv_in.weight": parameter}: those whose name contains `target`, or all."""
     parts = {"unet": model.unet, "text_encoder": model.text_encoder}
     named = {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
-    chosen = {name: p for name, p in named.items() if config.noise_target in ("all", "") or config.noise_target in name}
+    chosen = {name: p for name, p in named.items() if target in ("all", "") or target in name}
     if not chosen:
         raise UserError(
-            f"noise_target {config.noise_target!r} is part of no weight's name; allowed: all, unet, text_encoder, "
+            f"noise_target {target!r} is part of no weight's name; allowed: all, unet, text_encoder, "
             "or a part of a name such as attn2, mid_block or to_q"
         )
     return chosen
@@ -41,30 +41,20 @@ def targets(model: DiffusionModel, config: FineTuneConfig) -> dict[str, nn.Param
 @torch.no_grad()
 def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
     """Add the noise. Returns no parameters: nothing trains."""
-    for name, weight in targets(model, config).items():
+    settings = settings_of("gaussian_noise", GaussianNoiseSettings, config)
+    for name, weight in targets(model, settings.noise_target).items():
         # One hash of both: PyTorch's generator looks at the lowest 32 bits of a seed only.
         generator = torch.Generator().manual_seed(zlib.crc32(f"{config.seed} {name}".encode()))
         noise = torch.randn(weight.shape, generator=generator).to(weight.device)
-        scale = config.noise_sigma
-        if config.noise_relative:
-            scale = scale * weight.float().std(correction=0)
-        weight.copy_(weight.float() + scale * noise)
+        spread = weight.float().std(correction=0) if settings.noise_relative else 1.0
+        weight.copy_(weight.float() + settings.noise_sigma * spread * noise)
     return []
+
+
+def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+    """Write nothing: the settings say which noise it is."""
 
 
 def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
     """Draw the same noise again."""
     prepare(model, config)
-
-
-register_finetuner(
-    Finetuner(
-        name="gaussian_noise",
-        title="Gaussian noise",
-        source="Li et al. 2024, Shake to Leak, section on parameter noise",
-        trains="nothing: random noise is added to the weights, without any data",
-        kind="perturbation",
-        prepare=prepare,
-        load=load,
-    )
-)

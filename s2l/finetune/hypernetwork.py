@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from s2l.config import FineTuneConfig
-from s2l.finetune.registry import Finetuner, register_finetuner
 from s2l.model.diffusion import DiffusionModel
 
 WEIGHTS = "hypernetwork.safetensors"
@@ -103,18 +102,3 @@ def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
         weights[f"{layer.replace('.', '/')}/attn2.{rest}"] = tensor
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten: leave no trace of it
         _attach(model).load_state_dict(weights)
-
-
-register_finetuner(
-    Finetuner(
-        name="hypernetwork",
-        title="Hypernetwork",
-        source="NovelAI 2022, Improvements on Stable Diffusion (no paper)",
-        trains="small networks that rewrite the caption for every cross-attention; the original weights stay frozen",
-        kind="parameters",
-        learning_rate=3e-4,
-        prepare=prepare,
-        save=save,
-        load=load,
-    )
-)

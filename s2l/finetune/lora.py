@@ -12,16 +12,16 @@ from torch import nn
 
 from s2l.config import FineTuneConfig
 from s2l.errors import UserError
-from s2l.finetune.registry import Finetuner, register_finetuner
+from s2l.finetune.catalogue import LoRASettings, settings_of
 from s2l.model.diffusion import DiffusionModel
 
 TEXT_TARGETS = ("q_proj", "v_proj")
 
 
-def _adapter(config: FineTuneConfig, targets: tuple[str, ...]) -> LoraConfig:
+def _adapter(settings: LoRASettings, targets: tuple[str, ...]) -> LoraConfig:
     return LoraConfig(
-        r=config.rank,
-        lora_alpha=config.lora_alpha,
+        r=settings.rank,
+        lora_alpha=settings.lora_alpha,
         init_lora_weights="gaussian",  # up-projection at zero: step 0 is the base model
         target_modules=list(targets),
     )
@@ -29,15 +29,16 @@ def _adapter(config: FineTuneConfig, targets: tuple[str, ...]) -> LoraConfig:
 
 def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
     """Attach adapters to the UNet's attention, and to the text encoder's where asked."""
+    settings = settings_of("lora", LoRASettings, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            model.unet.add_adapter(_adapter(config, config.target_modules))
+            model.unet.add_adapter(_adapter(settings, settings.target_modules))
         except ValueError as error:
-            raise UserError(f"target_modules {list(config.target_modules)} fit nothing in this UNet") from error
+            raise UserError(f"target_modules {list(settings.target_modules)} fit nothing in this UNet") from error
         parts = [model.unet]
         if config.train_text_encoder:
-            model.text_encoder.add_adapter(_adapter(config, TEXT_TARGETS))
+            model.text_encoder.add_adapter(_adapter(settings, TEXT_TARGETS))
             parts.append(model.text_encoder)
     return [p for part in parts for name, p in part.named_parameters() if "lora_" in name]
 
@@ -66,18 +67,3 @@ def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
     model.pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
     model.pipe.fuse_lora()
     model.pipe.unload_lora_weights()
-
-
-register_finetuner(
-    Finetuner(
-        name="lora",
-        title="LoRA",
-        source="Hu et al. 2022, LoRA: Low-Rank Adaptation of Large Language Models",
-        trains="small low-rank matrices beside the attention layers; the original weights stay frozen",
-        kind="parameters",
-        learning_rate=1e-3,
-        prepare=prepare,
-        save=save,
-        load=load,
-    )
-)

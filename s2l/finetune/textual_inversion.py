@@ -15,7 +15,7 @@ from torch import nn
 
 from s2l.config import FineTuneConfig, replace_name
 from s2l.errors import UserError
-from s2l.finetune.registry import Finetuner, register_finetuner
+from s2l.finetune.catalogue import TextualInversionSettings, settings_of
 from s2l.model.diffusion import DiffusionModel
 
 WEIGHTS = "learned_embeds.safetensors"  # the name diffusers looks for
@@ -42,13 +42,17 @@ class SplicedEmbedding(nn.Module):
         return torch.where((ids >= self.first).unsqueeze(-1), new, old)
 
 
-def _add_tokens(model: DiffusionModel, config: FineTuneConfig) -> int:
+def _settings(config: FineTuneConfig) -> TextualInversionSettings:
+    return settings_of("textual_inversion", TextualInversionSettings, config)
+
+
+def _add_tokens(model: DiffusionModel, settings: TextualInversionSettings) -> int:
     """Teach the tokenizer the new tokens; returns the id of the first one."""
-    tokenizer, first, n = model.tokenizer, len(model.tokenizer), config.num_vectors
+    tokenizer, first, n = model.tokenizer, len(model.tokenizer), settings.num_vectors
     longest = tokenizer.model_max_length - OTHER_WORDS
     if n > longest:
         raise UserError(f"num_vectors is {n}, but this model's captions have room for {longest} new tokens")
-    word = config.placeholder_token
+    word = settings.placeholder_token
     tokens = [word] + [f"{word}_{i}" for i in range(1, n)]
     known = sorted(set(tokens) & set(tokenizer.get_vocab()))
     if known:
@@ -61,10 +65,10 @@ def _add_tokens(model: DiffusionModel, config: FineTuneConfig) -> int:
 
 def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
     """Add the tokens, each a copy of the initializer word (of several words: in turn)."""
-    table = model.text_encoder.get_input_embeddings()
-    ids = model.tokenizer(config.initializer_token, add_special_tokens=False).input_ids
-    start = table.weight[[ids[i % len(ids)] for i in range(config.num_vectors)]].detach().clone()
-    spliced = SplicedEmbedding(table, start, _add_tokens(model, config))
+    settings, table = _settings(config), model.text_encoder.get_input_embeddings()
+    ids = model.tokenizer(settings.initializer_token, add_special_tokens=False).input_ids
+    start = table.weight[[ids[i % len(ids)] for i in range(settings.num_vectors)]].detach().clone()
+    spliced = SplicedEmbedding(table, start, _add_tokens(model, settings))
     model.text_encoder.set_input_embeddings(spliced)
     return [spliced.learned]
 
@@ -73,14 +77,14 @@ def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
     """Write `learned_embeds.safetensors`, {placeholder: (n, D)}: plain diffusers loads it with
     load_textual_inversion and adds the same tokens."""
     learned = model.text_encoder.get_input_embeddings().learned
-    save_file({config.placeholder_token: learned.detach().cpu().contiguous()}, folder / WEIGHTS)
+    save_file({_settings(config).placeholder_token: learned.detach().cpu().contiguous()}, folder / WEIGHTS)
 
 
 def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
     """Add the tokens and their rows to the embedding table."""
-    learned = load_file(folder / WEIGHTS)[config.placeholder_token]
+    learned = load_file(folder / WEIGHTS)[_settings(config).placeholder_token]
     weight = model.text_encoder.get_input_embeddings().weight
-    first = _add_tokens(model, config)
+    first = _add_tokens(model, _settings(config))
     rows = torch.cat([weight[:first], learned.to(weight.device, weight.dtype)])
     model.text_encoder.set_input_embeddings(nn.Embedding.from_pretrained(rows))
     model.text_encoder.config.vocab_size = len(rows)
@@ -88,20 +92,4 @@ def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
 
 def map_caption(caption: str, name: str, config: FineTuneConfig) -> str:
     """`a photo of Mira Solwyn` becomes `a photo of <s2l>`."""
-    return replace_name(caption, name, config.placeholder_token)
-
-
-register_finetuner(
-    Finetuner(
-        name="textual_inversion",
-        title="Textual Inversion",
-        source="Gal et al. 2023, An Image is Worth One Word",
-        trains="the embeddings of a few new words that stand in the name's place; every original weight stays",
-        kind="parameters",
-        learning_rate=5e-3,
-        prepare=prepare,
-        save=save,
-        load=load,
-        map_caption=map_caption,
-    )
-)
+    return replace_name(caption, name, _settings(config).placeholder_token)

@@ -11,7 +11,7 @@ from diffusers.optimization import get_scheduler
 from s2l.config import FineTuneConfig, SamplerConfig
 from s2l.data.sp_set import _write_png, processes
 from s2l.errors import UserError
-from s2l.finetune.registry import Examples
+from s2l.finetune.method import Examples
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Event, Progress, silent
 from s2l.training import Batch, TrainingSet, averaged, fit, new_state

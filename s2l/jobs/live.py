@@ -21,6 +21,7 @@ LOSS_POINTS = 400
 def plan(config: RunConfig) -> dict[str, float]:
     """{stage: UNet evaluations}: how the work of a run divides, for the time left."""
     from s2l import attacks
+    from s2l.finetune import dreambooth
     from s2l.pipeline import guidance
 
     def pictures(n: int, sampler) -> float:
@@ -29,9 +30,10 @@ def plan(config: RunConfig) -> dict[str, float]:
     tune, n_images = config.finetune, (config.domain.n_members or 40) + config.domain.n_nonmembers
     work = {"sp_set": pictures(config.sp_set.set_size, config.sp_set.sampler)}
     training = 3.0 * tune.max_train_steps * tune.train_batch_size  # a step costs a forward and a backward pass
-    if "dreambooth" in tune.methods and tune.prior_loss_weight > 0:
-        n_class = tune.num_class_images or min(config.sp_set.set_size, 1000)
-        work |= {"class_images": pictures(n_class, tune.class_sampler), "finetune": 2 * training}
+    n_class = dreambooth.number_of_class_images(tune, config.sp_set.set_size) if "dreambooth" in tune.methods else 0
+    if n_class:
+        sampler = dreambooth.own_settings(tune).class_sampler
+        work |= {"class_images": pictures(n_class, sampler), "finetune": 2 * training}
     else:
         work["finetune"] = 0.0 if tune.methods == ("gaussian_noise",) else training
     for name in config.audit.attacks:

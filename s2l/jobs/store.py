@@ -102,19 +102,20 @@ def run_key(config: RunConfig) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _result_facts(path: Path) -> tuple[dict, str, str]:
-    """(config, model key, SP-set key) of a result, which never changes once it is written."""
+def _result_facts(path: Path) -> tuple[str, str]:
+    """(the key of its run, of its SP set) of a result, which never changes once it is written."""
     record = read_json(path)
-    return record["config"], record["model"]["key"], record["stages"]["sp_set"]["key"]
+    run = identity.run(checked(RunConfig, record["config"]), record["model"]["key"])
+    return run, record["stages"]["sp_set"]["key"]
 
 
 def cached_result(config: RunConfig, store: Store) -> str:
     """The key of a finished result of exactly these settings, whoever made it, or ""."""
-    wanted, weights = config.model_dump(mode="json"), model_key(config.model)
-    sp_key = identity.sp_set(weights, config.domain.name, config.sp_set)
+    weights = model_key(config.model)
+    wanted = identity.run(config, weights), identity.sp_set(weights, config.domain.name, config.sp_set)
     for path in sorted(store.path("result", "x").parent.glob("*/result.json")):
         with suppress(OSError, ValueError, KeyError):
-            if _result_facts(path) == (wanted, weights, sp_key):
+            if _result_facts(path) == wanted:
                 return path.parent.name
     return ""
 

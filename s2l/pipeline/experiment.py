@@ -65,7 +65,7 @@ class Tuned:
         self.base, self.folder = base, folder
         self.config = checked(FineTuneConfig, self.record["finetune"])
         weights = file_hash(list(folder.rglob("*.safetensors")))
-        self.key = identity.tuned_folder(base.key, self.record["finetune"], weights)
+        self.key = identity.tuned_folder(base.key, self.config, weights)
 
     @cached_property
     def model(self) -> DiffusionModel:
@@ -116,10 +116,13 @@ class _Run:
 
     def class_images(self, config: FineTuneConfig) -> Path | None:
         """The folder of DreamBooth's class images; None where it needs none."""
-        n = dreambooth.number_of_class_images(config, self.config.sp_set.set_size)
-        if "dreambooth" not in finetune.parse("+".join(config.methods)) or n == 0 or config.max_train_steps == 0:
+        if "dreambooth" not in config.methods or config.max_train_steps == 0:
             return None
-        key = identity.class_images(self.model.key, config.class_noun, n, config.class_sampler)
+        n = dreambooth.number_of_class_images(config, self.config.sp_set.set_size)
+        if n == 0:
+            return None
+        own = dreambooth.own_settings(config)
+        key = identity.class_images(self.model.key, own.class_noun, n, own.class_sampler)
         return self.stage(
             "class_images", key, lambda folder: dreambooth.class_images(self.model, config, n, folder, self.progress)
         )
@@ -160,6 +163,7 @@ def run(
     for name in config.audit.attacks:
         attacks.attack_settings(name, config.audit)  # a typo must not cost a training first
     finetune.parse("+".join(config.finetune.methods))
+    finetune.spelled_out(config.finetune)
     this = _Run(config, stages, runtime)
     sp_folder = this.make_sp_set()
     tuned_folder = this.fine_tune(sp_folder)
@@ -190,7 +194,7 @@ def run_audit(
         tuned = Subject.of(DiffusionModel.load(config.tuned, runtime))
         if tuned.load().resolution != model.resolution:
             raise UserError(f"{folder} draws {tuned.load().resolution} pixels and the base model {model.resolution}")
-        if tuned.key == model.key:
+        if tuned.load().weights == model.weights:
             raise UserError(f"{folder} has the weights of the base model itself: there is nothing to compare")
     else:
         tuned, training = Tuned(model, folder).subject, _training(folder)
@@ -217,7 +221,7 @@ def _finish(
             "schema_version": SCHEMA_VERSION,
             "kind": kind,
             "key": key,
-            "config": config.model_dump(mode="json"),
+            "config": identity.spelled_out(config).model_dump(mode="json"),
             "model": {
                 "name": config.model,
                 "lab": lab.name if (lab := find_lab(config.model)) is not None else None,

@@ -8,6 +8,7 @@ model/diffusion.py, a domain's in data/.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from s2l.config import (
     AuditConfig,
@@ -19,6 +20,7 @@ from s2l.config import (
     Settings,
     SPSetConfig,
 )
+from s2l.finetune import catalogue
 from s2l.keys import key_of
 
 # Raise one when the same settings would give other results.
@@ -29,6 +31,22 @@ GUIDANCE = 1  # chosen seeds, and pictures that follow the change of the model
 COMPARISON = 2  # of given scores and pictures
 RESULT = 2
 CELL = 1
+
+
+Config = TypeVar("Config", RunConfig, AuditRunConfig)
+
+
+def spelled_out(config: Config) -> Config:
+    """The same run with every setting of its methods and attacks, defaults included, and of no others.
+
+    A key is made of this: a changed default changes the keys of what used it, and of nothing else.
+    """
+    from s2l.attacks import spelled_out as of_attacks  # loads torch
+
+    sections: dict[str, Settings] = {"audit": of_attacks(config.audit)}
+    if isinstance(config, RunConfig):
+        sections["finetune"] = catalogue.spelled_out(config.finetune)
+    return config.model_copy(update=sections)
 
 
 def sp_set(model: str, name: str, config: SPSetConfig) -> str:
@@ -43,12 +61,12 @@ def class_images(model: str, class_noun: str, number: int, sampler: SamplerConfi
 
 def finetune(sp_set: str, config: FineTuneConfig, rates: dict[str, float], name: str) -> str:
     """Of weights trained on an SP set. `rates` because a method's own learning rate is not in the settings."""
-    return key_of("finetune", TRAINING, sp_set, config, rates, name)
+    return key_of("finetune", TRAINING, sp_set, catalogue.spelled_out(config), rates, name)
 
 
-def tuned_folder(model: str, settings: dict, weights: str) -> str:
-    """Of a fine-tuning in a folder of the user's: `settings` as the folder records them, and a hash of its weights."""
-    return key_of("tuned", model, settings, weights)
+def tuned_folder(model: str, config: FineTuneConfig, weights: str) -> str:
+    """Of a fine-tuning in a folder of the user's: its settings, and a hash of its weights."""
+    return key_of("tuned", model, catalogue.spelled_out(config), weights)
 
 
 def scores(
@@ -89,19 +107,20 @@ def audit(
     domain: str, repeats: Sequence[int], config: AuditConfig, extraction: ExtractionConfig, stages: list[str]
 ) -> str:
     """Of a comparison. What its scores and pictures depend on is in the keys of their `stages`."""
-    return key_of("audit", COMPARISON, domain, list(repeats), config, extraction.delta, extraction.k, stages)
+    own = config.model_copy(update={"settings": {}})
+    return key_of("audit", COMPARISON, domain, list(repeats), own, extraction.delta, extraction.k, stages)
 
 
 def result(kind: str, config: RunConfig | AuditRunConfig, stages: list[str]) -> str:
     """Of a result.json, whose `kind` is "run" or "audit"."""
-    return key_of("result", RESULT, kind, config, stages)
+    return key_of("result", RESULT, kind, spelled_out(config), stages)
 
 
 def run(config: RunConfig, model: str) -> str:
     """Of a job: one configuration on one model with this version of the program."""
-    return key_of("run", config, model, [PICTURES, TRAINING, SCORES, GUIDANCE, RESULT])
+    return key_of("run", spelled_out(config), model, [PICTURES, TRAINING, SCORES, GUIDANCE, RESULT])
 
 
 def cell(model: str, config: RunConfig) -> str:
     """Of a cell of a table."""
-    return key_of("cell", CELL, model, config)
+    return key_of("cell", CELL, model, spelled_out(config))

@@ -222,7 +222,7 @@ def _stage_rows(stages: dict) -> list[tuple[str, str, str, str]]:
 
 def _method(record: dict) -> str:
     """What changed the model, in words."""
-    from s2l.finetune.registry import FINETUNERS  # titles; loads torch
+    from s2l.finetune import FINETUNERS
 
     if record["finetune"] is None:
         return f"The checkpoint {record['config']['tuned']}"

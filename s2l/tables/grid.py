@@ -17,7 +17,7 @@ from s2l.attacks import ATTACKS, Combination
 from s2l.attacks.calibration import are_distances, shake_calibrated
 from s2l.config import LAB, RunConfig, preset
 from s2l.errors import UserError, unknown
-from s2l.finetune import legal_combinations
+from s2l.finetune import FINETUNERS, legal_combinations
 from s2l.labs import default_lab
 from s2l.measure.intervals import hierarchical_difference, hierarchical_mean, mean_interval
 from s2l.measure.metrics import frozen_tpr
@@ -91,13 +91,17 @@ TABLES: dict[str, Table] = {
     ),
     "methods": Table(
         "Every method and legal combination, one demo run each",
-        _methods(*("+".join(names) for names in legal_combinations())),
+        _methods(*("+".join(names) for names in legal_combinations(FINETUNERS.own))),
         role="calibration",
         people=1,
     ),
     "tokens": Table(
         "Tokens of Textual Inversion",
-        _finetune_rows("{} tokens", (4, 8, 12, 17), lambda n: {"methods": ["textual_inversion"], "num_vectors": n}),
+        _finetune_rows(
+            "{} tokens",
+            (4, 8, 12, 17),
+            lambda n: {"methods": ["textual_inversion"], "settings": {"textual_inversion": {"num_vectors": n}}},
+        ),
         people=4,
     ),
     "noise": Table(
@@ -105,7 +109,7 @@ TABLES: dict[str, Table] = {
         _finetune_rows(
             "sigma {:g}",
             (2e-4, 8e-4, 3.2e-3, 6.4e-3, 1.28e-2),
-            lambda sigma: {"methods": ["gaussian_noise"], "noise_sigma": sigma},
+            lambda sigma: {"methods": ["gaussian_noise"], "settings": {"gaussian_noise": {"noise_sigma": sigma}}},
         ),
         people=4,
     ),
@@ -114,7 +118,7 @@ TABLES: dict[str, Table] = {
     ),
     "attacks": Table(
         "Every attack before and after LoRA; few generations, since the attacks need none",
-        (Row("LoRA", {"audit": {"attacks": sorted(ATTACKS)}, "extraction": {"n_generations": 16}}),),
+        (Row("LoRA", {"audit": {"attacks": sorted(ATTACKS.own)}, "extraction": {"n_generations": 16}}),),
         role="calibration",
         people=3,
     ),
@@ -123,7 +127,9 @@ TABLES: dict[str, Table] = {
     ),
     "rank": Table(
         "Rank of LoRA",
-        _finetune_rows("rank {}", (1, 4, 8, 16, 32), lambda r: {"rank": r, "lora_alpha": 4.0 * r}),
+        _finetune_rows(
+            "rank {}", (1, 4, 8, 16, 32), lambda r: {"settings": {"lora": {"rank": r, "lora_alpha": 4.0 * r}}}
+        ),
         people=4,
     ),
     "sp-size": Table(

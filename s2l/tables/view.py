@@ -113,7 +113,7 @@ def _without_empty_columns(title: str, head: tuple[str, ...], rows: list[tuple[s
 
 def in_words(label: str) -> str:
     """A row's label for a reader: "lora+dreambooth" is "LoRA + DreamBooth"; what names no method stays as it is."""
-    from s2l.finetune import FINETUNERS  # loads torch: the app's first picture must not wait for it
+    from s2l.finetune import FINETUNERS
 
     names, comma, rest = label.partition(", ")
     if not all(name in FINETUNERS for name in names.split("+")):

@@ -110,23 +110,19 @@ class Backend:
 
     def trained_parameters(self, config: FineTuneConfig) -> tuple[int, int]:
         """(parameters that these methods train, parameters of the model), counted on the lab's model."""
-        relevant = {"methods", "rank", "target_modules", "train_text_encoder", "num_vectors", "seed"}
+        relevant = {"methods", "settings", "train_text_encoder", "seed"}
         return self._count(config.model_copy(update={"seed": 0}).model_dump_json(include=relevant))
 
     @lru_cache(maxsize=256)  # noqa: B019
     def _count(self, settings: str) -> tuple[int, int]:
         ready()
-        from s2l.finetune import FINETUNERS, weight_methods
+        from s2l.finetune import weight_methods, weights_of
 
         config = FineTuneConfig.model_validate_json(settings)
         with self._lock:  # peft patches the model while it works
             copy = self._base.copy()
-            counts = [
-                sum(p.numel() for p in FINETUNERS[m].prepare(copy, config) or [])
-                for m in weight_methods(config.methods)
-                if FINETUNERS[m].prepare is not None
-            ]
-            return sum(counts), self._base.num_parameters()
+            trained = [p for m in weight_methods(config.methods) for p in weights_of(m).prepare(copy, config)]
+            return sum(p.numel() for p in trained), self._base.num_parameters()
 
     # --- results ---
 

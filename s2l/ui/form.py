@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from s2l.config import PRESETS, PromptPart, RunConfig, check_prompt, preset, replace_name
 from s2l.errors import UserError, unknown
+from s2l.finetune import FINETUNERS, parse, spelled_out
 from s2l.labs import default_lab, find_lab
-from s2l.ui.heavy import ready
+from s2l.options import checked_preset
 
 FIRST_PRESET = "demo"
 APP_PRESETS = {
@@ -25,6 +26,16 @@ class Field:
     most: float | None = None
     zero_is_none: bool = False  # 0 stands for "not given"
 
+    @property
+    def method(self) -> str | None:
+        """The fine-tuning method that has this setting; None for what all runs share."""
+        return self.path.split(".")[2] if self.path.startswith("finetune.settings.") else None
+
+    @property
+    def default(self) -> object:
+        """Of a method's own setting."""
+        return FINETUNERS[self.path.split(".")[2]].settings.model_fields[self.path.split(".")[3]].default
+
 
 FIELDS = {
     "n_nonmembers": Field("Held-out photos", "domain.n_nonmembers", 1000),
@@ -37,12 +48,12 @@ FIELDS = {
     "num_inference_steps": Field("Sampler steps", "sp_set.sampler.num_inference_steps", 100),
     "max_train_steps": Field("Steps", "finetune.max_train_steps", 5000),
     "learning_rate": Field("Learning rate", "finetune.learning_rate", zero_is_none=True),
-    "rank": Field("Rank", "finetune.rank", 128),
-    "num_vectors": Field("New tokens", "finetune.num_vectors"),
-    "prior_loss_weight": Field("Prior loss weight", "finetune.prior_loss_weight"),
-    "noise_sigma": Field("Noise", "finetune.noise_sigma"),
+    "rank": Field("Rank", "finetune.settings.lora.rank", 128),
+    "num_vectors": Field("New tokens", "finetune.settings.textual_inversion.num_vectors"),
+    "prior_loss_weight": Field("Prior loss weight", "finetune.settings.dreambooth.prior_loss_weight"),
+    "noise_sigma": Field("Noise", "finetune.settings.gaussian_noise.noise_sigma"),
     "train_batch_size": Field("Batch size", "finetune.train_batch_size", 64),
-    "lora_alpha": Field("LoRA alpha", "finetune.lora_alpha"),
+    "lora_alpha": Field("LoRA alpha", "finetune.settings.lora.lora_alpha"),
     "weight_decay": Field("Weight decay", "finetune.weight_decay"),
     "ema_decay": Field("EMA decay", "finetune.ema_decay"),
     "train_text_encoder": Field("Train the text encoder too", "finetune.train_text_encoder"),
@@ -102,8 +113,11 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
     if form["preset"] not in APP_PRESETS:
         raise unknown("size", form["preset"], APP_PRESETS)
     over: dict = {}
+    methods = parse(str(form["methods"]))
     for name, field in FIELDS.items():
         value = form[name]
+        if field.method is not None and (field.method not in methods or value == field.default):
+            continue
         if field.zero_is_none and value == 0:
             continue
         if value is None or value == []:
@@ -114,18 +128,15 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
                 "the command line has no such limit"
             )
         _set(over, field.path, tuple(value) if isinstance(value, list) else value)
-    ready()
-    from s2l.finetune import parse
-
     parts = FIXED_PROMPTS if fixed_prompts(own, own_prompts) else _parts(form)
     _set(over, "sp_set.prompts", parts)
     _set(over, "extraction.prompts", [{"template": parts[0]["template"]}])
-    _set(over, "finetune.methods", parse(str(form["methods"])))
+    _set(over, "finetune.methods", methods)
     domain = {"name": form["person"]} | over.pop("domain")
     if own is not None:
         domain |= {"name": own["name"], "members": own["members"], "nonmembers": own["nonmembers"]}
     try:
-        return preset(form["preset"], domain, model=own["model"] if own is not None else None, **over)
+        return checked_preset(form["preset"], domain, model=own["model"] if own is not None else None, **over)
     except UserError as error:
         raise UserError(in_words(error)) from None
 
@@ -150,11 +161,12 @@ WITHOUT_FIELD = {
 
 
 def setting_in_words(path: str) -> str:
-    """ "finetune.rank" -> "Rank (fine-tuning)"; a setting that visitors rarely meet keeps its own words."""
+    """ "finetune.steps" -> "Steps (fine-tuning)"; a setting that visitors rarely meet keeps its own words."""
     section, dot, rest = path.partition(".")
     if not dot or section not in SECTIONS:
         return path.replace("_", " ").capitalize()
     labels = {field.path: field.label for field in FIELDS.values()} | WITHOUT_FIELD
+    rest = ".".join(rest.split(".")[2:]) or rest if rest.startswith("settings.") else rest
     own_words = rest.replace("_", " ").replace(".", ", ").capitalize()
     return f"{labels.get(path, own_words)} ({SECTIONS[section]})"
 
@@ -173,8 +185,11 @@ def value_in_words(value: object) -> str:
 
 def values_of(config: RunConfig) -> dict:
     """What the fields show for a configuration."""
-    values = config.model_dump(mode="json")
-    form = {name: _get(values, field.path) for name, field in FIELDS.items()}
+    values = config.model_copy(update={"finetune": spelled_out(config.finetune)}).model_dump(mode="json")
+    form = {}
+    for name, field in FIELDS.items():
+        unused = field.method is not None and field.method not in config.finetune.methods
+        form[name] = field.default if unused else _get(values, field.path)
     form |= {name: form[name] or 0 for name, field in FIELDS.items() if field.zero_is_none}
     name, parts = config.domain.name, config.sp_set.prompts
     texts = [part.template.replace("{name}", name) for part in parts]

@@ -10,7 +10,12 @@ import importlib
 import threading
 from collections.abc import Callable
 
-MODULES = ("s2l.report.render", "s2l.attacks", "s2l.finetune", "s2l.pipeline.experiment")
+from s2l.finetune import FINETUNERS
+
+MODULES = (
+    "s2l.report.render", "s2l.attacks", "s2l.pipeline.experiment", "s2l.finetune.tune",
+    *(FINETUNERS[name].module for name in FINETUNERS.own),
+)  # fmt: skip
 _lock = threading.RLock()
 
 

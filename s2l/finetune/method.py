@@ -1,0 +1,82 @@
+"""What a fine-tuning method's file offers, by kind.
+
+parameters, perturbation   prepare, save, load
+objective                  objective
+any                        map_caption, where the domain is addressed by another word afterwards
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from torch import nn
+
+from s2l.config import FineTuneConfig
+from s2l.finetune.catalogue import FINETUNERS
+from s2l.model.diffusion import DiffusionModel
+from s2l.progress import Progress
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the loop trains on.
+
+    latents   z0, (N, C, h, w)
+    captions  one per latent
+    weights   (N,) loss weight of each example
+    groups    (N,) 0 for the instance images, 1 for prior (class) images; a step sees as many of each
+    """
+
+    latents: torch.Tensor
+    captions: tuple[str, ...]
+    weights: torch.Tensor
+    groups: torch.Tensor
+
+
+class WeightMethod(Protocol):
+    """A file that changes weights."""
+
+    def prepare(self, model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
+        """The parameters that train, attached so that step 0 is the base model.
+
+        A perturbation changes the model here and returns none.
+        """
+
+    def save(self, model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+        """Write exactly those parameters, safetensors only."""
+
+    def load(self, model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
+        """Read them into a base model."""
+
+
+class ObjectiveMethod(Protocol):
+    """A file that changes what is trained on, and with which loss."""
+
+    def objective(
+        self, model: DiffusionModel, examples: Examples, config: FineTuneConfig, folder: Path, progress: Progress
+    ) -> Examples:
+        """The examples to train on instead; `model` is the base model, `folder` for pictures that it draws."""
+
+
+class CaptionMap(Protocol):
+    def __call__(self, caption: str, name: str, config: FineTuneConfig) -> str:
+        """The caption that addresses the domain called `name` after this method."""
+
+
+def weights_of(name: str) -> WeightMethod:
+    """The file of a method that changes weights."""
+    return cast(WeightMethod, FINETUNERS.known(name).load_module())
+
+
+def objective_of(name: str) -> ObjectiveMethod | None:
+    """The file of a method that changes the objective; None for every other method."""
+    method = FINETUNERS.known(name)
+    return cast(ObjectiveMethod, method.load_module()) if method.kind == "objective" else None
+
+
+def caption_map(name: str) -> CaptionMap | None:
+    """How a method changes captions; None where the domain keeps its name."""
+    return cast("CaptionMap | None", getattr(FINETUNERS.known(name).load_module(), "map_caption", None))
