@@ -17,8 +17,8 @@ from s2l.data.domain import ImageSet
 from s2l.errors import UserError
 from s2l.finetune.trainer import train
 from s2l.jobs.store import model_key as job_model_key
-from s2l.model.checkpoints import DEFAULT_HUB_MODEL, SD1, check_name, locate
-from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.model.checkpoints import DEFAULT_HUB_MODEL, SD1, check_name, locate, weights_key
+from s2l.model.diffusion import DiffusionModel, Runtime, model_key
 from tests import sd_layout
 
 CPU = Runtime(device="cpu", dtype="float32", batch_size=4)
@@ -76,11 +76,17 @@ def _fields(attack: str) -> dict:
     return attacks.get_attack(attack).settings.model_fields
 
 
+SMALL = {
+    "dreambooth": {"num_class_images": 2, "class_sampler": FAST.model_dump()},
+    "textual_inversion": {"num_vectors": 1},
+}
+
+
 @pytest.mark.parametrize("methods", [(name,) for name in ft.FINETUNERS])
 def test_every_method_trains_a_v_predicting_model(models, methods, tmp_path):
     model = models["sd2-v"]
     config = FineTuneConfig(
-        methods=methods, max_train_steps=1, train_batch_size=2, num_class_images=2, class_sampler=FAST, num_vectors=1
+        methods=methods, max_train_steps=1, train_batch_size=2, settings={m: SMALL[m] for m in methods if m in SMALL}
     )
     ft.finetune(model, pictures(model), config, tmp_path, NAME)
     tuned = ft.load_finetuned(model, tmp_path)
@@ -123,7 +129,7 @@ def test_training_regresses_on_what_the_checkpoint_predicts(models, variant, tmp
     model, config = base.copy(), FineTuneConfig(max_train_steps=1, train_batch_size=3)
     images = pictures(base)
     z0 = base.encode_images(images.images)
-    groups = [{"params": ft.FINETUNERS["lora"].prepare(model, config), "lr": 1e-4}]
+    groups = [{"params": ft.weights_of("lora").prepare(model, config), "lr": 1e-4}]
     examples = ft.Examples(z0, images.captions, torch.ones(3), torch.zeros(3, dtype=torch.long))
     train(model, groups, examples, config, tmp_path)
     logged = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["loss"]
@@ -257,8 +263,31 @@ def test_what_is_no_model_at_all(model):
 def test_precision_is_part_of_the_key(folders):
     path = str(folders["sd1"])
     full, half = (DiffusionModel.load(path, Runtime("cpu", dtype)) for dtype in ("float32", "bfloat16"))
-    assert full.key == full.weights == half.weights != half.key
+    assert full.weights == half.weights and full.key != half.key
     assert full.copy().key == full.key and half.copy().weights == half.weights
+
+
+@pytest.mark.parametrize(
+    "file, change",
+    [
+        ("scheduler/scheduler_config.json", {"beta_end": 0.02}),
+        ("unet/config.json", {"norm_eps": 1e-4}),
+        ("vae/config.json", {"scaling_factor": 0.5}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 20}),
+        ("model_index.json", {"_note": "x"}),
+    ],
+)
+def test_the_configuration_is_part_of_the_key(folder, file, change):
+    """All of these change what the same weights compute; a lab is called by its weights alone."""
+    before, weights = model_key(locate(str(folder)), CPU), weights_key(locate(str(folder)))
+    assert model_key(locate(str(folder)), CPU) == before != weights
+    sd_layout.change_json(folder / file, **change)
+    assert model_key(locate(str(folder)), CPU) != before and weights_key(locate(str(folder))) == weights
+
+
+def test_a_lab_is_called_by_its_weights(tiny_checkpoint):
+    checkpoint = locate(str(tiny_checkpoint))
+    assert model_key(checkpoint, CPU) == weights_key(checkpoint)
 
 
 def test_the_job_store_names_a_checkpoint_as_the_model_does(folders):

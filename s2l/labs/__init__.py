@@ -3,7 +3,7 @@
 Adding a shipped lab is adding its folder to `s2l/assets/labs`.
 """
 
-from s2l.labs.find import default_lab, find_lab, shipped_lab, shipped_labs
+from s2l.labs.find import default_lab, find_lab, is_lab, shipped_lab, shipped_labs
 from s2l.labs.lab import Lab, LabPerson
 
-__all__ = ["Lab", "LabPerson", "default_lab", "find_lab", "shipped_lab", "shipped_labs"]
+__all__ = ["Lab", "LabPerson", "default_lab", "find_lab", "is_lab", "shipped_lab", "shipped_labs"]

@@ -99,6 +99,12 @@ def weights_key(checkpoint: Checkpoint) -> str:
     return _weights_key(tuple((path, fact.st_mtime_ns, fact.st_size) for path, fact in facts))
 
 
+def configuration_key(checkpoint: Checkpoint) -> str:
+    """sha256 over what says how the weights are used: configurations of the parts, scheduler and tokenizer."""
+    files = (path for pattern in CONFIGURATION for path in checkpoint.config.glob(pattern))
+    return file_hash([path for path in files if path.is_file()])
+
+
 @lru_cache(maxsize=8)
 def _weights_key(files: tuple[tuple[Path, int, int], ...]) -> str:
     return file_hash([path for path, _, _ in files])

@@ -20,8 +20,9 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from s2l.config import LAB, SamplerConfig
 from s2l.errors import UserError
 from s2l.keys import key_of
+from s2l.labs import is_lab
 from s2l.model.batches import SMALL_MAP, Batched
-from s2l.model.checkpoints import Checkpoint, locate, weights_key
+from s2l.model.checkpoints import Checkpoint, configuration_key, locate, weights_key
 from s2l.model.memory import device_memory, fitted, preset_for, watch
 
 
@@ -71,12 +72,15 @@ class Runtime:
 
 
 def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
-    """The name of a model in cache keys: its weights and whatever else changes its numbers.
+    """The name of a model in cache keys: its weights, its configuration and whatever else changes its numbers.
 
-    In float32 and predicting epsilon, the reference, it is the hash of the weights alone.
+    A lab is called by its weights, the only thing in which labs of one size differ: in float32 and predicting epsilon,
+    the reference, its key is their hash alone.
     """
     scheduler = DDIMScheduler.load_config(checkpoint.config / "scheduler")
     weights, dtypes = weights_key(checkpoint), [runtime.torch_dtype(), runtime.fast_dtype()]
+    if not is_lab(checkpoint.path):
+        weights = key_of("checkpoint", weights, configuration_key(checkpoint))
     prediction_type = scheduler.get("prediction_type", "epsilon")
     if (*dtypes, prediction_type) == (torch.float32, torch.float32, "epsilon"):
         return weights
