@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from s2l.cli.base import Lab, app, example, need_lab
-from s2l.cli.console import columns
+from s2l.cli.console import columns, say
 from s2l.config import LAB
+from s2l.plugins import Catalogue
 
 
 @app.command(epilog=example("domains", "domains --paper"))
@@ -57,6 +58,7 @@ def methods() -> None:
         text = parts[0].trains if len(parts) == 1 else "both together" if len(parts) == 2 else "all together"
         rows.append(("+".join(names), " + ".join(part.title for part in parts), text))
     print(columns(rows))
+    _say_problems(FINETUNERS)
 
 
 @app.command(epilog=example("attacks"))
@@ -72,3 +74,10 @@ def attacks() -> None:
         cost = attack.evaluations(attack.settings())
         rows.append((name, attack.title, f"{cost} UNet evaluations", attack.source))
     print(columns(rows))
+    _say_problems(ATTACKS)
+
+
+def _say_problems(catalogue: Catalogue) -> None:
+    """What installed packages bring and cannot be used."""
+    for problem in catalogue.problems.values():
+        say(f"Note: {problem}")
