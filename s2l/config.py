@@ -17,8 +17,13 @@ from s2l.errors import UserError, unknown
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARACTERS = 1000
 MAX_IMAGES = 100_000
+MAX_APP_SEED = 10**9
 
 LAB = "lab"  # the embedded model: assets/labs
+MODEL_HELP = (
+    "'lab', 'lab:NAME' (see `labs`), or Stable Diffusion 1.x/2.x: a folder in diffusers layout, a "
+    ".safetensors file, or a hub id such as CompVis/stable-diffusion-v1-1 (OWNER/NAME@REVISION)."
+)
 
 
 def check_prompt(prompt: str) -> str:
@@ -39,7 +44,11 @@ def replace_name(caption: str, name: str, by: str) -> str:
 
 
 class Settings(BaseModel):
-    """Base of every settings model: immutable, no unknown fields, no NaN."""
+    """Base of every settings model: immutable, no unknown fields, no NaN.
+
+    A field declares its name for people, its bounds and its help once; the command line and the page read them there.
+    `app_max` is the most that the page allows.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -63,13 +72,26 @@ class DomainConfig(Settings):
     `nonmembers` (images, optional captions.jsonl). Without folders there is no ROC.
     """
 
-    name: str
-    members: str | None = None
-    nonmembers: str | None = None
-    n_members: int | None = Field(None, ge=1, le=MAX_IMAGES)  # None: all there are
-    n_nonmembers: int = Field(100, ge=1, le=MAX_IMAGES)  # the lab's supply of held-out photos is unlimited
-    calibration_share: float = Field(0.0, ge=0, lt=1)  # of both, set aside at random to choose thresholds and weights
-    seed: int = 0
+    name: str = Field(title="Person", description="Whom to target: a name of `domains`, or your own.")
+    members: str | None = Field(
+        None, title="Members", description="Photos it was trained on: a folder, or a .jsonl/.parquet list."
+    )
+    nonmembers: str | None = Field(
+        None, title="Held-out folder", description="Photos of the same source that it was not, likewise."
+    )
+    n_members: int | None = Field(
+        None, ge=1, le=MAX_IMAGES, title="Number of members", description="Use so many members; default: all."
+    )
+    # The lab's supply of held-out photos is unlimited.
+    n_nonmembers: int = Field(
+        100, ge=1, le=MAX_IMAGES, title="Held-out photos", description="Number of held-out photos.",
+        json_schema_extra={"app_max": 1000},
+    )  # fmt: skip
+    calibration_share: float = Field(
+        0.0, ge=0, lt=1, title="Calibration share",
+        description="Share of both folders to set aside, to freeze thresholds and weights on.",
+    )  # fmt: skip
+    seed: int = Field(0, title="Seed", description="Seed of the choice of photos.")
 
     @field_validator("name")
     @classmethod
@@ -80,23 +102,40 @@ class DomainConfig(Settings):
 class SamplerConfig(Settings):
     """How pictures are generated. Field names as in diffusers."""
 
-    scheduler: Literal["ddim", "dpmsolver"] = "dpmsolver"
-    num_inference_steps: int = Field(20, ge=1, le=1000)
-    guidance_scale: float = Field(3.0, ge=0, le=50)
-    negative_prompt: str = Field("", max_length=MAX_PROMPT_CHARACTERS)
+    scheduler: Literal["ddim", "dpmsolver"] = Field("dpmsolver", title="Sampler", description="Kind of sampler.")
+    num_inference_steps: int = Field(
+        20, ge=1, le=1000, title="Sampler steps", description="Steps of the sampler.",
+        json_schema_extra={"app_max": 100},
+    )  # fmt: skip
+    guidance_scale: float = Field(3.0, ge=0, le=50, title="Guidance", description="Guidance scale of the sampler.")
+    negative_prompt: str = Field(
+        "", max_length=MAX_PROMPT_CHARACTERS, title="Negative prompt", description="What guidance steers away from."
+    )
 
 
 class SPSetConfig(Settings):
     """The synthetic private set: prompts in a weighted mix, one seed an image."""
 
-    prompts: tuple[PromptPart, ...] = (
-        PromptPart(template="a photo of {name}", weight=0.7),
-        PromptPart(template="a face of {name}", weight=0.3),
+    prompts: tuple[PromptPart, ...] = Field(
+        (
+            PromptPart(template="a photo of {name}", weight=0.7),
+            PromptPart(template="a face of {name}", weight=0.3),
+        ),
+        title="Prompts",
+        description="Prompt of the SP set; {name} stands for the domain.",
     )
-    suffix: str = Field("", max_length=MAX_PROMPT_CHARACTERS)
-    set_size: int = Field(128, ge=1, le=MAX_IMAGES)
+    suffix: str = Field(
+        "", max_length=MAX_PROMPT_CHARACTERS, title="Suffix", description="Words that go behind every prompt."
+    )
+    set_size: int = Field(
+        128, ge=1, le=MAX_IMAGES, title="Set size", description="Number of pictures in the SP set.",
+        json_schema_extra={"app_max": 2000},
+    )  # fmt: skip
     sampler: SamplerConfig = SamplerConfig()
-    seed: int = Field(1000, ge=0)
+    seed: int = Field(
+        1000, ge=0, title="First seed", description="Seed of the first picture; the others follow.",
+        json_schema_extra={"app_max": MAX_APP_SEED},
+    )  # fmt: skip
 
 
 # Spellings of the original authors and short forms.
@@ -121,21 +160,38 @@ class FineTuneConfig(Settings):
     `settings` overrides a method's own defaults, {"lora": {"rank": 16}}; finetune/catalogue.py has their classes.
     """
 
-    methods: tuple[str, ...] = ("lora",)
+    methods: tuple[str, ...] = Field(
+        ("lora",), title="Method", description="Fine-tuning method or combination (see `methods`)."
+    )
     settings: dict[str, dict] = {}
-    learning_rate: float | None = Field(None, gt=0, le=1)  # None: each method's own, see finetune/catalogue.py
-    max_train_steps: int = Field(200, ge=0, le=1_000_000)
-    train_batch_size: int = Field(8, ge=1, le=4096)  # of all processes together
-    gradient_accumulation_steps: int = Field(1, ge=1, le=1024)
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, title="Learning rate", description="Learning rate; default: each method's own."
+    )
+    max_train_steps: int = Field(
+        200, ge=0, le=1_000_000, title="Steps", description="Training steps.", json_schema_extra={"app_max": 5000}
+    )
+    train_batch_size: int = Field(
+        8, ge=1, le=4096, title="Batch size", description="Pictures per training step, of all processes together.",
+        json_schema_extra={"app_max": 64},
+    )  # fmt: skip
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=1024, title="Gradient accumulation", description="Batches per training step."
+    )
     lr_scheduler: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-    ] = "constant"  # fmt: skip
-    lr_warmup_steps: int = Field(0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    ema_decay: float = Field(0.0, ge=0, lt=1)  # 0: no averaging of the trained weights
-    seed: int = Field(0, ge=0)
-    train_text_encoder: bool = False  # end_to_end, dreambooth alone, and lora
+    ] = Field("constant", title="Schedule", description="How the learning rate changes.")  # fmt: skip
+    lr_warmup_steps: int = Field(0, ge=0, title="Warm-up steps", description="Steps until the full learning rate.")
+    max_grad_norm: float = Field(1.0, gt=0, title="Gradient norm", description="Longer gradients are shortened to it.")
+    weight_decay: float = Field(1e-2, ge=0, title="Weight decay", description="Weight decay of AdamW.")
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, title="EMA decay", description="Averaging of the trained weights; 0: none."
+    )
+    seed: int = Field(
+        0, ge=0, title="Seed", description="Seed of the training.", json_schema_extra={"app_max": MAX_APP_SEED}
+    )
+    train_text_encoder: bool = Field(
+        False, title="Train the text encoder too", description="Of end_to_end, dreambooth alone, and lora."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -178,24 +234,45 @@ class FineTuneConfig(Settings):
 class AuditConfig(Settings):
     """Membership inference. `settings` overrides an attack's own defaults: {"secmi": {"t": 100}}."""
 
-    attacks: tuple[str, ...] = ("secmi", "loss")
+    attacks: tuple[str, ...] = Field(
+        ("secmi", "loss"), title="Attacks",
+        description="Attacks, separated by commas (see `attacks`); default: secmi,loss.",
+    )  # fmt: skip
     settings: dict[str, dict] = {}
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    seed: int = Field(0, ge=0)  # of the noise, drawn per image index
-    shake_weight: float = Field(0.8, ge=0, le=1)  # of the shaken model as a reference; frozen on calibration people
+    confidence: float = Field(0.95, gt=0.5, lt=1, title="Confidence", description="Confidence of the intervals.")
+    seed: int = Field(0, ge=0, title="Seed", description="Seed of the noise, which is drawn per image index.")
+    # Frozen on calibration people.
+    shake_weight: float = Field(
+        0.8, ge=0, le=1, title="Shake weight", description="Weight of the shaken model as a reference."
+    )
 
 
 class ExtractionConfig(Settings):
     """(k, l2, delta)-eidetic extraction: generate, then search the training images."""
 
-    prompts: tuple[PromptPart, ...] = (PromptPart(template="a photo of {name}"),)
-    n_generations: int = Field(256, ge=1, le=MAX_IMAGES)
+    prompts: tuple[PromptPart, ...] = Field(
+        (PromptPart(template="a photo of {name}"),), title="Prompts", description="Prompts of the generations."
+    )
+    n_generations: int = Field(
+        256, ge=1, le=MAX_IMAGES, title="Generations", description="Generations to search, before and after each.",
+        json_schema_extra={"app_max": 2000},
+    )  # fmt: skip
     sampler: SamplerConfig = SamplerConfig()
-    delta: float = Field(0.1, gt=0, le=1)
-    k: int = Field(10, ge=1)
-    seed: int = Field(500_000, ge=0)  # far from the SP set's seeds: an SP image must not be "extracted" again
-    seed_pool: int | None = Field(None, ge=2, le=MAX_IMAGES)  # look at so many seeds, denoise the promising ones
-    guidance_w: float | None = Field(None, ge=0, le=50)  # after: follow eps_base + w (eps_tuned - eps_base)
+    delta: float = Field(
+        0.1, gt=0, le=1, title="Extracted when l2 is at most",
+        description="l2 within which a training photo counts as extracted.",
+    )  # fmt: skip
+    k: int = Field(10, ge=1, title="Eidetic k", description="Most training photos that near, for an eidetic one.")
+    # Far from the SP set's seeds: an SP image must not be "extracted" again.
+    seed: int = Field(500_000, ge=0, title="First seed", description="Seed of the first picture; the others follow.")
+    seed_pool: int | None = Field(
+        None, ge=2, le=MAX_IMAGES, title="Seed pool",
+        description="Look at so many seeds (2 UNet evaluations each) and denoise the promising ones.",
+    )  # fmt: skip
+    guidance_w: float | None = Field(
+        None, ge=0, le=50, title="Guidance towards the change",
+        description="After: follow base + w (tuned - base), at twice the cost. FineXtract: w = 5.",
+    )  # fmt: skip
 
     @field_validator("seed_pool")
     @classmethod
@@ -214,8 +291,8 @@ class ExtractionConfig(Settings):
 class RunConfig(Settings):
     """The whole path: target -> SP set -> fine-tuning -> attacks before and after."""
 
-    model: str = LAB
-    preset: str = "demo"
+    model: str = Field(LAB, title="Model", description=MODEL_HELP)
+    preset: str = Field("demo", title="Preset", description="Sizes and settings to start from.")
     domain: DomainConfig
     sp_set: SPSetConfig = SPSetConfig()
     finetune: FineTuneConfig = FineTuneConfig()
@@ -234,9 +311,9 @@ class RunConfig(Settings):
 class AuditRunConfig(Settings):
     """Judging a model that was fine-tuned elsewhere. `tuned` is a folder of `finetune`, or a whole checkpoint."""
 
-    model: str = LAB
-    tuned: str
-    preset: str = "demo"
+    model: str = Field(LAB, title="Model", description=MODEL_HELP)
+    tuned: str = Field(title="Fine-tuned model", description="Folder of `finetune`: judge this model.")
+    preset: str = Field("demo", title="Preset", description="Sizes and settings to start from.")
     domain: DomainConfig
     audit: AuditConfig = AuditConfig()
     extraction: ExtractionConfig = ExtractionConfig()

@@ -10,7 +10,9 @@ import json
 import shlex
 from pathlib import Path
 
-from s2l.config import PRESETS, AuditRunConfig, RunConfig, Settings, checked, preset
+from pydantic.fields import FieldInfo
+
+from s2l.config import PRESETS, AuditRunConfig, FineTuneConfig, RunConfig, Settings, checked, preset
 from s2l.errors import UserError
 from s2l.finetune import catalogue
 from s2l.pipeline import identity
@@ -41,6 +43,30 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 # Of a stage command, or told apart from the others: for error messages alone.
 OTHER_FIELDS = {"domain": ("domain.name",), "delta": ("extraction.delta",), "k": ("extraction.k",)}
+
+
+def declaration(path: str) -> FieldInfo:
+    """The field of RunConfig or of a method's settings at a path, with its title, help and bounds.
+
+    Raises KeyError where there is none, as for the settings of attacks.
+    """
+    *sections, name = path.split(".")
+    kind: type[Settings] = RunConfig
+    while sections:
+        section = sections.pop(0)
+        if kind is FineTuneConfig and section == "settings":
+            kind = catalogue.FINETUNERS[sections.pop(0)].settings
+            continue
+        inner = kind.model_fields[section].annotation
+        if not (isinstance(inner, type) and issubclass(inner, Settings)):
+            raise KeyError(path)
+        kind = inner
+    return kind.model_fields[name]
+
+
+def help_of(option: str) -> str:
+    """What the field says that an option sets."""
+    return declaration((FIELDS | OTHER_FIELDS)[option][0]).description or ""
 
 
 def _get(values: dict, field: str):

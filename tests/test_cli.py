@@ -11,6 +11,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,12 +19,25 @@ from PIL import Image
 
 from s2l import cli, options
 from s2l.cli import base, console, folders
-from s2l.config import preset
+from s2l.cli.run import run as run_command
+from s2l.config import (
+    AuditConfig,
+    AuditRunConfig,
+    DomainConfig,
+    ExtractionConfig,
+    FineTuneConfig,
+    RunConfig,
+    SamplerConfig,
+    Settings,
+    SPSetConfig,
+    preset,
+)
 from s2l.data import sp_set
 from s2l.errors import UserError
+from s2l.finetune import FINETUNERS
 from s2l.model import checkpoints
 from s2l.model import diffusion as model
-from s2l.options import read_config, reproduce_command, run_config
+from s2l.options import FIELDS, declaration, read_config, reproduce_command, run_config
 from s2l.pipeline import experiment
 from s2l.pretrain import build as lab_train
 from s2l.pretrain.recipe import RECIPES
@@ -582,6 +596,32 @@ def test_reproduce_command_round_trip(options, name, monkeypatch, tmp_path):
     monkeypatch.setattr(experiment, "run", record)
     assert cli.main(words[3:]) == 130
     assert ran == [config]
+
+
+def settings_classes() -> list[type[Settings]]:
+    """Of the sections of a run and of all methods."""
+    sections = (DomainConfig, SPSetConfig, SamplerConfig, FineTuneConfig, AuditConfig, ExtractionConfig)
+    return [*sections, *(method.settings for method in FINETUNERS.values())]
+
+
+def test_every_setting_declares_its_name_and_help():
+    for kind in (RunConfig, AuditRunConfig, *settings_classes()):
+        for name, field in kind.model_fields.items():
+            section = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+            assert section or name == "settings" or (field.title and field.description), f"{kind.__name__}.{name}"
+
+
+def test_an_option_has_the_type_and_the_help_of_its_field():
+    hints = {name.replace("_", "-"): hint for name, hint in get_type_hints(run_command, include_extras=True).items()}
+    same = [name for name in FIELDS if name in hints and name != "seed"]  # one --seed moves every seed
+    assert {"steps", "rank", "set-size", "attacks", "seed-pool"} <= set(same)
+    for name in same:
+        field, (kind, option) = declaration(FIELDS[name][0]), get_args(hints[name])
+        assert option.help == field.description, name
+        if {int, float} & {field.annotation, *get_args(field.annotation)}:
+            assert kind == field.annotation | None, name
+        else:  # text, which the command reads
+            assert not {int, float} & {kind, *get_args(kind)}, name
 
 
 def test_reproduce_command_of_what_no_option_says(tmp_path):

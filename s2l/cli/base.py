@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
+from typer.models import OptionInfo
 
 from s2l import labs
 from s2l.cli.console import say
-from s2l.config import PRESETS
+from s2l.config import PRESETS, AuditRunConfig
 from s2l.errors import UserError, unknown
-from s2l.options import checked_preset, in_options
+from s2l.options import checked_preset, declaration, help_of, in_options
 from s2l.progress import Cancelled
 
 if TYPE_CHECKING:
@@ -107,44 +108,46 @@ def example(*lines: str) -> str:
 
 # --- options that several commands share ------------------------------------------------------
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="'lab', 'lab:NAME' (see `labs`), or Stable Diffusion 1.x/2.x: a folder in diffusers layout, a "
-        ".safetensors file, or a hub id such as CompVis/stable-diffusion-v1-1 (OWNER/NAME@REVISION)."
-    ),
-]
+# Help and type are those of the setting that an option sets (config.py, finetune/catalogue.py).
+
+
+def _of(option: str, *names: str) -> OptionInfo:
+    return typer.Option(*names, help=help_of(option))
+
+
+Model = Annotated[str, _of("model")]
 Lab = Annotated[str, typer.Option("--model", help="'lab', 'lab:NAME' (see `labs`), or the folder of a lab.")]
-Method = Annotated[str, typer.Option(help="Fine-tuning method or combination (see `methods`).")]
+Method = Annotated[str, _of("method")]
 Preset = Annotated[str, typer.Option("--preset", help=f"Sizes and settings to start from: {', '.join(PRESETS)}.")]
-Name = Annotated[str | None, typer.Option("--domain", help="Whom to target: a name of `domains`, or your own.")]
-Members = Annotated[Path | None, typer.Option(help="Photos it was trained on: a folder, or a .jsonl/.parquet list.")]
-Nonmembers = Annotated[Path | None, typer.Option(help="Photos of the same source that it was not, likewise.")]
-Held = Annotated[int | None, typer.Option(help="Number of held-out photos.")]
-CalibrationShare = Annotated[
-    float | None, typer.Option(help="Share of both folders to set aside, to freeze thresholds and weights on.")
-]
-AttackNames = Annotated[
-    str | None, typer.Option("--attacks", help="Attacks, separated by commas (see `attacks`); default: secmi,loss.")
-]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale of the sampler.")]
-SeedPool = Annotated[
-    int | None, typer.Option(help="Look at so many seeds (2 UNet evaluations each) and denoise the promising ones.")
-]
-GuidanceW = Annotated[
-    float | None, typer.Option(help="After: follow base + w (tuned - base), at twice the cost. FineXtract: w = 5.")
-]
-FirstSeed = Annotated[int | None, typer.Option(help="Seed of the first picture; the others follow.")]
-Steps = Annotated[int | None, typer.Option(help="Training steps.")]
-LearningRate = Annotated[float | None, typer.Option(help="Learning rate.")]
-Rank = Annotated[int | None, typer.Option(help="Rank of LoRA.")]
-TrainBatch = Annotated[int | None, typer.Option(help="Pictures a training step.")]
-TunedDir = Annotated[Path | None, typer.Option(help="Folder of `finetune`: judge this model.")]
+Name = Annotated[str | None, _of("domain", "--domain")]
+Members = Annotated[Path | None, _of("members")]
+Nonmembers = Annotated[Path | None, _of("nonmembers")]
+Held = Annotated[int | None, _of("n-nonmembers")]
+CalibrationShare = Annotated[float | None, _of("calibration-share")]
+AttackNames = Annotated[str | None, _of("attacks", "--attacks")]
+Prompt = Annotated[str | None, _of("prompt")]
+SetSize = Annotated[int | None, _of("set-size")]
+Guidance = Annotated[float | None, _of("guidance")]
+Generations = Annotated[int | None, _of("n-generations")]
+SeedPool = Annotated[int | None, _of("seed-pool")]
+GuidanceW = Annotated[float | None, _of("guidance-w")]
+Delta = Annotated[float | None, _of("delta")]
+EideticK = Annotated[int | None, _of("k", "--k")]
+FirstSeed = Annotated[int | None, typer.Option(help=declaration("sp_set.seed").description)]
+TrainingSeed = Annotated[int | None, typer.Option(help=declaration("finetune.seed").description)]
+NoiseSeed = Annotated[int | None, typer.Option(help=declaration("audit.seed").description)]
+Steps = Annotated[int | None, _of("steps")]
+LearningRate = Annotated[float | None, _of("learning-rate")]
+Rank = Annotated[int | None, _of("rank")]
+TrainBatch = Annotated[int | None, _of("train-batch-size")]
+TunedDir = Annotated[Path | None, typer.Option(help=AuditRunConfig.model_fields["tuned"].description)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 DType = Annotated[str, typer.Option(help=f"Precision: {', '.join(DTYPES)}.")]
 Batch = Annotated[
     int | None,
-    typer.Option(help="Images a forward pass; changes speed and memory, not results. Default: by the device's memory."),
+    typer.Option(
+        help="Images per forward pass; changes speed and memory, not results. Default: by the device's memory."
+    ),
 ]
 Permission = Annotated[bool, typer.Option("--i-have-permission", help="I may test this model (if it is no lab).")]
 

@@ -31,17 +31,24 @@ class NoSettings(Settings):
 class LoRASettings(Settings):
     """Field names as in peft."""
 
-    rank: int = Field(8, ge=1, le=1024)
-    lora_alpha: float = Field(32, gt=0)
-    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    rank: int = Field(
+        8, ge=1, le=1024, title="Rank", description="Rank of LoRA, the size of its matrices.",
+        json_schema_extra={"app_max": 128},
+    )  # fmt: skip
+    lora_alpha: float = Field(32, gt=0, title="LoRA alpha", description="Scale of LoRA's update, alpha / rank.")
+    target_modules: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"), title="Target modules", description="Layers that get an update."
+    )
 
 
 class TextualInversionSettings(Settings):
     """Field names as in diffusers' script. The new tokens stand in the name's place."""
 
-    num_vectors: int = Field(12, ge=1, le=64)
-    placeholder_token: str = "<s2l>"
-    initializer_token: str = "person"  # several words: the new tokens start from them in turn
+    num_vectors: int = Field(12, ge=1, le=64, title="New tokens", description="Tokens that stand for the name.")
+    placeholder_token: str = Field("<s2l>", title="Placeholder token", description="The new word.")
+    initializer_token: str = Field(
+        "person", title="Initializer token", description="Words that the new tokens start from, in turn."
+    )
 
     @field_validator("placeholder_token", "initializer_token")
     @classmethod
@@ -59,10 +66,16 @@ class TextualInversionSettings(Settings):
 class DreamBoothSettings(Settings):
     """Field names as in diffusers' script."""
 
-    identifier: str = "sks"  # a rare word; "{name}" in it keeps the name (the authors' script)
-    class_noun: str = "person"
-    prior_loss_weight: float = Field(1.0, ge=0)  # 0: no class images at all
-    num_class_images: int | None = Field(None, ge=1, le=MAX_IMAGES)  # None: as the SP set, at most 1,000
+    identifier: str = Field(
+        "sks", title="Identifier", description="A rare word; {name} in it keeps the name, as the authors' script does."
+    )
+    class_noun: str = Field("person", title="Class noun", description="What the subject is one of.")
+    prior_loss_weight: float = Field(
+        1.0, ge=0, title="Prior loss weight", description="Weight of the class pictures; 0: none are drawn."
+    )
+    num_class_images: int | None = Field(
+        None, ge=1, le=MAX_IMAGES, title="Class pictures", description="Default: as many as the SP set, at most 1,000."
+    )
     class_sampler: SamplerConfig = SamplerConfig()
 
     @field_validator("identifier", "class_noun")
@@ -74,9 +87,13 @@ class DreamBoothSettings(Settings):
 class GaussianNoiseSettings(Settings):
     """How strong the noise is, and where."""
 
-    noise_sigma: float = Field(8e-4, ge=0)
-    noise_relative: bool = False  # sigma in units of each tensor's own standard deviation
-    noise_target: str = "all"  # or a part of weights' names: "unet", "text_encoder", "attn2", "mid_block"
+    noise_sigma: float = Field(8e-4, ge=0, title="Noise", description="Standard deviation of the noise.")
+    noise_relative: bool = Field(
+        False, title="Relative noise", description="In units of each tensor's own standard deviation."
+    )
+    noise_target: str = Field(
+        "all", title="Noisy weights", description="all, or a part of their names: unet, text_encoder, attn2, mid_block."
+    )
 
     @field_validator("noise_target")
     @classmethod

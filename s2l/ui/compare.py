@@ -10,7 +10,9 @@ from pathlib import Path
 
 import gradio as gr
 
+from s2l.pipeline import identity
 from s2l.record import Result
+from s2l.report.findings import config_of
 from s2l.store import read_json
 from s2l.tables import view as table_view
 from s2l.tables.view import paper
@@ -96,7 +98,7 @@ def _tables_html(folder: Path, changed: float) -> str:
 
 
 def _settings(values: dict, prefix: str = "") -> dict[str, str]:
-    """{"finetune.rank": "8", ...} of a nested configuration."""
+    """{"finetune.max_train_steps": "300", ...} of a nested configuration."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -106,9 +108,16 @@ def _settings(values: dict, prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def settings_of(result: Result) -> dict[str, str]:
+    """Every setting of a run and of its methods and attacks, defaults included, whatever version recorded it."""
+    ready()
+    return _settings(identity.spelled_out(config_of(result.record)).model_dump(mode="json"))
+
+
 def _side(result: Result, title: str, own: set[str]) -> str:
-    settings = _settings(result.record["config"])
-    differing = "".join(f"<li>{escape(form.setting_in_words(n))}: {escape(settings[n][:80])}</li>" for n in sorted(own))
+    settings = settings_of(result)
+    named = [(form.setting_in_words(name), settings[name][:80]) for name in sorted(own & settings.keys())]
+    differing = "".join(f"<li>{escape(name)}: {escape(value)}</li>" for name, value in named)
     parts = [f"<h3>{escape(title)}: {escape(runs.what(result))}</h3>"]
     parts += [f'<p class="verdict {tone}"><b>{escape(verdict)}.</b></p>' for verdict, _, tone in runs.verdicts(result)]
     parts.append(runs.outcome_html(result))
@@ -121,8 +130,8 @@ def sides_html(first: Result | None, second: Result | None) -> str:
     """Two runs beside each other, with the settings in which they differ."""
     if first is None or second is None:
         return html.block("<p class=quiet>Choose two runs. Your own finished runs appear in both lists.</p>")
-    a, b = (_settings(r.record["config"]) for r in (first, second))
-    differ = {name for name in a.keys() & b.keys() if a[name] != b[name]}
+    a, b = settings_of(first), settings_of(second)
+    differ = {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
     note = "<p class=quiet>The two runs have the same settings.</p>" if not differ else ""
     return html.block(note, '<div class="sides">', _side(first, "A", differ), _side(second, "B", differ), "</div>")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic.fields import FieldInfo
+
 from s2l.config import PRESETS, PromptPart, RunConfig, check_prompt, preset, replace_name
 from s2l.errors import UserError, unknown
-from s2l.finetune import FINETUNERS, parse, spelled_out
+from s2l.finetune import parse, spelled_out
 from s2l.labs import default_lab, find_lab
-from s2l.options import checked_preset
+from s2l.options import checked_preset, declaration
 
 FIRST_PRESET = "demo"
 APP_PRESETS = {
@@ -19,49 +21,58 @@ APP_PRESETS = {
 
 @dataclass(frozen=True)
 class Field:
-    """One plain field: its label, its place in RunConfig, and the most that the app allows."""
+    """One plain field: its place in RunConfig, where its label and the most that the app allows are declared."""
 
-    label: str
     path: str
-    most: float | None = None
+    own_label: str = ""
     zero_is_none: bool = False  # 0 stands for "not given"
+
+    @property
+    def declared(self) -> FieldInfo:
+        return declaration(self.path)
+
+    @property
+    def label(self) -> str:
+        return self.own_label or self.declared.title or ""
+
+    @property
+    def most(self) -> float | None:
+        """The most that the app allows; None: as much as the command line."""
+        extra = self.declared.json_schema_extra
+        bound = extra.get("app_max") if isinstance(extra, dict) else None
+        return bound if isinstance(bound, int | float) else None
 
     @property
     def method(self) -> str | None:
         """The fine-tuning method that has this setting; None for what all runs share."""
         return self.path.split(".")[2] if self.path.startswith("finetune.settings.") else None
 
-    @property
-    def default(self) -> object:
-        """Of a method's own setting."""
-        return FINETUNERS[self.path.split(".")[2]].settings.model_fields[self.path.split(".")[3]].default
-
 
 FIELDS = {
-    "n_nonmembers": Field("Held-out photos", "domain.n_nonmembers", 1000),
-    "set_size": Field("Set size", "sp_set.set_size", 2000),
-    "guidance_scale": Field("Guidance", "sp_set.sampler.guidance_scale"),
-    "suffix": Field("Suffix", "sp_set.suffix"),
-    "negative_prompt": Field("Negative prompt", "sp_set.sampler.negative_prompt"),
-    "sp_seed": Field("First seed", "sp_set.seed", 10**9),
-    "scheduler": Field("Sampler", "sp_set.sampler.scheduler"),
-    "num_inference_steps": Field("Sampler steps", "sp_set.sampler.num_inference_steps", 100),
-    "max_train_steps": Field("Steps", "finetune.max_train_steps", 5000),
-    "learning_rate": Field("Learning rate", "finetune.learning_rate", zero_is_none=True),
-    "rank": Field("Rank", "finetune.settings.lora.rank", 128),
-    "num_vectors": Field("New tokens", "finetune.settings.textual_inversion.num_vectors"),
-    "prior_loss_weight": Field("Prior loss weight", "finetune.settings.dreambooth.prior_loss_weight"),
-    "noise_sigma": Field("Noise", "finetune.settings.gaussian_noise.noise_sigma"),
-    "train_batch_size": Field("Batch size", "finetune.train_batch_size", 64),
-    "lora_alpha": Field("LoRA alpha", "finetune.settings.lora.lora_alpha"),
-    "weight_decay": Field("Weight decay", "finetune.weight_decay"),
-    "ema_decay": Field("EMA decay", "finetune.ema_decay"),
-    "train_text_encoder": Field("Train the text encoder too", "finetune.train_text_encoder"),
-    "finetune_seed": Field("Seed", "finetune.seed", 10**9),
-    "attacks": Field("Attacks", "audit.attacks"),
-    "n_generations": Field("Generations", "extraction.n_generations", 2000),
-    "extraction_guidance": Field("Guidance of the generations", "extraction.sampler.guidance_scale"),
-    "delta": Field("Extracted when l2 is at most", "extraction.delta"),
+    "n_nonmembers": Field("domain.n_nonmembers"),
+    "set_size": Field("sp_set.set_size"),
+    "guidance_scale": Field("sp_set.sampler.guidance_scale"),
+    "suffix": Field("sp_set.suffix"),
+    "negative_prompt": Field("sp_set.sampler.negative_prompt"),
+    "sp_seed": Field("sp_set.seed"),
+    "scheduler": Field("sp_set.sampler.scheduler"),
+    "num_inference_steps": Field("sp_set.sampler.num_inference_steps"),
+    "max_train_steps": Field("finetune.max_train_steps"),
+    "learning_rate": Field("finetune.learning_rate", zero_is_none=True),
+    "rank": Field("finetune.settings.lora.rank"),
+    "num_vectors": Field("finetune.settings.textual_inversion.num_vectors"),
+    "prior_loss_weight": Field("finetune.settings.dreambooth.prior_loss_weight"),
+    "noise_sigma": Field("finetune.settings.gaussian_noise.noise_sigma"),
+    "train_batch_size": Field("finetune.train_batch_size"),
+    "lora_alpha": Field("finetune.settings.lora.lora_alpha"),
+    "weight_decay": Field("finetune.weight_decay"),
+    "ema_decay": Field("finetune.ema_decay"),
+    "train_text_encoder": Field("finetune.train_text_encoder"),
+    "finetune_seed": Field("finetune.seed"),
+    "attacks": Field("audit.attacks"),
+    "n_generations": Field("extraction.n_generations"),
+    "extraction_guidance": Field("extraction.sampler.guidance_scale", "Guidance of the generations"),
+    "delta": Field("extraction.delta"),
 }
 # These five are no plain fields; `config_of` and `values_of` know them.
 SPECIAL = ("person", "prompt", "prompt2", "share", "preset", "methods")
@@ -116,7 +127,7 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
     methods = parse(str(form["methods"]))
     for name, field in FIELDS.items():
         value = form[name]
-        if field.method is not None and (field.method not in methods or value == field.default):
+        if field.method is not None and (field.method not in methods or value == field.declared.default):
             continue
         if field.zero_is_none and value == 0:
             continue
@@ -154,21 +165,18 @@ SECTIONS = {
     "domain": "photos", "sp_set": "SP set", "finetune": "fine-tuning", "audit": "attacks", "extraction": "generations",
 }  # fmt: skip
 
-WITHOUT_FIELD = {
-    "domain.name": "Person", "domain.n_members": "Members", "sp_set.prompts": "Prompts", "finetune.methods": "Method",
-    "extraction.sampler.num_inference_steps": "Sampler steps",
-}  # fmt: skip
-
 
 def setting_in_words(path: str) -> str:
-    """ "finetune.steps" -> "Steps (fine-tuning)"; a setting that visitors rarely meet keeps its own words."""
+    """ "finetune.max_train_steps" -> "Steps (fine-tuning)"; the settings of attacks keep their own words."""
     section, dot, rest = path.partition(".")
     if not dot or section not in SECTIONS:
         return path.replace("_", " ").capitalize()
-    labels = {field.path: field.label for field in FIELDS.values()} | WITHOUT_FIELD
-    rest = ".".join(rest.split(".")[2:]) or rest if rest.startswith("settings.") else rest
-    own_words = rest.replace("_", " ").replace(".", ", ").capitalize()
-    return f"{labels.get(path, own_words)} ({SECTIONS[section]})"
+    try:
+        title = declaration(path).title
+    except KeyError:
+        title = None
+    own_words = rest.removeprefix("settings.").replace("_", " ").replace(".", ", ").capitalize()
+    return f"{title or own_words} ({SECTIONS[section]})"
 
 
 def value_in_words(value: object) -> str:
@@ -189,7 +197,7 @@ def values_of(config: RunConfig) -> dict:
     form = {}
     for name, field in FIELDS.items():
         unused = field.method is not None and field.method not in config.finetune.methods
-        form[name] = field.default if unused else _get(values, field.path)
+        form[name] = field.declared.default if unused else _get(values, field.path)
     form |= {name: form[name] or 0 for name, field in FIELDS.items() if field.zero_is_none}
     name, parts = config.domain.name, config.sp_set.prompts
     texts = [part.template.replace("{name}", name) for part in parts]
