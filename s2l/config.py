@@ -197,12 +197,17 @@ class FineTuneConfig(Settings):
     @classmethod
     def _upgrade(cls, values):
         """Move settings in the flat spelling to their methods; what a whole record says of other methods is dropped."""
-        given = {name for names in FLAT_SETTINGS.values() for name in names if name in values}
-        if not isinstance(values, dict) or not given:
+        if not isinstance(values, dict):
             return values
+        given = {name for names in FLAT_SETTINGS.values() for name in names if name in values}
+        settings = values.get("settings", {})
+        methods = values.get("methods", cls.model_fields["methods"].default)
+        kinds = isinstance(settings, dict) and all(isinstance(own, dict) for own in settings.values())
+        if not given or not kinds or not isinstance(methods, list | tuple):
+            return values  # what has the wrong kind is named by its own field
         whole = all(given.intersection(names) for names in FLAT_SETTINGS.values())  # records spelt every method's
-        methods = [METHOD_ALIASES.get(m, m) for m in values.get("methods", cls.model_fields["methods"].default)]
-        settings = {method: dict(own) for method, own in values.get("settings", {}).items()}
+        methods = [METHOD_ALIASES.get(str(m), m) for m in methods]
+        settings = {method: dict(own) for method, own in settings.items()}
         for method, names in FLAT_SETTINGS.items():
             flat = {name: values[name] for name in names if name in given}
             if twice := sorted(flat.keys() & settings.get(method, {}).keys()):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from s2l.config import FLAT_SETTINGS, FineTuneConfig, RunConfig, Settings, preset
+from s2l import __version__
+from s2l.config import FLAT_SETTINGS, FineTuneConfig, RunConfig, Settings, checked, preset
 from s2l.errors import UserError
 from s2l.finetune import catalogue
 from s2l.pipeline import identity
@@ -66,9 +67,10 @@ def test_a_cell_of_another_run_is_never_written_over(tmp_path):
 
 def test_a_cell_says_which_version_of_the_program_made_it(monkeypatch, tmp_path):
     state = cells.program_state()
-    assert state is None or (len(state["commit"]) == 40 and state["clean"] in (True, False))
+    assert state["version"] == __version__
+    assert state["commit"] is None or (len(state["commit"]) == 40 and state["clean"] in (True, False))
     monkeypatch.setattr(cells, "PACKAGE", tmp_path)  # no repository
-    assert cells.program_state() is None
+    assert cells.program_state() == {"version": __version__, "commit": None, "clean": None}
 
 
 def test_the_formula_of_every_stage_stands():
@@ -212,6 +214,22 @@ def test_a_short_form_goes_to_its_method():
 def test_a_setting_is_never_dropped_without_a_word(finetune, reason):
     with pytest.raises(UserError, match=reason):
         preset("demo", "Mira Solwyn", finetune=finetune)
+
+
+@pytest.mark.parametrize(
+    "finetune, field",
+    [
+        (5, "finetune"),
+        ({"rank": 3, "methods": 7}, "finetune.methods"),
+        ({"rank": 3, "methods": [["lora"]]}, "finetune.methods.0"),
+        ({"rank": 3, "settings": []}, "finetune.settings"),
+        ({"rank": 3, "settings": {"lora": 8}}, "finetune.settings.lora"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_named(finetune, field):
+    with pytest.raises(UserError) as error:
+        checked(RunConfig, {"domain": {"name": "Mira Solwyn"}, "finetune": finetune})
+    assert error.value.field == field
 
 
 @pytest.mark.parametrize("own, field", [({"rank": 0}, "rank"), ({"rnk": 8}, "rnk")])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from s2l import __version__
 from s2l.config import RunConfig, checked
 from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel, Runtime
@@ -71,10 +72,10 @@ def _load(path: Path) -> dict:
     raise UserError(f"{path} is no cell of a table: give a file such as results/main/lora/NAME.json")
 
 
-def program_state() -> dict | None:
-    """{"commit", "clean"} of the program's own repository: the commit, and whether its files are those of the commit.
+def program_state() -> dict:
+    """{"version", "commit", "clean"} of the program: the commit, and whether its files are those of the commit.
 
-    None where the program is no checkout, as when it was installed.
+    Commit and clean are None where the program is no checkout, as when it was installed.
     """
 
     def git(*words: str) -> str:
@@ -82,9 +83,10 @@ def program_state() -> dict | None:
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy can lie in somebody else's repository
-        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain", "--", ".")}
+        state = {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain", "--", ".")}
     except (OSError, subprocess.CalledProcessError):
-        return None
+        state = {"commit": None, "clean": None}
+    return {"version": __version__} | state
 
 
 def _short(scores) -> list[float]:
