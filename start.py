@@ -23,6 +23,7 @@
     cell      make one committed cell of a table again, and compare
     docs      rewrite the figures in README and docs from the results
     warm      fill the app's cache before a lesson
+    app       serve the page, as no command does
     bench     measure this machine: rates, memory, how cost grows
 """
 

@@ -5,7 +5,7 @@ Wrong input is one sentence and exit code 2, Ctrl-C is exit code 130: both are h
 seconds.
 """
 
-from s2l.cli import run, steps, audit, gate, lists, lab, warm, bench  # noqa: F401, I001  (importing registers the commands, in this order)
+from s2l.cli import run, steps, audit, gate, lists, lab, warm, bench, page  # noqa: F401, I001  (importing registers the commands, in this order)
 from s2l.cli.base import app, main
 
 __all__ = ["app", "main"]

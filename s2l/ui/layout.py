@@ -212,14 +212,14 @@ def build(backend: Backend) -> gr.Blocks:
     return Page(backend).build()
 
 
-def launch(page: gr.Blocks, backend: Backend) -> None:
-    """Serve the page, and return; GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where. `page.block_thread()` waits."""
+def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int | None = None) -> None:
+    """Serve the page, and return; `page.block_thread()` waits. Where: `server.serve` says."""
     backend.public.mkdir(parents=True, exist_ok=True)
     page.queue(api_open=False).launch(
         theme=theme(), css_paths=[STYLE], head=first.head(backend.showcase),
         allowed_paths=[str(backend.public)], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
         run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
-        prevent_thread_lock=True,
+        prevent_thread_lock=True, server_name=host, server_port=port,
     )  # fmt: skip
 
     def draw_what_all_will_see() -> None:
