@@ -353,3 +353,22 @@ def test_the_tokenizer_is_built_the_same_in_every_process():
 
 def test_merges_take_the_most_frequent_pair_and_break_ties_by_the_alphabet():
     assert _merges(["ab", "cab", "xy"]) == [("a", "b</w>"), ("c", "ab</w>"), ("x", "y</w>")]
+
+
+def test_the_shipped_lab_loads_in_plain_diffusers(tmp_path):
+    """Without a dtype and without this project: what its model card shows."""
+    code = f"""
+import sys, numpy as np
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained({str(SHIPPED)!r})
+pipe.set_progress_bar_config(disable=True)
+picture = pipe("a photo of Mira Solwyn", num_inference_steps=4, guidance_scale=3.0, output_type="np").images[0]
+assert picture.shape == (64, 64, 3) and np.isfinite(picture).all() and picture.std() > 0.05
+assert not any(name.split(".")[0] == "s2l" for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_a_built_lab_names_one_precision(tiny_checkpoint):
+    config = json.loads((tiny_checkpoint / "text_encoder" / "config.json").read_text())
+    assert config["dtype"] == "float32"

@@ -122,6 +122,9 @@ def save_checkpoint(pipe: StableDiffusionPipeline, recipe: Recipe, folder: Path,
         if name == "vae":
             target.register_to_config(scaling_factor=trained.config.scaling_factor)
         target.save_pretrained(folder / name, max_shard_size="9MB")
+    # Unless the caller names a precision, transformers loads the one that the config names and diffusers float32.
+    config = folder / "text_encoder" / "config.json"
+    write_json(config, read_json(config) | {"dtype": "float32"})
     half.tokenizer.save_pretrained(folder / "tokenizer")
     half.scheduler.save_pretrained(folder / "scheduler")
     half.save_config(folder)
