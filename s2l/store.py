@@ -16,10 +16,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from s2l.environment import Program
+
 
 def cache_root() -> Path:
     """`$S2L_CACHE`, else `cache/` in the working directory."""
-    return Path(os.environ.get("S2L_CACHE", "cache")).resolve()
+    return Program.read().cache.resolve()
 
 
 class Store:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from s2l import environment
 from s2l import jobs as jobs_package
 from s2l.config import PRESETS, RunConfig, preset
+from s2l.environment import Program
 from s2l.errors import UserError
-from s2l.jobs import Jobs, QueueFull, cached_result, plan, run_key, start, worker
+from s2l.jobs import Jobs, QueueFull, cached_result, plan, run_key, schema, start, worker
 from s2l.jobs.housekeeping import sweep
 from s2l.jobs.limits import Limits
 from s2l.jobs.store import CANCELLED, RESTARTED
@@ -355,3 +359,80 @@ def test_two_apps_on_one_cache_share_a_worker(store, tiny_lab, monkeypatch):
     first.stop()
     wait(lambda: second in started)
     second.stop()
+
+
+# The tables as every program before steps were counted made them.
+OLD_SCHEMA = """
+CREATE TABLE runs (
+  key TEXT PRIMARY KEY, config TEXT NOT NULL, state TEXT NOT NULL, queued_at REAL, started_at REAL,
+  finished_at REAL, cancel_at REAL, worker TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '',
+  result TEXT NOT NULL DEFAULT '', live TEXT NOT NULL DEFAULT '{}');
+CREATE TABLE jobs (
+  id TEXT PRIMARY KEY, visitor TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs(key), created_at REAL NOT NULL,
+  cancelled INTEGER NOT NULL DEFAULT 0, UNIQUE (visitor, run));
+CREATE INDEX jobs_of_run ON jobs (run);
+"""
+
+
+def old_database(store: Store) -> None:
+    """A database of the version before, with a run that waits, one that works and one that is done."""
+    (store.root / "jobs").mkdir(parents=True)
+    with sqlite3.connect(store.root / "jobs" / "jobs.sqlite3") as db:
+        db.executescript(OLD_SCHEMA)
+        config = json.loads(quick().model_dump_json())
+        # Settings of every method stood beside the shared ones.
+        config["finetune"] = {"methods": ["lora"], "max_train_steps": 6, "rank": 4, "num_vectors": 12}
+        config["finetune"] |= {"identifier": "sks", "noise_sigma": 8e-4}
+        for i, state in enumerate(("queued", "running", "done")):
+            result = "r" if state == "done" else ""
+            db.execute(
+                "INSERT INTO runs (key, config, state, queued_at, worker, result) VALUES (?, ?, ?, ?, ?, ?)",
+                (f"key {state}", json.dumps(config), state, i, "w" if state == "running" else "", result),
+            )
+            db.execute("INSERT INTO jobs VALUES (?, 'a', ?, ?, 0)", (f"id {state}", f"key {state}", i))
+
+
+def test_a_database_of_the_version_before_loses_nothing(tmp_path):
+    store = Store(tmp_path)
+    old_database(store)
+    for _ in range(2):  # opened twice: the second time there is nothing to do
+        jobs = Jobs(store)
+        assert [job.state for job in jobs.jobs_of("a")] == ["done", "running", "queued"]
+    assert jobs.job("id done").result == "r" and jobs.job("id queued").config.finetune.max_train_steps == 6
+    assert jobs.take("w2")[0] == "key queued"
+    with sqlite3.connect(jobs.file) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == len(schema.STEPS)
+
+
+def test_steps_are_taken_once_and_all_or_none(tmp_path):
+    with sqlite3.connect(tmp_path / "x.sqlite3", isolation_level=None) as db:
+        schema.migrate(db)
+        more = (*schema.STEPS, ("ALTER TABLE runs ADD COLUMN device TEXT NOT NULL DEFAULT 'cpu'",))
+        with pytest.raises(sqlite3.OperationalError):
+            schema.migrate(db, (*more, ("CREATE TABLE more (x)", "no statement")))
+        assert "device" not in {row[1] for row in db.execute("PRAGMA table_info (runs)")}
+        schema.migrate(db, more)
+        schema.migrate(db, more)
+        assert "device" in {row[1] for row in db.execute("PRAGMA table_info (runs)")}
+        with pytest.raises(UserError, match="newer version of the program"):
+            schema.migrate(db)
+
+
+def test_variables_of_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("S2L_CACHE", "")
+    assert Program.read().cache == Path("cache")
+    monkeypatch.setenv("S2L_CACHE", str(tmp_path))
+    assert Program.read().cache == tmp_path
+    for text, given in (("1", True), ("yes", False), ("true", False), ("", False)):  # a typing error opens nothing
+        monkeypatch.setenv("S2L_ACCEPT_RESPONSIBLE_USE", text)
+        assert Program.read().accept_responsible_use is given
+
+
+def test_every_variable_is_declared_once_and_no_other_is_read():
+    declared = [name for name, _, _ in environment.table()]
+    assert len(declared) == len(set(declared))
+    package = Path(environment.__file__).parent
+    named = {name for path in package.rglob("*.py") for name in re.findall(r"\bS2L_[A-Z_]+\b", path.read_text())}
+    assert named <= set(declared), named - set(declared)
+    direct = [p.name for p in package.rglob("*.py") if re.search(r"environ(\.get\(|\[)\W*S2L_", p.read_text())]
+    assert not direct

@@ -17,6 +17,7 @@ from typer.models import OptionInfo
 from s2l import labs
 from s2l.cli.console import say
 from s2l.config import PRESETS, AuditRunConfig
+from s2l.environment import Program, variable
 from s2l.errors import UserError, unknown
 from s2l.options import checked_preset, declaration, help_of, in_options
 from s2l.progress import Cancelled
@@ -31,7 +32,7 @@ Responsible use: this model is not the lab's, so photos of real people may be at
 photos that you own or have permission to test, keep what comes out to yourself, and tell the model's owner
 what you find.
 """
-PERMISSION = "S2L_ACCEPT_RESPONSIBLE_USE"
+PERMISSION = variable("accept_responsible_use")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "mixed")
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 UsageError = typer.BadParameter.__mro__[1]  # typer brings a click of its own since 0.20
@@ -186,7 +187,7 @@ def check_permission(model: str, given: bool) -> None:
     if labs.find_lab(model) is not None:
         return
     say(NOTICE)
-    if not given and os.environ.get(PERMISSION) != "1":
+    if not given and not Program.read().accept_responsible_use:
         raise UserError(
             f"this model is not the lab's: add --i-have-permission (or set {PERMISSION}=1) if you may test it"
         )

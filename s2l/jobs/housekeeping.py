@@ -34,5 +34,5 @@ def sweep(jobs: Jobs) -> int:
         shutil.rmtree(path, ignore_errors=True)
     gone = len(expired) + jobs.forget(limits.keep_hours)
     if not jobs.running():  # a run reads stages that it finished an hour ago
-        gone += len(jobs.store.trim(limits.cache_gb))
+        gone += len(jobs.store.trim(limits.cache_max_gb))
     return gone

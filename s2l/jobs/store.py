@@ -15,6 +15,7 @@ from pathlib import Path
 from s2l.config import RunConfig, checked
 from s2l.errors import UserError
 from s2l.jobs.limits import Limits
+from s2l.jobs.schema import migrate
 from s2l.keys import key_of
 from s2l.labs import find_lab
 from s2l.pipeline import identity
@@ -25,17 +26,6 @@ from s2l.store import Store, read_json
 ACTIVE = ("queued", "running")
 RESUMABLE = ("failed", "cancelled", "interrupted")
 FORCE_AFTER = 10.0  # seconds that a cancelled run may go on before its worker is killed
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-  key TEXT PRIMARY KEY, config TEXT NOT NULL, state TEXT NOT NULL, queued_at REAL, started_at REAL,
-  finished_at REAL, cancel_at REAL, worker TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '',
-  result TEXT NOT NULL DEFAULT '', live TEXT NOT NULL DEFAULT '{}');
-CREATE TABLE IF NOT EXISTS jobs (
-  id TEXT PRIMARY KEY, visitor TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs(key), created_at REAL NOT NULL,
-  cancelled INTEGER NOT NULL DEFAULT 0, UNIQUE (visitor, run));
-CREATE INDEX IF NOT EXISTS jobs_of_run ON jobs (run);
-"""
 
 CANCELLED = "Stopped. What was finished is kept; Resume goes on from there."
 RESTARTED = "The server was restarted while this ran. What was finished is kept; Resume goes on from there."
@@ -130,7 +120,7 @@ class Jobs:
         self.file = self.folder / "jobs.sqlite3"
         with self._db() as db:
             db.execute("PRAGMA journal_mode=WAL")
-            db.executescript(SCHEMA)
+            migrate(db)
 
     @contextmanager
     def _db(self) -> Iterator[sqlite3.Connection]:
@@ -201,7 +191,7 @@ class Jobs:
             "SELECT count(*) FROM jobs j JOIN runs r ON r.key = j.run"
             " WHERE j.visitor = ? AND j.cancelled = 0 AND r.state = 'queued'", (visitor,),
         ).fetchone()[0]  # fmt: skip
-        if own >= limits.max_waiting:
+        if own >= limits.max_queue_per_visitor:
             raise QueueFull(f"{own} runs of yours are waiting already: stop one of them, or wait for it")
 
     def job(self, job_id: str) -> Job | None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
 from s2l.assets import ASSETS
 from s2l.config import LAB
+from s2l.environment import Program
 from s2l.errors import UserError, unknown
 from s2l.labs.lab import Lab
 from s2l.labs.record import RECORD, read_record
 
 SHIPPED = ASSETS / "labs"  # one folder per lab; its name is the lab's
-DEFAULT = "fresh"  # what plain `lab` means while S2L_LAB says nothing else
+DEFAULT = Program.model_fields["lab"].default  # what plain `lab` means while S2L_LAB says nothing else
 PREFIX = f"{LAB}:"
 
 
@@ -33,9 +33,7 @@ def find_lab(model: str) -> Lab | None:
 
 def default_lab() -> Lab:
     """What plain `lab` means: `$S2L_LAB`, the name of a shipped lab or a folder; else the first shipped one."""
-    wanted = os.environ.get("S2L_LAB", "")
-    if not wanted:
-        return shipped_lab(DEFAULT)
+    wanted = Program.read().lab
     name, folder = wanted.removeprefix(PREFIX), Path(wanted)
     if wanted.startswith(PREFIX) or name in _shipped_names():
         return shipped_lab(name)

@@ -15,6 +15,7 @@ from s2l.bench.table import markdown
 from s2l.config import AuditConfig
 from s2l.errors import unknown
 from s2l.store import read_json
+from s2l.tables import reference
 from s2l.tables import view as table_view
 from s2l.tables.view import change, interval
 
@@ -269,6 +270,8 @@ def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:
 PEOPLE_TABLES = ("main", "rank", "tokens", "noise", "sp-size")
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
+    "environment": reference.environment,
+    "tree": reference.tree,
     "bench": bench,
     "load": load,
     "lab-card": lab_card,

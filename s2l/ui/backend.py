@@ -19,6 +19,7 @@ import numpy as np
 
 from s2l.assets import ASSETS
 from s2l.config import LAB, FineTuneConfig
+from s2l.environment import Program
 from s2l.errors import UserError
 from s2l.jobs import Job, Jobs
 from s2l.jobs.limits import Limits, OwnModel
@@ -53,7 +54,7 @@ class Backend:
         """The backend of a cache, with the showcase of the assets if there is one. Raises UserError."""
         Limits.read()  # a wrong setting is told now, not in the middle of a lesson
         store = store or Store()
-        folder = Path(os.environ.get("S2L_SHOWCASE") or ASSETS / "showcase")
+        folder = Program.read().showcase or ASSETS / "showcase"
         showcase = load_showcase(folder, store) if (folder / "result.json").exists() else None
         return cls(Jobs(store), showcase)
 

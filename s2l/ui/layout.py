@@ -141,7 +141,7 @@ class Page:
         )  # fmt: skip
         for component in (fields["person"], self.target.own):
             component.change(finetune.run_label, [fields["person"], self.target.own], self.finetune.run, **QUIET)
-        to_draw = partial(sp_set.preview_html, own_prompts=backend.own_model.prompts)
+        to_draw = partial(sp_set.preview_html, own_prompts=backend.own_model.allow_prompts)
         inputs, preview = [*self.sp_set.inputs, self.target.own], self.sp_set.preview
         for component in inputs:
             component.change(to_draw, inputs, preview, **LATEST)

@@ -48,7 +48,7 @@ def check_model(model: str, allowed: OwnModel) -> str:
 
     if allowed.model and model in ("", allowed.model):
         return allowed.model
-    if not allowed.any_hub:
+    if not allowed.allow_hub_models:
         offered = ", ".join([*lab_models(), *filter(None, [allowed.model])])
         raise UserError(f"this server offers {offered}: other checkpoints are not allowed here")
     if len(model) > 200 or not HUB_ID.fullmatch(model) or ".." in model:
@@ -77,7 +77,7 @@ def use(
         if any(given.values()):
             raise UserError("a lab knows its photos: take yours away, or name another checkpoint")
         return NOT_OWN | {"model": model, "name": lab.person(str(name or "")).name}
-    checked = {"model": model, "name": check_name(name, allowed.prompts)}
+    checked = {"model": model, "name": check_name(name, allowed.allow_prompts)}
     if accepted is not True:
         raise UserError("tick the box first: it says what you may use this for")
     if any(given.values()) and not all(given.values()):
@@ -129,7 +129,7 @@ def build(backend: Backend) -> gr.State:
         gr.Markdown(INTRO if allowed.enabled else OTHER_LABS, elem_classes="s2l-lead")
         with gr.Row():
             model = gr.Textbox(
-                allowed.model, label="Checkpoint", interactive=allowed.any_hub or choice, max_length=200,
+                allowed.model, label="Checkpoint", interactive=allowed.allow_hub_models or choice, max_length=200,
                 info="; ".join(
                     ["Stable Diffusion 1.x or 2.x, as named on the hub"] * allowed.enabled
                     + [f"a lab: {', '.join(lab_models())}"] * choice
@@ -156,7 +156,7 @@ def build(backend: Backend) -> gr.State:
         with gr.Row():
             take = gr.Button("Use these for the next run", elem_id="own-use")
             back = gr.Button("Back to the lab", elem_id="own-back")
-        said = gr.HTML(chosen_html(NOT_OWN, allowed.prompts), elem_id="own-said")
+        said = gr.HTML(chosen_html(NOT_OWN, allowed.allow_prompts), elem_id="own-said")
 
     def names_offered() -> list[str]:
         return backend.names * choice + (paper_names() if allowed.enabled else [])
@@ -168,10 +168,10 @@ def build(backend: Backend) -> gr.State:
             own = use(backend, *fields)
         except UserError as error:
             return gr.skip(), html.block(f'<p role="alert">{escape(str(error))}</p>')
-        return own, chosen_html(own, allowed.prompts)
+        return own, chosen_html(own, allowed.allow_prompts)
 
     # The names are known once torch is loaded, which the page does not wait for.
     part.expand(lambda: gr.update(choices=names_offered()), None, name, **quiet)
     take.click(taken, [model, name, *kinds, accepted], [chosen, said], **quiet)
-    back.click(lambda: (NOT_OWN, chosen_html(NOT_OWN, allowed.prompts)), None, [chosen, said], **quiet)
+    back.click(lambda: (NOT_OWN, chosen_html(NOT_OWN, allowed.allow_prompts)), None, [chosen, said], **quiet)
     return chosen

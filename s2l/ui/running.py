@@ -64,7 +64,7 @@ def connect(page: Page) -> None:
         state = data[page.session]
         try:
             values = {name: data[component] for name, component in fields.items()}
-            own, prompts = data[page.target.own], page.backend.own_model.prompts
+            own, prompts = data[page.target.own], page.backend.own_model.allow_prompts
             job = jobs.enqueue(form.config_of(values, page.backend.names, own, prompts), state["visitor"])
         except UserError as error:
             gr.Warning(escape(str(error)), title="Not started")
