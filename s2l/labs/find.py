@@ -35,7 +35,7 @@ def default_lab() -> Lab:
     """What plain `lab` means: `$S2L_LAB`, the name of a shipped lab or a folder; else the first shipped one."""
     wanted = Program.read().lab
     name, folder = wanted.removeprefix(PREFIX), Path(wanted)
-    if wanted.startswith(PREFIX) or name in _shipped_names():
+    if wanted.startswith(PREFIX) or name in (DEFAULT, *_shipped_names()):
         return shipped_lab(name)
     if is_lab(folder):
         return _lab(folder)
