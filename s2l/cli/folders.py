@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from PIL import Image
-
 from s2l import attacks, finetune
 from s2l.config import (
     SCHEMA_VERSION,
@@ -26,7 +24,9 @@ from s2l.config import (
     checked,
 )
 from s2l.data import sp_set
+from s2l.data.decode import Unreadable, header
 from s2l.data.domain import Domain, ImageSet, load_folder
+from s2l.data.photos import picture_files
 from s2l.errors import UserError
 from s2l.keys import file_hash, key_of
 from s2l.labs import default_lab, find_lab
@@ -223,10 +223,17 @@ def generations_resolution(folder: Path, model: str) -> int:
     """The side in pixels at which a folder of generations of a model is compared."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder of images")
-    for path in sorted(folder.glob("*.png")):
-        with suppress(OSError), Image.open(path) as image:
-            return min(image.size)
-    return (find_lab(model) or default_lab()).resolution  # other formats, or nothing readable: loading them says so
+    sides: dict[int, str] = {}
+    for name in picture_files(folder):
+        with suppress(Unreadable):  # reading it says why
+            sides.setdefault(min(header(folder / name)), name)
+    if len(sides) > 1:
+        (a, first), (b, second) = list(sides.items())[:2]
+        raise UserError(
+            f"the generations in {folder} are of different sizes ({first}: {a} pixels, {second}: {b}): they are "
+            "compared at their own, so give those of one size"
+        )
+    return next(iter(sides), (find_lab(model) or default_lab()).resolution)
 
 
 def read_generations(folder: Path, resolution: int) -> tuple[ImageSet, list[str]]:

@@ -7,6 +7,7 @@ pixels then need 8 GB of disk and the memory of a few.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -15,16 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from s2l.data.decode import HEAD, IMAGE_SUFFIXES, Unreadable, decode, looks_like_picture, open_regular
 from s2l.errors import UserError
 from s2l.store import cache_root
 from s2l.worlds.people import photo_hash
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MIN_SIDE = 32  # pixels; smaller files are thumbnails, not photos
 IN_MEMORY = 2**28  # bytes; larger arrays lie in a file
 ROWS = 64  # images that are copied at once
+SIDE_FILES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet", ".md", ".yaml", ".safetensors", ".npz")
 PATH_FIELDS, CAPTION_FIELDS = ("file_name", "path", "image_path", "image"), ("text", "caption")
 
 
@@ -85,12 +87,38 @@ def list_photos(source: str | Path) -> list[Listed]:
     source = Path(source)
     if source.is_dir():
         captions = _captions(source)
-        found = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        return [Listed(path.name, path, captions.get(path.name)) for path in found]
+        return [Listed(name, source / name, captions.get(name)) for name in picture_files(source)]
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     if not source.is_file() or source.suffix not in readers:
         raise UserError(f"{source} is not a folder of images, nor a list of them (.jsonl or .parquet)")
     return list(_listed(source, readers[source.suffix](source)))
+
+
+def picture_files(folder: Path) -> list[str]:
+    """The pictures of a folder and of those below it: relative paths, sorted by folder and name.
+
+    A picture is what its suffix or, where that says nothing, its first bytes call one. What may turn out to be none
+    is listed too, so that reading it gives a reason. Links to folders are not followed: they may form a circle.
+    """
+    names = []
+    for here, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        below = Path(here).relative_to(folder)
+        for name in files:
+            if name.startswith("._"):  # what a Mac writes beside a file
+                continue
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in IMAGE_SUFFIXES or (suffix not in SIDE_FILES and _is_picture(os.path.join(here, name))):
+                names.append(below / name)
+    return [path.as_posix() for path in sorted(names, key=lambda path: path.parts)]
+
+
+def _is_picture(path: str) -> bool:
+    try:
+        with open_regular(path) as file:
+            return looks_like_picture(file.read(HEAD))
+    except Unreadable:
+        return False
 
 
 def _listed(source: Path, rows: Iterator[dict]) -> Iterator[Listed]:
@@ -155,7 +183,8 @@ class Photos:
 
 def square(image: Image.Image, resolution: int) -> np.ndarray:
     """Centre crop to a square, then resize: (resolution, resolution, 3) uint8."""
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
@@ -187,15 +216,18 @@ def read_photos(
             break
         photo = listed[position]
         try:
-            with Image.open(photo.path) as image:
-                if min(image.size) < MIN_SIDE:
-                    size = f"{image.width}x{image.height} pixels"
-                    notes.append(f"{photo.name}: {size}, too small (at least {MIN_SIDE})")
-                    continue
-                pixels = square(image, resolution)
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            notes.append(f"{photo.name}: unreadable ({type(error).__name__})")
+            picture = decode(photo.path)
+        except Unreadable as error:
+            notes.append(f"{photo.name}: unreadable ({error})")
             continue
+        image = picture.image
+        if min(image.size) < MIN_SIDE:
+            size = f"{image.width}x{image.height} pixels"
+            notes.append(f"{photo.name}: {size}, too small (at least {MIN_SIDE})")
+            continue
+        if picture.note:
+            notes.append(f"{photo.name}: {picture.note}")
+        pixels = square(image, resolution)
         content = photo_hash(pixels)
         if content in known:
             twice += 1

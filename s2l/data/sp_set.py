@@ -20,6 +20,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from s2l.config import PromptPart, SamplerConfig, SPSetConfig
+from s2l.data.decode import Unreadable, decode
 from s2l.data.domain import Domain, ImageSet
 from s2l.data.photos import pixel_array
 from s2l.errors import UserError
@@ -143,10 +144,9 @@ def load_images(folder: str | Path) -> ImageSet:
     images = None
     for i, name in enumerate(names):
         try:
-            with Image.open(folder / name) as image:
-                picture = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-        except OSError:
-            raise UserError(f"{folder / name} is not a readable image") from None
+            picture = torch.from_numpy(np.array(decode(folder / name).image)).permute(2, 0, 1)
+        except Unreadable as error:
+            raise UserError(f"{folder / name} is not a readable image ({error})") from None
         if images is None:
             images = pixel_array(len(names), *picture.shape[1:])
         if picture.shape != images.shape[1:]:

@@ -12,13 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from s2l.data.decode import Unreadable, decode
 from s2l.errors import UserError
 from s2l.jobs.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, MAX_UPLOADS
 from s2l.store import Store
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "HEIF")
 MIN_PHOTOS = 3  # of each kind: fewer give no curve
 
 
@@ -27,12 +28,9 @@ def _pixels(path: Path) -> np.ndarray:
     if path.stat().st_size > MAX_UPLOAD_BYTES:
         raise ValueError(f"larger than {MAX_UPLOAD_BYTES / 1e6:g} MB")
     try:
-        with Image.open(path, formats=FORMATS) as image:  # what it says in its name does not count
-            if image.width * image.height > MAX_UPLOAD_PIXELS:
-                raise ValueError(f"more than {MAX_UPLOAD_PIXELS / 1e6:g} million pixels")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError(f"no readable picture ({', '.join(FORMATS)})") from None
+        return np.asarray(decode(path, FORMATS, MAX_UPLOAD_PIXELS).image)
+    except Unreadable as error:
+        raise ValueError(f"no readable picture ({', '.join(FORMATS)}): {error}") from None
 
 
 def keep(store: Store, kinds: dict[str, Sequence[str | Path]]) -> dict[str, str]:

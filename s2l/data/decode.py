@@ -1,0 +1,192 @@
+"""A picture file to upright sRGB pixels: the one decoder of folders, lists, uploads, SP sets and generations.
+
+What a viewer shows is what is scored: turned as the camera says, transparency over white, 16 bits scaled to 8, other
+colour spaces converted to sRGB, the first frame of an animation. A plain RGB file keeps its pixels bit for bit.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2",
+)  # fmt: skip
+# Known by their first bytes, whatever a name says. No format that starts another program (EPS) or follows a reference.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
+HEAD = 32  # bytes that tell a format
+MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+AVIF, HEIC = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+class Unreadable(ValueError):
+    """A file that gives no picture; the message is the reason, without the file's name."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """How a file was saved: its format, its upright size in pixels, and a JPEG's quantisation tables."""
+
+    format: str
+    width: int
+    height: int
+    quantization: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An RGB picture, how its file was saved, and what had to be assumed to read it ("" if nothing)."""
+
+    image: Image.Image
+    traits: Traits
+    note: str = ""
+
+
+@lru_cache(maxsize=1)
+def has_heif() -> bool:
+    """Whether HEIC can be read: it needs the optional package pillow-heif, which this registers."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+@lru_cache(maxsize=8)
+def _readable(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Those formats that this Pillow reads, which has to load its readers first."""
+    has_heif()
+    Image.init()
+    return tuple(name for name in formats if name in Image.OPEN)
+
+
+def looks_like_picture(head: bytes) -> bool:
+    """Whether a file's first HEAD bytes are those of a picture."""
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"WEBP"
+    if head[4:8] == b"ftyp":
+        return head[8:12] in AVIF + HEIC
+    return head.startswith(MAGIC)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file, opened to read. Raises Unreadable for anything else, which may not even be opened."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise Unreadable("a folder, not a picture" if stat.S_ISDIR(mode) else "not a regular file")
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise Unreadable("there is no such file") from None
+    except OSError as error:
+        raise Unreadable(f"cannot be opened ({error.strerror})") from None
+
+
+def decode(path: str | Path, formats: tuple[str, ...] = FORMATS, max_pixels: int | None = None) -> Decoded:
+    """The picture of a file. Raises Unreadable with the reason, and nothing else, whatever the file holds."""
+    try:
+        with open_regular(path) as file, Image.open(file, formats=_readable(formats)) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise Unreadable(f"more than {max_pixels / 1e6:g} million pixels")
+            return _upright(image)
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        with open_regular(path) as file:
+            heic = file.read(HEAD)[4:8] == b"ftyp" and not has_heif()
+        raise Unreadable("HEIC needs `pip install pillow-heif`" if heic else "no picture of a known format") from None
+    except Image.DecompressionBombError:
+        raise Unreadable("too many pixels") from None
+    except Exception as error:  # a damaged file makes the decoders raise nearly everything
+        raise Unreadable(f"damaged: {error or type(error).__name__}") from None
+
+
+def header(path: str | Path) -> tuple[int, int]:
+    """(width, height) as a file states them, undecoded and unturned. Raises Unreadable."""
+    try:
+        with open_regular(path) as file, Image.open(file, formats=_readable(FORMATS)) as image:
+            return image.size
+    except Exception as error:
+        raise Unreadable(f"damaged: {error or type(error).__name__}") from None
+
+
+def _upright(image: Image.Image) -> Decoded:
+    kind, quantization = image.format or "", getattr(image, "quantization", None) or {}
+    if kind == "MPO":  # a phone's JPEG with a second picture behind the first
+        kind = "JPEG"
+    profile = image.info.get("icc_profile")
+    tables = tuple(tuple(quantization[i]) for i in sorted(quantization))
+    image.load()
+    upright = _turned(image)
+    rgb, note = _rgb(upright, profile)
+    return Decoded(rgb, Traits(kind, *rgb.size, tables), note)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    if image.format != "TIFF" and not any("exif" in str(key) or "xmp" in str(key).lower() for key in image.info):
+        return image  # asking for EXIF costs more than decoding a small picture
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # unreadable EXIF turns nothing
+        return image
+    # A file without orientation is not copied.
+    return image if orientation in (0, 1, None) else ImageOps.exif_transpose(image)
+
+
+def _rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    elif image.has_transparency_data:
+        colours = image.convert("RGBA")
+        over, note = _to_srgb(colours.convert("RGB"), profile)
+        over.putalpha(colours.getchannel("A"))
+        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB"), note
+    if image.mode in ("1", "P", "PA", "LA", "La", "RGBX"):
+        image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
+    return _to_srgb(image, profile)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An (H, W) picture of 16-bit integers, or of floats in [0, 1], as 8 bits. Raises Unreadable for other ranges."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if image.mode == "F":
+        if not (low >= 0 and high <= 1):  # NaN is refused too
+            raise Unreadable("decimal values outside of 0 to 1")
+        return Image.fromarray((values * 255).round().astype(np.uint8))
+    if low < 0 or high > 65535:
+        raise Unreadable("32-bit values, whose white is not known")
+    bits = getattr(image, "tag_v2", {}).get(258, (16,))
+    white = 4095 if bits == (12,) else 65535
+    return Image.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
+
+
+@lru_cache(maxsize=32)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From a profile to sRGB; None when it is sRGB. Raises ImageCms.PyCMSError when it is none for this mode."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if "srgb" in ImageCms.getProfileDescription(source).lower():
+        return None
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
+    if image.mode == "YCbCr":
+        image = image.convert("RGB")
+    if profile:
+        try:
+            transform = _transform(profile, image.mode)
+            if transform is not None:
+                return ImageCms.applyTransform(image, transform), ""
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            return image.convert("RGB"), "its colour profile does not fit and was taken as sRGB"
+    return (image if image.mode == "RGB" else image.convert("RGB")), ""
