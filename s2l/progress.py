@@ -12,12 +12,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Event:
-    """`step` of `total` units of `stage` are done. `info` holds extras: loss, speed, image paths."""
+    """`step` of `total` units of `stage` are done. `info` holds extras: loss, speed, image paths.
+
+    `title` and `unit` are the words for people; the stages of a run add them (pipeline/stages.py).
+    """
 
     stage: str
     step: int
     total: int
     info: dict = field(default_factory=dict)
+    title: str = ""
+    unit: str = ""
 
 
 Progress = Callable[[Event], None]

@@ -312,7 +312,7 @@ def test_the_command_judges_a_whole_checkpoint_on_folders(lab, checkpoint, tmp_p
     words += ["--attacks", "pia", "--calibration-share", "0.3", *FAST, "--out", tmp_path / "audit"]
     assert cli.main([str(word) for word in words]) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
-    assert "PIA: AUC" in out and "comparison: done" in err
+    assert "PIA: AUC" in out and "Comparison: done" in err
     names = {"result.json", "roc.png", "histograms.png", "extractions.png", "report.html"}
     assert {p.name for p in (tmp_path / "audit").iterdir()} == names
     record = json.loads((tmp_path / "audit" / "result.json").read_text())

@@ -38,10 +38,11 @@ from s2l.finetune import FINETUNERS
 from s2l.model import checkpoints
 from s2l.model import diffusion as model
 from s2l.options import FIELDS, declaration, read_config, reproduce_command, run_config
-from s2l.pipeline import experiment
+from s2l.pipeline import experiment, stages
+from s2l.pipeline.stages import Stages
 from s2l.pretrain import build as lab_train
 from s2l.pretrain.recipe import RECIPES
-from s2l.progress import Cancelled
+from s2l.progress import Cancelled, Event
 from s2l.report.render import FILES
 from s2l.store import Store
 
@@ -92,9 +93,9 @@ def test_run_writes_its_files_and_the_second_run_is_all_cache(tiny_lab, tmp_path
     code, out, err = call(*RUN, *FAST, "--out", tmp_path / "a")
     assert code == 0
     assert {p.name for p in (tmp_path / "a").iterdir()} == set(FILES)
-    assert "Loss: AUC" in out and "control: held-out photos" in out and "fine-tuning" in out
+    assert "Loss: AUC" in out and "control: held-out photos" in out and "Fine-tuning" in out
     assert out.startswith("Warning: A quick run")
-    for line in ("SP set: 0 of 8", "SP set: done", "fine-tuning: 6 of 6", "fine-tuning: done", "comparison: done"):
+    for line in ("SP set: 0 of 8", "SP set: done", "Fine-tuning: 6 of 6", "Fine-tuning: done", "Comparison: done"):
         assert line in err  # not a terminal: plain lines
     assert "Loading" not in err and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", err)
 
@@ -125,7 +126,7 @@ def test_ctrl_c_loses_nothing(tiny_lab, tmp_path, call, monkeypatch):
         code, out, err = call(*RUN, *FAST, "--out", tmp_path / "a")
         assert (code, out, err) == (130, "", "Interrupted. The same command goes on from here.\n")
     code, out, err = call(*RUN, *FAST, "--out", tmp_path / "a")
-    assert code == 0 and "SP set: from the cache" in err and "fine-tuning: done" in err
+    assert code == 0 and "SP set: from the cache" in err and "Fine-tuning: done" in err
 
     monkeypatch.setenv("S2L_CACHE", str(tmp_path / "another"))
     assert call(*RUN, *FAST, "--out", tmp_path / "unbroken")[0] == 0
@@ -648,45 +649,46 @@ def test_seeds_of_two_runs_never_overlap():
     assert first.extraction.seed + first.extraction.n_generations <= second.sp_set.seed
 
 
-def test_progress_lines_and_bars(capsys, monkeypatch):
-    from s2l.progress import Event
+def test_progress_lines_and_bars(capsys, monkeypatch, tmp_path):
+    made, listener = [], Stages(Store(tmp_path), lambda event: made.append(event))
 
-    events = [
-        Event("sp_set", 1, 2, {"images_per_s": 3.0}), Event("sp_set", 2, 2), Event("sp_set", 1, 1, {"cached": False}),
-        Event("finetune", 1, 1, {"cached": True}),
-        Event("attack loss", 1, 1), Event("attack loss before", 1, 1, {"cached": False}),
-        Event("attack loss", 1, 1), Event("attack loss after", 1, 1, {"cached": False}),
-    ]  # fmt: skip
+    def work(*steps):
+        return lambda folder: [listener.progress(Event("any name", *step)) for step in steps]
+
+    listener(stages.SP_SET, "k", work((1, 2, {"images_per_s": 3.0}), (2, 2)))
+    listener(stages.SP_SET, "k", work())
+    for when in ("before", "after"):
+        listener(stages.scores("loss", "Loss", when), when, work((1, 1)))
+    events = [*made, Event("a table", 1, 5)]  # not of a run: its name is its title
     with console.progress() as listen:
         for event in events:
             listen(event)
     lines = re.sub(r"[\d.]+ s\n", "S\n", capsys.readouterr().err).splitlines()
     assert lines == [
-        "SP set: 1 of 2 3.0 images/s", "SP set: 2 of 2", "SP set: done, S", "fine-tuning: from the cache",
-        "attack loss: 1 of 1", "attack loss before: done, S", "attack loss: 1 of 1", "attack loss after: done, S",
+        "SP set: 1 of 2 3.0 images/s", "SP set: 2 of 2", "SP set: done, S", "SP set: from the cache",
+        "Loss attack before: 1 of 1", "Loss attack before: done, S",
+        "Loss attack after: 1 of 1", "Loss attack after: done, S", "a table: 1 of 5",
     ]  # fmt: skip
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with console.progress() as listen:
         for event in events:
             listen(event)
     err = capsys.readouterr().err
-    assert "attack loss before" in err and "attack loss after" in err and "from the cache" in err
+    assert "Loss attack before" in err and "Loss attack after" in err and "from the cache" in err
 
 
 @pytest.mark.parametrize(
     "seconds, told", [(0.001, [0, 1000]), (0.1, [*range(0, 1001, 100)]), (20, [*range(0, 1001, 2)])]
 )
 def test_a_long_stage_tells_every_tenth_or_half_minute(seconds, told, capsys, monkeypatch):
-    from s2l.progress import Event
-
     clock = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
     with console.progress() as listen:
         for step in range(1001):
-            listen(Event("finetune", step, 1000, {}))
+            listen(Event("finetune", step, 1000, title="Fine-tuning"))
             clock[0] += seconds
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"fine-tuning: {step:,} of 1,000" for step in told]
+    assert lines == [f"Fine-tuning: {step:,} of 1,000" for step in told]
 
 
 def test_each_process_of_accelerate_has_its_gpu(monkeypatch):

@@ -15,6 +15,7 @@ from s2l.config import preset
 from s2l.errors import UserError
 from s2l.model.diffusion import Runtime
 from s2l.pipeline.experiment import load_result, run
+from s2l.pipeline.plan import plan
 from s2l.progress import Cancelled
 from s2l.store import Store
 
@@ -114,6 +115,26 @@ def test_cancel_keeps_what_was_finished(tiny_lab, store, config):
     assert numbers(resumed.record) == numbers(whole.record)
 
 
+@pytest.mark.parametrize(
+    "over",
+    [
+        {},
+        {"finetune": {"methods": ("lora", "dreambooth"), "num_class_images": 2}, "extraction": {"seed_pool": 10}},
+        {"finetune": {"methods": ("dreambooth",), "max_train_steps": 0}},
+    ],
+)
+def test_the_plan_is_what_a_run_goes_through(tiny_lab, store, over):
+    config = preset("quick", NAME, **over)
+    planned = {stage.id: stage.title for stage in plan(config)}
+    stages = run(config, store, CPU).record["stages"]
+    assert {name: stages[name]["title"] for name in stages if name in planned} == planned
+    assert [name for name in stages if name in planned] == list(planned)
+    more = {
+        name for name in set(stages) - set(planned) if "original captions" not in name
+    }  # known when photos are read
+    assert more == {"members", "nonmembers", "result", "total"}
+
+
 def test_wrong_names_cost_no_computation(tiny_lab, store, config):
     with pytest.raises(UserError, match="Did you mean 'Mira Solwyn'"):
         run(preset("quick", "Mira Solwin"), store, CPU)
@@ -141,7 +162,8 @@ run(config, Store(sys.argv[1]), Runtime(device="cpu", dtype="float32", batch_siz
 
 
 @pytest.mark.parametrize(
-    "stage, step", [("sp_set", 4), ("finetune", 3), ("attack secmi", 4), ("generate after", 4), ("nonmembers", 1)]
+    "stage, step",
+    [("sp_set", 4), ("finetune", 3), ("attack secmi before", 4), ("generate after", 4), ("nonmembers", 1)],
 )
 def test_kill_minus_nine_and_run_again_gives_the_same_numbers(tiny_lab, tmp_path, config, stage, step):
     whole = run(config, Store(tmp_path / "whole"), CPU)

@@ -19,12 +19,15 @@ from s2l import jobs as jobs_package
 from s2l.config import PRESETS, RunConfig, preset
 from s2l.environment import Program
 from s2l.errors import UserError
-from s2l.jobs import Jobs, QueueFull, cached_result, plan, run_key, schema, start, worker
+from s2l.jobs import Jobs, QueueFull, cached_result, run_key, schema, start, worker
 from s2l.jobs.housekeeping import sweep
 from s2l.jobs.limits import Limits
 from s2l.jobs.store import CANCELLED, RESTARTED
+from s2l.pipeline import stages
+from s2l.pipeline.plan import plan
 from s2l.progress import Event
 from s2l.store import Store
+from s2l.ui import live as page_live
 from s2l.worlds.people import CELEBRITY_NAMES
 
 MIRA, TARO = CELEBRITY_NAMES[:2]
@@ -211,8 +214,13 @@ def test_the_key_of_a_run_has_the_model_in_it(jobs, tiny_lab, tmp_path, monkeypa
 def test_the_plan_covers_the_stages_in_order():
     for name in PRESETS:
         work = plan(preset(name, MIRA))
-        assert list(work)[:2] == ["sp_set", "finetune"] and list(work)[-1] == "compare"
+        assert list(work)[:2] == [stages.SP_SET, stages.FINETUNE] and list(work)[-1] == stages.COMPARE
         assert all(units >= 0 for units in work.values())
+
+
+def event(stage, step, total, **info) -> Event:
+    """An event as the runner of the stages passes it on."""
+    return Event(stage.id, step, total, info, stage.title, stage.unit)
 
 
 def test_live_state(jobs):
@@ -220,25 +228,51 @@ def test_live_state(jobs):
     key, config = jobs.take("w")
     live = jobs_package.Live(jobs, key, "w", plan(config))
     folder = jobs.store.root / "stages" / "sp_set" / "k.partial"
-    live(Event("sp_set", 4, 8, {"images_per_s": 2.0, "folder": str(folder)}))
+    live(event(stages.SP_SET, 4, 8, images_per_s=2.0, folder=str(folder)))
     state = jobs.job(job.id).live
-    assert state["stages"][0] == ["sp_set", "running"] and (state["step"], state["total"]) == (4, 8)
+    assert state["stages"][0] == ["sp_set", "running", "SP set"] and (state["step"], state["total"]) == (4, 8)
     assert state["pictures"] == "stages/sp_set/k.partial" and 0 < state["done"] < 0.5
-    live(Event("sp_set", 1, 1, {"cached": False, "folder": str(folder)}))
+    live(event(stages.SP_SET, 1, 1, cached=False, folder=str(folder)))
     for step in range(1, 1001):
-        live(Event("finetune", step, 1000, {"loss": 1 / step, "images_per_s": 9.0}))
-    live(Event("finetune", 1, 1, {"cached": False, "folder": "x"}))
-    live(Event("attack secmi", 12, 24, {}))
+        live(event(stages.FINETUNE, step, 1000, loss=1 / step, images_per_s=9.0))
+    live(event(stages.FINETUNE, 1, 1, cached=False, folder="x"))
+    before, after = (stages.scores("secmi", "SecMI", when) for when in ("before", "after"))
+    live(event(before, 12, 24))
     state = jobs.job(job.id).live
-    assert live.status["attack secmi before"] == "running"
+    assert live.status[before.id] == "running"
     assert len(state["loss"]) <= 401 and state["loss"][0][0] == 1 and state["loss"][-1][0] > 990
-    live(Event("attack secmi before", 1, 1, {"cached": True, "folder": "x"}))
-    live(Event("attack secmi", 12, 24, {}))
-    assert live.status["attack secmi after"] == "running" and live.status["attack secmi before"] == "cached"
+    live(event(before, 1, 1, cached=True, folder="x"))
+    live(event(after, 12, 24))
+    assert live.status[after.id] == "running" and live.status[before.id] == "cached"
     jobs.cancel(job.id, "a")
     time.sleep(0.25)
     with pytest.raises(jobs_package.live.Cancelled):
-        live(Event("attack secmi", 13, 24, {}))
+        live(event(after, 13, 24))
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_the_page_shows_a_run_whose_first_stages_were_cached(jobs, running):
+    """Nothing has worked yet: there are no pictures to count, and the page says what is known."""
+    job = jobs.enqueue(quick(), "a")
+    key, config = jobs.take("w")
+    live = jobs_package.Live(jobs, key, "w", plan(config))
+    live(event(stages.SP_SET, 1, 1, cached=True, folder="x"))
+    if running:
+        live(event(stages.FINETUNE, 2, 6))
+        live.write()  # not every step is written
+    shown = page_live.status_html(jobs.job(job.id))
+    assert "SP set (from the cache)" in shown and "SecMI attack before" in shown
+    assert ("Fine-tuning: 2 of 6 steps" in shown) == running
+
+
+def test_the_page_shows_a_live_state_of_an_older_version(jobs):
+    job = jobs.enqueue(quick(), "a")
+    jobs.take("w")
+    old = {"stages": [["sp_set", "cached"], ["attack secmi before", "running"]], "done": 0.2, "stage": "attack secmi"}
+    jobs.write_live(run_key(quick()), "w", old | {"step": 3, "total": 24, "pictures": "p", "pictures_of": "sp_set"})
+    shown = page_live.status_html(jobs.job(job.id))
+    assert "sp_set (from the cache)" in shown and "attack secmi: 3 of 24" in shown
+    assert page_live.pictures_html(jobs.job(job.id), jobs.store) == ""
 
 
 def test_a_cached_training_brings_its_curve_and_samples(jobs):
@@ -251,7 +285,7 @@ def test_a_cached_training_brings_its_curve_and_samples(jobs):
     job = jobs.enqueue(quick(), "a")
     key, config = jobs.take("w")
     live = jobs_package.Live(jobs, key, "w", plan(config))
-    live(Event("finetune", 1, 1, {"cached": True, "folder": str(folder)}))
+    live(event(stages.FINETUNE, 1, 1, cached=True, folder=str(folder)))
     state = jobs.job(job.id).live
     assert 300 < len(state["loss"]) <= 400 and state["loss"][0] == [1, 1.0]
     assert state["samples"] == [
@@ -291,7 +325,7 @@ def test_the_life_of_runs(jobs, monkeypatch):
         done = wait(lambda: (j := jobs.job(first.id)).state != "queued" and not j.active and j, 180)
         assert (done.state, done.message) == ("done", "")
         assert done.result and jobs.job(second.id).result == done.result
-        assert {state for _, state in done.live["stages"]} == {"done"} and done.live["done"] == 1
+        assert {state for _, state, _ in done.live["stages"]} == {"done"} and done.live["done"] == 1
         assert [step for step, _ in done.live["loss"]] == list(range(1, 7)) and len(done.live["log"]) == 9
         # The cache answers whoever asks later, also one that has no record of the run.
         assert cached_result(quick(), jobs.store) == done.result
@@ -299,7 +333,7 @@ def test_the_life_of_runs(jobs, monkeypatch):
             db.execute("DELETE FROM jobs")
             db.execute("DELETE FROM runs")
         kept = jobs.enqueue(quick(), "c")
-        assert kept.state == "done" and {state for _, state in kept.live["stages"]} == {"cached"}
+        assert kept.state == "done" and {state for _, state, _ in kept.live["stages"]} == {"cached"}
         # ... with the loss curve and the samples of the training, as if it had been watched.
         assert [step for step, _ in kept.live["loss"]] == list(range(1, 7))
         assert kept.live["samples"] == done.live["samples"] and len(kept.live["samples"]) > 1

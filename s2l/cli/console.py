@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,6 @@ from s2l.progress import Event, Progress
 
 if TYPE_CHECKING:  # it draws figures, which loads torch
     from s2l.report.render import Row
-
-TITLES = {
-    "sp_set": "SP set",
-    "class_images": "class pictures",
-    "finetune": "fine-tuning",
-    "members": "member photos",
-    "nonmembers": "held-out photos",
-    "compare": "comparison",
-}
 
 SHORT, LONG = 2.0, 30.0  # seconds between two lines of a running stage: at least, and at most
 
@@ -55,12 +46,13 @@ def stage_table(stages: dict) -> str:
     rows = [("stage", "seconds", "")]
     for name, stage in stages.items():
         source = "" if "cached" not in stage else "from the cache" if stage["cached"] else "computed"
-        rows.append((_title(name), f"{stage['seconds']:.1f}", source))
+        rows.append((stage.get("title", name), f"{stage['seconds']:.1f}", source))
     return columns(rows)
 
 
-def _title(stage: str) -> str:
-    return TITLES.get(stage, stage)
+def _title(event: Event) -> str:
+    """What people read: work outside a run has no title but its name."""
+    return event.title or event.stage
 
 
 def _extras(info: dict) -> str:
@@ -68,11 +60,6 @@ def _extras(info: dict) -> str:
     texts = [f"loss {info['loss']:.4f}"] if "loss" in info else []
     texts += [f"{info['images_per_s']:.1f} images/s"] if info.get("images_per_s", 0) > 0 else []
     return "  ".join(texts)
-
-
-def _open_name(names: Iterable[str], stage: str) -> str | None:
-    """The running stage that an event means: "attack secmi before" closes what calls itself "attack secmi"."""
-    return next((name for name in names if stage == name or stage.startswith(name + " ")), None)
 
 
 class _Lines:
@@ -83,15 +70,15 @@ class _Lines:
         self.told: dict[str, tuple[int, float]] = {}  # running stage: step and time of its last line
 
     def __call__(self, event: Event) -> None:
-        now, name = time.monotonic(), _open_name(self.told, event.stage)
+        now, name = time.monotonic(), event.stage
         if "cached" in event.info:  # only the event that closes a stage has it
             how = "from the cache" if event.info["cached"] else f"done, {now - self.since:.1f} s"
             self.since = now
             self.told.pop(name, None)
-            say(f"{_title(event.stage)}: {how}")
-        elif name is None or self._due(*self.told[name], event, now):
-            self.told[name or event.stage] = event.step, now
-            say("  ".join([f"{_title(event.stage)}: {event.step:,} of {event.total:,}", _extras(event.info)]))
+            say(f"{_title(event)}: {how}")
+        elif name not in self.told or self._due(*self.told[name], event, now):
+            self.told[name] = event.step, now
+            say("  ".join([f"{_title(event)}: {event.step:,} of {event.total:,}", _extras(event.info)]))
 
     @staticmethod
     def _due(step: int, then: float, event: Event, now: float) -> bool:
@@ -106,18 +93,17 @@ class _Bars:
         self.display, self.tasks = display, {}
 
     def __call__(self, event: Event) -> None:
-        cached = event.info.get("cached")
-        name = _open_name(self.tasks, event.stage) or event.stage
+        cached, name = event.info.get("cached"), event.stage
         if name not in self.tasks:
-            self.tasks[name] = self.display.add_task(_title(event.stage), total=event.total, extras="")
+            self.tasks[name] = self.display.add_task(_title(event), total=event.total, extras="")
         task = self.tasks[name]
         if cached is None:
             self.display.update(task, completed=event.step, total=event.total, extras=_extras(event.info))
             return
         total = self.display.tasks[self.display.task_ids.index(task)].total
         extras = {"extras": "from the cache"} if cached else {}
-        self.display.update(task, completed=total, description=_title(event.stage), **extras)
-        del self.tasks[name]  # the same attack comes again, after fine-tuning
+        self.display.update(task, completed=total, **extras)
+        del self.tasks[name]  # the next row of a table has the same stages
 
 
 @contextmanager

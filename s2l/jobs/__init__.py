@@ -14,8 +14,8 @@ Killing a worker at any time is safe: a stage's folder is renamed only when it i
 stages of a run resume by themselves.
 """
 
-from s2l.jobs.live import Live, plan
+from s2l.jobs.live import Live
 from s2l.jobs.store import Job, Jobs, QueueFull, cached_result, run_key
 from s2l.jobs.worker import Supervisor, start
 
-__all__ = ["Job", "Jobs", "Live", "QueueFull", "Supervisor", "cached_result", "plan", "run_key", "start"]
+__all__ = ["Job", "Jobs", "Live", "QueueFull", "Supervisor", "cached_result", "run_key", "start"]

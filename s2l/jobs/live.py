@@ -10,40 +10,14 @@ from pathlib import Path
 
 from s2l.config import RunConfig
 from s2l.jobs.store import Jobs
+from s2l.pipeline.plan import plan
+from s2l.pipeline.stages import FINETUNE, Stage
 from s2l.progress import Cancelled, Event
 from s2l.store import Store, read_json
 
 WRITE_EVERY = 0.3  # seconds between two writes of the live state
 LOOK_EVERY = 0.2  # seconds between two looks at the cancel flag
 LOSS_POINTS = 400
-
-
-def plan(config: RunConfig) -> dict[str, float]:
-    """{stage: UNet evaluations}: how the work of a run divides, for the time left."""
-    from s2l import attacks
-    from s2l.finetune import dreambooth
-    from s2l.pipeline import guidance
-
-    def pictures(n: int, sampler) -> float:
-        return n * sampler.num_inference_steps * (2 if sampler.guidance_scale != 1 else 1)
-
-    tune, n_images = config.finetune, (config.domain.n_members or 40) + config.domain.n_nonmembers
-    work = {"sp_set": pictures(config.sp_set.set_size, config.sp_set.sampler)}
-    training = 3.0 * tune.max_train_steps * tune.train_batch_size  # a step costs a forward and a backward pass
-    n_class = dreambooth.number_of_class_images(tune, config.sp_set.set_size) if "dreambooth" in tune.methods else 0
-    if n_class:
-        sampler = dreambooth.own_settings(tune).class_sampler
-        work |= {"class_images": pictures(n_class, sampler), "finetune": 2 * training}
-    else:
-        work["finetune"] = 0.0 if tune.methods == ("gaussian_noise",) else training
-    for name in config.audit.attacks:
-        evaluations = attacks.get_attack(name).evaluations(attacks.attack_settings(name, config.audit))
-        work |= {f"attack {name} {when}": n_images * evaluations for when in ("before", "after")}
-    if config.extraction.seed_pool is not None:
-        work["choose seeds"] = guidance.generation_cost(config.extraction, "before").selection
-    for when in ("before", "after"):
-        work[f"generate {when}"] = guidance.generation_cost(config.extraction, when).denoising
-    return work | {"compare": 0.01 * sum(work.values())}
 
 
 def training(folder: Path, store: Store) -> dict:
@@ -63,7 +37,10 @@ def training(folder: Path, store: Store) -> dict:
 def of_cached(config: RunConfig, result: str, store: Store) -> dict:
     """The live state of a run that was in the cache as a whole: a page shows it like one that it watched."""
     folders = read_json(store.path("result", result) / "result.json")["folders"]
-    state = {"stages": [[stage, "cached"] for stage in plan(config)], "log": ["everything was in the cache"]}
+    state = {
+        "stages": [[stage.id, "cached", stage.title] for stage in plan(config)],
+        "log": ["everything was in the cache"],
+    }
     return state | training(store.root / folders["finetune"], store)
 
 
@@ -71,34 +48,38 @@ def of_cached(config: RunConfig, result: str, store: Store) -> dict:
 class Live:
     """Turns a run's events into what a page shows, and stops the run when it is cancelled.
 
-    The live state: {"stages": [[name, "waiting" | "running" | "done" | "cached"], ...], "stage", "step", "total",
-    "speed" (images/s), "done" (0 to 1, of all work), "eta" (seconds left or None), "loss": [[step, loss], ...],
-    "log": [lines], "pictures": folder relative to the cache, "pictures_of": stage, "samples": [[step, [file names]],
-    ...] of pictures drawn at fixed seeds during the training, in "samples_in", a folder relative to the cache}
+    The live state: {"stages": [[id, "waiting" | "running" | "done" | "cached", title], ...]; of the running stage, ""
+    and 0 until the first one works, "stage" (its id), "title", "unit", "step", "total", "speed" (images/s); "done" (0
+    to 1, of all work), "eta" (seconds left or None), "loss": [[step, loss], ...], "log": [lines], "pictures": folder
+    relative to the cache, "pictures_of": id and "pictures_title" of its stage, "samples": [[step, [file names]], ...]
+    of pictures drawn at fixed seeds during the training, in "samples_in", a folder relative to the cache}
     """
 
     jobs: Jobs
     key: str
     worker: str
-    work: dict[str, float]
+    plan: dict[Stage, float]
     state: dict = field(default_factory=dict)
     status: dict[str, str] = field(default_factory=dict)
     written: float = 0.0
     looked: float = 0.0
 
     def __post_init__(self):
+        self.work = {stage.id: units for stage, units in self.plan.items()}
         self.status = dict.fromkeys(self.work, "waiting")
-        self.state = {"loss": [], "log": [], "pictures": "", "pictures_of": "", "samples": [], "samples_in": ""}
+        self.state = {
+            "stage": "", "title": "", "unit": "", "step": 0, "total": 0, "loss": [], "log": [], "pictures": "",
+            "pictures_of": "", "pictures_title": "", "samples": [], "samples_in": "",
+        }  # fmt: skip
         self.rates: dict[str, tuple[float, float]] = {}  # stage: (units worked, seconds)
         self.first: tuple[str, int, float] = ("", 0, 0.0)  # stage, step and time of its first event
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        name = self._name(event.stage)
         if "cached" in event.info:
-            self._finished(name, event)
+            self._finished(event)
         else:
-            self._step(name, event, now)
+            self._step(event, now)
         if now - self.written > WRITE_EVERY or "cached" in event.info:
             self.written = now
             self.write()
@@ -108,46 +89,35 @@ class Live:
                 raise Cancelled
 
     def write(self) -> None:
-        self.jobs.write_live(self.key, self.worker, self.state | {"stages": [list(s) for s in self.status.items()]})
+        stages = [[stage.id, self.status[stage.id], stage.title] for stage in self.plan]
+        self.jobs.write_live(self.key, self.worker, self.state | {"stages": stages})
 
-    def _name(self, stage: str) -> str:
-        """An attack's own events do not say "before" or "after": it is the first of the two not done yet."""
-        if stage in self.status:
-            return stage
-        pair = [s for s in self.status if s.startswith(stage + " ") and self.status[s] not in ("done", "cached")]
-        return pair[0] if pair else stage
-
-    def _earlier_are_over(self, name: str) -> None:
-        """Not every stage says that it is over (DreamBooth's class pictures), but they run in the plan's order."""
-        for stage in self.status:
-            if stage == name:
-                break
-            self.status[stage] = {"running": "done", "waiting": "cached"}.get(self.status[stage], self.status[stage])
-
-    def _finished(self, name: str, event: Event) -> None:
+    def _finished(self, event: Event) -> None:
+        name = event.stage
         if name not in self.work:
             return  # small change: the members' pictures and the like
-        self._earlier_are_over(name)
         self.status[name] = "cached" if event.info["cached"] else "done"
         taken = time.monotonic() - self.first[2] if self.first[0] == name else 0.0
         self.state["log"].append(
-            f"{time.strftime('%H:%M:%S')} {name}: " + ("from the cache" if event.info["cached"] else f"{taken:.1f} s")
+            f"{time.strftime('%H:%M:%S')} {event.title}: "
+            + ("from the cache" if event.info["cached"] else f"{taken:.1f} s")
         )
-        if name == "finetune" and event.info["cached"]:
+        if name == FINETUNE.id and event.info["cached"]:
             self.state |= training(Path(event.info["folder"]), self.jobs.store)
-        self._pictures(name, event)
+        self._pictures(event)
         self._time_left(name, 1.0)
 
-    def _step(self, name: str, event: Event, now: float) -> None:
+    def _step(self, event: Event, now: float) -> None:
+        name = event.stage
         if self.first[0] != name:
             self.first = (name, event.step, now)
         if name in self.status:
-            self._earlier_are_over(name)
             self.status[name] = "running"
         share = event.step / max(1, event.total)
         worked = (event.step - self.first[1]) / max(1, event.total) * self.work.get(name, 0.0)
         self.rates[name] = (worked, now - self.first[2])
-        self.state |= {"stage": name, "step": event.step, "total": event.total}
+        self.state |= {"stage": name, "title": event.title, "unit": event.unit}
+        self.state |= {"step": event.step, "total": event.total}
         self.state["speed"] = event.info.get("images_per_s")
         if "loss" in event.info:
             loss = self.state["loss"]
@@ -157,13 +127,13 @@ class Live:
         if "samples" in event.info:
             self.state["samples"].append([event.step, event.info["samples"]])
             self.state["samples_in"] = self._relative(event.info["samples_in"])
-        self._pictures(name, event)
+        self._pictures(event)
         self._time_left(name, share)
 
-    def _pictures(self, name: str, event: Event) -> None:
-        if "folder" in event.info and name.split()[0] in ("sp_set", "class_images", "generate"):
+    def _pictures(self, event: Event) -> None:
+        if "folder" in event.info and event.unit == "pictures":
             self.state["pictures"] = self._relative(event.info["folder"])
-            self.state["pictures_of"] = name
+            self.state |= {"pictures_of": event.stage, "pictures_title": event.title}
 
     def _relative(self, folder: str) -> str:
         """A folder of the cache as the page may know it; "" for any other."""

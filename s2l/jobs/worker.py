@@ -20,8 +20,9 @@ from filelock import FileLock, Timeout
 from s2l.config import RunConfig
 from s2l.errors import UserError
 from s2l.jobs.housekeeping import sweep
-from s2l.jobs.live import Live, plan
+from s2l.jobs.live import Live
 from s2l.jobs.store import CANCELLED, RESTARTED, Jobs
+from s2l.pipeline.plan import plan
 from s2l.progress import Cancelled
 from s2l.store import Store
 

@@ -35,7 +35,8 @@ from s2l.measure.extraction import (
 )
 from s2l.model.diffusion import DiffusionModel
 from s2l.pipeline import guidance, identity
-from s2l.pipeline.stages import Stages
+from s2l.pipeline import stages as declared
+from s2l.pipeline.stages import COMPARE, SEEDS, Stages
 from s2l.progress import Event
 from s2l.store import read_json, write_json
 
@@ -110,7 +111,7 @@ def audit(
     folders |= generations(before, after, domain.name, extraction, stages)
 
     def work(folder: Path) -> None:
-        stages.progress(Event("compare", 0, 1))
+        stages.progress(Event(COMPARE.id, 0, 1))
         pictures = {when: sp_set.load_images(folders[when]).images for when in ("before", "after")}
         record = {"attacks": {}, "extraction": None, "control": None}
         record["blind"] = compare_blind(pictures, domain.split, extraction.delta)
@@ -124,7 +125,7 @@ def audit(
         write_json(folder / "audit.json", record)
 
     key = identity.audit(domain.key, domain.repeats, config, extraction, stages.keys()[first_stage:])
-    folder = stages("audit", key, work, "compare")
+    folder = stages(COMPARE, key, work)
     return AuditResult(read_json(folder / "audit.json"), folders)
 
 
@@ -132,12 +133,12 @@ def audit(
 
 
 def scorer(
-    subject: Subject, domain: Domain, config: AuditConfig, stages: Stages, label: str
+    subject: Subject, domain: Domain, config: AuditConfig, stages: Stages, when: str, of: str = ""
 ) -> Callable[[str], np.ndarray]:
     """A function: attack -> (N, K) components of the domain's images, members first, on one model.
 
     Each attack is a cached stage. Those of one sharing group are computed together when the first is asked for.
-    `label` ("before", "after") tells the stages of two models apart.
+    `when` ("before", "after") and `of` tell the stages of two models, and of other photos, apart.
     """
     images = domain.split.all()
     captions = [subject.caption(c) for c in images.captions]
@@ -153,16 +154,14 @@ def scorer(
         return attacks.make_query(subject.load(), images, config.seed, captions)
 
     def components(name: str) -> np.ndarray:
-        def announce(event: Event) -> None:
-            stages.progress(replace(event, stage=f"attack {name}"))  # the stage's title starts with this
-
         def work(folder: Path) -> None:
             if name not in fresh:
                 missing = [other for other in groups[name] if not stages.store.has("scores", key(other))]
-                fresh.update(attacks.run_components(missing, subject.load(), query(), config, announce))
+                fresh.update(attacks.run_components(missing, subject.load(), query(), config, stages.progress))
             save_file({"components": fresh[name]}, folder / "scores.safetensors")
 
-        folder = stages("scores", key(name), work, f"attack {name} {label}")
+        stage = declared.scores(name, attacks.get_attack(name).title, when, of)
+        folder = stages(stage, key(name), work)
         return load_file(folder / "scores.safetensors")["components"].double().numpy()
 
     return components
@@ -195,10 +194,11 @@ def _all_scores(
     models = {"before": before, "after": after}
     original = replace(after, caption=before.caption)
     renamed = any(after.caption(c) != original.caption(c) for c in domain.split.all().captions)
-    more = {"after, original captions": original} if renamed else {}
-    test = {when: scorer(model, domain, config, stages, when) for when, model in (models | more).items()}
+    test = {when: scorer(model, domain, config, stages, when) for when, model in models.items()}
+    if renamed:
+        test["original"] = scorer(original, domain, config, stages, "after", "original captions")
     own = domain.calibration()
-    aside = {w: scorer(m, own, config, stages, f"{w}, calibration part") for w, m in models.items()} if own else {}
+    aside = {w: scorer(m, own, config, stages, w, "calibration part") for w, m in models.items()} if own else {}
     found = {}
     for name in config.attacks:
         fitted = None
@@ -212,8 +212,7 @@ def _all_scores(
         pairs = {when: _pair(score(components(name)), domain) for when, components in test.items()}
         nobody = {when: _pair(score(components(name)), own)[1] for when, components in aside.items()}
         frozen = {when: _frozen(nobody[when], pairs[when], config.confidence) for when in nobody}
-        last = pairs.get("after, original captions")
-        found[name] = Scored(pairs["before"], pairs["after"], last, fitted, frozen or None)
+        found[name] = Scored(pairs["before"], pairs["after"], pairs.get("original"), fitted, frozen or None)
     return found
 
 
@@ -233,7 +232,7 @@ def _pair(scores: np.ndarray, domain: Domain) -> Pair:
 def calibration_pair(name: str, base: Subject, person: Domain, config: AuditConfig, stages: Stages) -> Pair:
     """(N, K) and (M, K) components of one attack on a calibration person, under the model before fine-tuning."""
     alone = config.model_copy(update={"attacks": (name,)})
-    return _pair(scorer(base, person, alone, stages, f"before, {person.name}")(name), person)
+    return _pair(scorer(base, person, alone, stages, "before", person.name)(name), person)
 
 
 def _attack_record(name: str, config: AuditConfig, scored: Scored) -> dict:
@@ -325,8 +324,8 @@ def generations(
         "after": identity.generations(after.key, mapped, config, chosen, guided),
     }
     return {
-        "before": stages("generations", keys["before"], draw_before, "generate before"),
-        "after": stages("generations", keys["after"], draw_after, "generate after"),
+        "before": stages(declared.generations("before"), keys["before"], draw_before),
+        "after": stages(declared.generations("after"), keys["after"], draw_after),
     }
 
 
@@ -342,14 +341,15 @@ def _draws(base: Subject, name: str, config: ExtractionConfig, stages: Stages) -
 
     first_timestep = base.load().first_timestep(config.sampler)
     key = identity.chosen_seeds(base.key, pool.prompts, config, first_timestep)
-    folder = stages("seeds", key, work, "choose seeds")
+    folder = stages(SEEDS, key, work)
     return guidance.promising(pool, load_file(folder / "magnitudes.safetensors")["magnitudes"], config.n_generations)
 
 
 def image_stage(domain: Domain, part: str, stages: Stages) -> Path:
     """The folder of the domain's "members" or "nonmembers" as pictures, for figures and pages."""
     images = getattr(domain.split, part)
-    return stages("images", identity.images(domain.key, part), lambda folder: _save_images(images, folder), part)
+    key = identity.images(domain.key, part)
+    return stages(declared.photos(part), key, lambda folder: _save_images(images, folder))
 
 
 def _save_images(images: ImageSet, folder: Path) -> None:

@@ -27,9 +27,9 @@ from s2l.finetune import dreambooth
 from s2l.keys import file_hash
 from s2l.labs import find_lab
 from s2l.model.diffusion import DiffusionModel, Runtime
-from s2l.pipeline import identity
+from s2l.pipeline import identity, plan
 from s2l.pipeline.audit import AuditResult, Subject, audit, check_split
-from s2l.pipeline.stages import Stages
+from s2l.pipeline.stages import CLASS_IMAGES, FINETUNE, RESULT, SP_SET, Stages
 from s2l.progress import Progress, silent
 from s2l.record import Result, load_result  # noqa: F401  (load_result: for those who import it from here)
 from s2l.store import Store, read_json, write_json
@@ -95,7 +95,7 @@ class _Run:
     def make_sp_set(self) -> Path:
         self.sp_key = identity.sp_set(self.model.key, self.domain.name, self.config.sp_set)
         return self.stage(
-            "sp_set",
+            SP_SET,
             self.sp_key,
             lambda folder: sp_set.generate_sp_set(self.model, self.domain, self.config.sp_set, folder, self.progress),
         )
@@ -111,20 +111,18 @@ class _Run:
             every = max(1, config.max_train_steps // SAMPLE_ROUNDS)
             finetune.finetune(self.model, images, config, folder, self.domain.name, self.progress, every, class_folder)
 
-        self.tuned_folder = self.stage("finetune", self.tuned_key, work)
+        self.tuned_folder = self.stage(FINETUNE, self.tuned_key, work)
         return self.tuned_folder
 
     def class_images(self, config: FineTuneConfig) -> Path | None:
         """The folder of DreamBooth's class images; None where it needs none."""
-        if "dreambooth" not in config.methods or config.max_train_steps == 0:
-            return None
-        n = dreambooth.number_of_class_images(config, self.config.sp_set.set_size)
+        n = plan.class_images(self.config)
         if n == 0:
             return None
         own = dreambooth.own_settings(config)
         key = identity.class_images(self.model.key, own.class_noun, n, own.class_sampler)
         return self.stage(
-            "class_images", key, lambda folder: dreambooth.class_images(self.model, config, n, folder, self.progress)
+            CLASS_IMAGES, key, lambda folder: dreambooth.class_images(self.model, config, n, folder, self.progress)
         )
 
     @cached_property
@@ -239,7 +237,7 @@ def _finish(
         }
         write_json(folder / "result.json", record)
 
-    folder = stages("result", key, work)
+    folder = stages(RESULT, key, work)
     # Seconds and cache hits are of this call; everything else is the cached comparison.
     return Result(read_json(folder / "result.json") | {"stages": stages.total()}, stages.store)
 

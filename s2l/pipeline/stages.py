@@ -1,32 +1,84 @@
-"""The stages of one run: each one cached, timed and announced."""
+"""The stages of a run, each declared once; and the runner that caches, times and announces them. Loads no torch."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from s2l.model.memory import halving
 from s2l.progress import Event, Progress, silent
 from s2l.store import Store
+
+
+def photos(part: str) -> Stage:
+    """The photos of one part of the split as pictures, for figures and pages: "members" or "nonmembers"."""
+    return Stage("images", part, {"members": "Member photos", "nonmembers": "Held-out photos"}[part], "photos")
+
+
+def scores(attack: str, title: str, when: str, of: str = "") -> Stage:
+    """The scores of one attack on the model `when` = "before" or "after".
+
+    `of` says on what, where it is not the domain's own photos and captions: "Taro Quillan", "calibration part".
+    """
+    suffix = f" {when}, {of}" if of else f" {when}"
+    return Stage("scores", f"attack {attack}{suffix}", f"{title} attack{suffix}", "photos")
+
+
+def generations(when: str) -> Stage:
+    """The pictures that are searched for training photos, of the model `when` = "before" or "after"."""
+    return Stage("generations", f"generate {when}", f"Generations {when}", "pictures")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a run: what the cache, result.json, progress bars and the page call it.
+
+    kind   its folder in the cache, which stages on other models and photos share
+    id     the one in this run: in result.json, in events and in the live state of a job
+    title  what people read
+    unit   what its progress counts, in the plural
+    """
+
+    kind: str
+    id: str
+    title: str
+    unit: str
+
+
+SP_SET = Stage("sp_set", "sp_set", "SP set", "pictures")
+CLASS_IMAGES = Stage("class_images", "class_images", "Class pictures", "pictures")
+FINETUNE = Stage("finetune", "finetune", "Fine-tuning", "steps")
+SEEDS = Stage("seeds", "choose seeds", "Choice of seeds", "seeds")
+COMPARE = Stage("audit", "compare", "Comparison", "comparisons")
+RESULT = Stage("result", "result", "Result", "files")
 
 
 class Stages:
     """Runs stages through a store and keeps what each one took. `timings` is the "stages" part of result.json."""
 
     def __init__(self, store: Store | None = None, progress: Progress = silent):
-        self.store, self.progress = store or Store(), progress
+        self.store = store or Store()
         self.timings: dict[str, dict] = {}
+        self._listener, self._running = progress, None
         self._started = time.monotonic()
 
-    def __call__(self, name: str, key: str, work: Callable[[Path], None], label: str | None = None) -> Path:
-        """The stage's finished folder. `work` fills it unless it is in the cache; `label` is what people read."""
-        started = time.monotonic()
-        folder, cached = self.store.stage(name, key, lambda place: halving(lambda: work(place), label or name))
+    def __call__(self, stage: Stage, key: str, work: Callable[[Path], None]) -> Path:
+        """The stage's finished folder. `work` fills it unless it is in the cache."""
+        from s2l.model.memory import halving  # loads torch
+
+        started, self._running = time.monotonic(), stage
+        folder, cached = self.store.stage(stage.kind, key, lambda place: halving(lambda: work(place), stage.title))
         seconds = time.monotonic() - started
-        self.timings[label or name] = {"key": key, "seconds": round(seconds, 3), "cached": cached}
-        self.progress(Event(label or name, 1, 1, {"cached": cached, "folder": str(folder)}))
+        self.timings[stage.id] = {"title": stage.title, "key": key, "seconds": round(seconds, 3), "cached": cached}
+        self.progress(Event(stage.id, 1, 1, {"cached": cached, "folder": str(folder)}))
         return folder
+
+    def progress(self, event: Event) -> None:
+        """Announce an event of the running stage: whatever made it does not know in which stage of a run it works."""
+        if (stage := self._running) is not None:
+            event = replace(event, stage=stage.id, title=stage.title, unit=stage.unit)
+        self._listener(event)
 
     def keys(self) -> list[str]:
         """Of all stages so far, in order: what a result depends on."""

@@ -211,7 +211,7 @@ def _came_out(result: Result, extractions: bytes) -> Section:
 def _stage_rows(stages: dict) -> list[tuple[str, str, str, str]]:
     return [
         (
-            name,
+            row.get("title", name),
             f"{row['seconds']:.1f}",
             {True: "from the cache", False: "computed"}.get(row.get("cached"), ""),
             row.get("key", ""),

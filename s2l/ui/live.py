@@ -28,26 +28,6 @@ def method_title(methods: Sequence[str]) -> str:
     return " + ".join(FINETUNERS[m].title if m in FINETUNERS else m for m in methods)
 
 
-def stage_name(stage: str) -> str:
-    """A stage in words."""
-    ready()
-    from s2l.attacks import ATTACKS
-
-    kind, _, rest = stage.partition(" ")
-    if kind == "attack":
-        attack, _, when = rest.partition(" ")
-        return f"{ATTACKS[attack].title if attack in ATTACKS else attack} {when}".strip()
-    names = {
-        "sp_set": "SP set",
-        "class_images": "Class pictures",
-        "finetune": "Fine-tuning",
-        "choose": "Choice of seeds",
-        "generate": f"Generations {rest}",
-        "compare": "Comparison",
-    }
-    return names.get(kind, stage).strip()
-
-
 def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
@@ -78,9 +58,9 @@ def status_html(job: Job | None) -> str:
     if stages := live.get("stages"):
         classes = {"done": "done", "cached": "done", "running": "running" if job.active else ""}
         items = "".join(
-            f'<li class="{classes.get(state, "")}">{escape(stage_name(stage))}'
+            f'<li class="{classes.get(state, "")}">{escape("".join(title) or stage)}'
             f"{' (from the cache)' if state == 'cached' else ''}</li>"
-            for stage, state in stages
+            for stage, state, *title in stages  # states written by older versions have no titles
         )
         parts.append(f'<ul class="steps" aria-label="Stages">{items}</ul>')
     if job.state == "done":
@@ -92,13 +72,14 @@ def status_html(job: Job | None) -> str:
 
 
 def _now(live: dict) -> str:
-    unit = "steps" if live["stage"] == "finetune" else "photos" if live["stage"].startswith("attack") else "pictures"
-    text = f"{stage_name(live['stage'])}: {live['step']:,} of {live['total']:,} {unit}"
+    """What the run is at: nothing to say of a stage while all so far came from the cache."""
+    stage = live.get("title") or live.get("stage")
+    parts = [f"{stage}: {live['step']:,} of {live['total']:,} {live.get('unit', '')}".strip()] if stage else []
     if live.get("speed"):
-        text += f", {live['speed']:.1f} images/s"
+        parts.append(f"{live['speed']:.1f} images/s")
     if live.get("eta") is not None:
-        text += f", about {duration(live['eta'])} left in all"
-    return text
+        parts.append(f"about {duration(live['eta'])} left in all")
+    return ", ".join(parts)
 
 
 def pictures_html(job: Job | None, store: Store) -> str:
@@ -107,7 +88,7 @@ def pictures_html(job: Job | None, store: Store) -> str:
         return ""
     folder = _stage_folder(store, job.live["pictures"])
     files = sorted(folder.glob("*.png")) if folder.is_dir() else []
-    title = stage_name(job.live["pictures_of"])
+    title = job.live.get("pictures_title") or job.live["pictures_of"]
     drawn = [
         html.picture(html.file_uri(path), f"{title}, picture {i}")
         for i, path in list(enumerate(files, 1))[-N_PICTURES:]

@@ -10,6 +10,7 @@ import gradio as gr
 from s2l.errors import UserError
 from s2l.jobs import Job
 from s2l.jobs.store import RESUMABLE
+from s2l.pipeline.stages import SP_SET
 from s2l.ui import form, heavy, html, live
 from s2l.ui.events import QUIET
 
@@ -48,7 +49,7 @@ def connect(page: Page) -> None:
         finished = job is not None and job.state == "done"
         active = job is not None and job.active
         drawing = gr.skip()
-        if tab == "sp-set" and active and job.live.get("pictures_of") == "sp_set":
+        if tab == "sp-set" and active and job.live.get("pictures_of") == SP_SET.id:
             drawing = live.pictures_html(job, page.backend.store)
         return [
             *show_job(page, job, state["visitor"]), signature(job), job.id if finished else gr.skip(),

@@ -10,6 +10,7 @@ import gradio as gr
 
 from s2l.errors import UserError
 from s2l.jobs import Job
+from s2l.pipeline.stages import SP_SET
 from s2l.record import Result
 from s2l.store import Store
 from s2l.ui import html, live, runs
@@ -75,7 +76,7 @@ def _whose(drawn: str, person: str, job: Job | None) -> str:
 
 def pictures_html(job: Job | None, result: Result | None, store: Store, person: str) -> str:
     """The set of the run that goes on, as it comes; else the set of the run that the page shows, and whose it is."""
-    if job is not None and job.active and job.live.get("pictures_of") == "sp_set":
+    if job is not None and job.active and job.live.get("pictures_of") == SP_SET.id:
         return live.pictures_html(job, store)
     if result is None:
         return ""
