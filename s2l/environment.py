@@ -60,7 +60,7 @@ class Program(Variables):
 
     cache: Path = Field(
         Path("cache"),
-        description="folder of everything computed; on a Space it is lost with the machine unless a volume is mounted",
+        description="folder for everything that is computed; a Space loses it on restart unless a volume is mounted",
     )
     lab: str = Field(
         "fresh",
@@ -68,11 +68,12 @@ class Program(Variables):
         "`lab.json` beside `model_index.json`",
     )
     showcase: Path | None = Field(
-        None, description="folder of the finished run that the Story tells; unset: the shipped one"
+        None, description="folder of the example run that the Story shows; default: the shipped one"
     )
     accept_responsible_use: Switch = Field(
         False,
-        description="`1`: as `--i-have-permission` on the command line; visitors of the app tick a box each time",
+        description="`1`: the same as `--i-have-permission` on the command line; visitors of the app tick a box each "
+        "time",
     )
 
 

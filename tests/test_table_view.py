@@ -76,7 +76,7 @@ def test_files_are_written_and_the_plot_has_a_point_a_row(table, tmp_path):
 
 
 def test_the_attacks_alone_and_the_secondary_outcomes_are_told(table):
-    assert "AUC there: SecMI 0." in table_view.how(table)
+    assert "whose AUC is SecMI 0." in table_view.how(table)
     secondary = table_view.sheets("main", table)[-1]
     base, lora, _ = (dict(zip(secondary.head, row, strict=True)) for row in secondary.rows)
     assert base["within 0.1 (control)"] and not base["SecMI: AUC of its change alone"]
@@ -87,7 +87,7 @@ def test_the_attacks_alone_and_the_secondary_outcomes_are_told(table):
 
 def test_no_interval_is_drawn_from_people_who_agree_and_no_count_is_negative():
     alike = {"mean": 2.0, "low": 2.0, "high": 2.0}
-    assert table_view.change(alike, 1) == "+2.0 (every person alike)"
+    assert table_view.change(alike, 1) == "+2.0 (the same for every person)"
     assert table_view._count({"mean": 0.5, "low": -0.4, "high": 1.4}) == "0.5 [0.0, 1.4]"
     assert table_view._count({"mean": 3.0, "low": None, "high": None}) == "3.0"
 

@@ -50,14 +50,14 @@ def effects_figure(effects: Sequence[Effect], n_people: int, dark: bool = False)
                 label="the paper (SecMI)",
             )
 
-    points(left, [e.secmi for e in effects], 0.14, c.after, "o", "SecMI on the shaken model")
+    points(left, [e.secmi for e in effects], 0.14, c.after, "o", "SecMI on the fine-tuned model")
     points(left, [e.both for e in effects], -0.14, c.members, "s", "Loss, both models together")
     theirs(left, [e.paper_auc for e in effects])
     points(right, [e.extracted for e in effects], 0, c.before, "^", "")
     theirs(right, [e.paper_extracted for e in effects])
     people = f"{n_people} people" if n_people > 1 else "one person"
     tidy(left, c, f"change of the AUC\n({people}, 95 % intervals)", "")
-    tidy(right, c, "change of photos\nextracted a person", "")
+    tidy(right, c, "change of extracted\nphotos per person", "")
     for ax in (left, right):
         ax.axvline(0, color=c.ink, linewidth=1.2)
         ax.set_ylim(places[-1] - 0.6, 0.6)

@@ -15,28 +15,28 @@ class Limits(Variables):
     """Bounds of one server."""
 
     cache_max_gb: float = Field(
-        5, ge=0.05, le=1e6, description="stage results beyond this are deleted, the least recently used first"
+        5, ge=0.05, le=1e6, description="stage results beyond this size are deleted, the least recently used first"
     )
     keep_hours: float = Field(
         168,
         ge=1,
         le=1e6,
-        description="published reports that nobody opens, and jobs that ended, are forgotten after this",
+        description="after this time, reports that nobody opens and runs that have ended are deleted",
     )
-    upload_hours: float = Field(24, ge=0.1, le=1e6, description="a visitor's own photos are deleted after this")
-    max_queue: int = Field(20, ge=1, le=10_000, description="runs that may wait")
-    max_queue_per_visitor: int = Field(5, ge=1, le=10_000, description="of them, from one visitor")
+    upload_hours: float = Field(24, ge=0.1, le=1e6, description="after this time, a visitor's own photos are deleted")
+    max_queue: int = Field(20, ge=1, le=10_000, description="how many runs may wait")
+    max_queue_per_visitor: int = Field(5, ge=1, le=10_000, description="how many runs of one visitor may wait")
 
 
 class OwnModel(Variables):
     """Which real checkpoints visitors may use, if any."""
 
-    model: str = Field("", description="a real checkpoint (folder or hub id) to offer beside the shipped labs")
-    allow_hub_models: Switch = Field(False, description="`1`: visitors may name any checkpoint of the hub")
+    model: str = Field("", description="a real checkpoint (folder or hub id) that is offered beside the shipped labs")
+    allow_hub_models: Switch = Field(False, description="`1`: visitors may name any checkpoint on the hub")
     allow_prompts: Switch = Field(
         False,
-        description="`1`: visitors' own prompts may be used with a real checkpoint; otherwise only fixed ones, about a "
-        "name of at most five words",
+        description="`1`: visitors may use their own prompts with a real checkpoint; otherwise only fixed prompts with "
+        "a name of at most five words",
     )
 
     @property

@@ -48,8 +48,9 @@ def lab_card(results: Path) -> str:
     lines = _table(("measured on the shipped float16 weights", "value [95 % interval]", "wanted"), rows)
     lines.append("")
     lines.append(
-        f"{n} people, all 40 members against {held} held-out photos each; training: {counters['step']:,} steps of 32, "
-        f"{counters['private_seen']:,} private photo views, {counters['seconds'] / 60:.0f} minutes for the UNet. "
+        f"{n} people, all 40 members against {held} held-out photos each; training: {counters['step']:,} steps with "
+        f"batches of 32, {counters['private_seen']:,} of these photos private, {counters['seconds'] / 60:.0f} minutes "
+        f"for the UNet. "
         f"Command: `{lab['protocol']['command']}` ({lab['seconds'] / 60:.0f} minutes)."
     )
     return "\n".join(lines)
@@ -77,7 +78,7 @@ def first(results: Path) -> str:
     """LoRA before and after on calibration people."""
     table = read_json(results / "first.json")
     row = table["rows"]["LoRA"]
-    head = ("attack", "AUC before", "AUC after", "paired difference [95 %]", "both models together: gain over before")
+    head = ("attack", "AUC before", "AUC after", "paired difference [95 %]", "both models together: change from before")
     rows = []
     for name, found in row["attacks"].items():
         aucs = [f"{found[when]['mean']:.3f}" for when in ("before", "after")]
@@ -100,7 +101,7 @@ def search(results: Path) -> str:
     found = read_json(results / "search.json")
     columns = {
         "secmi": "SecMI", "loss": "Loss", "pia": "PIA", "sima": "SimA",
-        "loss_reference": "Loss, shaken model as reference", "secmi_reference": "SecMI, likewise",
+        "loss_reference": "Loss, both models together", "secmi_reference": "SecMI, both models together",
     }  # fmt: skip
     rows = []
     for row in found["rows"]:
@@ -110,9 +111,10 @@ def search(results: Path) -> str:
     lines = _table(["SP set; fine-tuning", "people", *columns.values()], rows)
     lines += [
         "",
-        f"AUC minus the AUC of the same attack on the base model, mean over the people that it was tried on; "
-        f"{found['sp_images']} SP images unless said, {found['n_members']} members against {found['n_nonmembers']} "
-        f"held-out photos, SecMI at t = {found['secmi']['t']}, weight of the reference {found['reference_weight']}.",
+        f"Change of the AUC from the same attack on the base model, mean over the people of the row. Each row has "
+        f"{found['sp_images']} SP pictures unless it says otherwise, {found['n_members']} members and "
+        f"{found['n_nonmembers']} held-out photos per person; SecMI at t = {found['secmi']['t']}; weight of the "
+        f"reference {found['reference_weight']}.",
     ]
     return "\n".join(lines)
 
@@ -129,7 +131,7 @@ def extraction(results: Path) -> str:
         "held-out, scaled",
         "per 1,000: before",
         "per 1,000: after",
-        "after minus plain, paired",
+        "per 1,000: after minus plain, paired",
         "blind flags: right / all",
     )
     rows = []
@@ -147,8 +149,9 @@ def extraction(results: Path) -> str:
         rows.append(cells)
     lines = _table(head, rows) + [
         "",
-        f"Distinct training photos at delta = .1, per 1,000 UNet evaluations where so named, with 95 % intervals over "
-        f"{table['n_people']} {table['role']} people (Student t); the choice of seeds is counted, before and after. "
+        f"Distinct training photos at delta = .1; numbers with an interval are per 1,000 UNet evaluations. "
+        f"95 % intervals over {table['n_people']} {table['role']} people (Student's t). The cost of "
+        f"choosing seeds counts before and after. "
         f"Command: `{table['command']}`.",
     ]
     return "\n".join(lines)
@@ -165,7 +168,7 @@ def methods(results: Path) -> str:
         "seconds of fine-tuning",
         "SecMI AUC, difference",
         "Loss AUC, difference",
-        "Loss, shaken model as reference",
+        "Loss, both models together",
         "distinct members, before to after",
     )
     rows = []
@@ -183,8 +186,9 @@ def methods(results: Path) -> str:
         rows.append(cells)
     lines = _table(head, rows) + [
         "",
-        f"{', '.join(table['rows'][label]['people'])}; intervals over the photos of one person only. Seconds on "
-        "one core of a busy CPU, in bfloat16 (`mixed`), samples drawn on the way included and class images not. "
+        f"Measured on {', '.join(table['rows'][label]['people'])}; the intervals cover one person's photos only. "
+        "Seconds are on one core of a busy CPU, in bfloat16 (`mixed`), with the samples drawn during training but "
+        "without DreamBooth's class pictures. "
         f"Command: `{table['command']}`.",
     ]
     return "\n".join(lines)
@@ -198,7 +202,7 @@ def attacks(results: Path) -> str:
     head = (
         "attack",
         "score, higher = member",
-        "UNet evaluations a photo",
+        "UNet evaluations per photo",
         "AUC before",
         "AUC after",
         "paired difference",
@@ -222,7 +226,7 @@ def attacks(results: Path) -> str:
         if table
         else "AUC: not measured yet (`python -m s2l table attacks`)."
     )
-    return "\n".join([*_table(head, rows), "", f"All of them together cost {together} evaluations a photo. {how}"])
+    return "\n".join([*_table(head, rows), "", f"Together they cost {together} evaluations per photo. {how}"])
 
 
 def bench(results: Path) -> str:

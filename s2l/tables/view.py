@@ -37,11 +37,11 @@ def paper() -> dict:
 
 
 def interval(found: dict, digits: int = 3, sign: str = "") -> str:
-    """ "[low, high]"; nothing where one person has none, words where all people agree and no interval can be told."""
+    """ "[low, high]"; nothing where one person has none, words where all people agree and there is no interval."""
     if found["low"] is None:
         return ""
     if found["low"] == found["high"]:
-        return "(every person alike)"
+        return "(the same for every person)"
     return f"[{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]"
 
 
@@ -168,7 +168,7 @@ def _membership(name: str, table: dict) -> Sheet:
 
 
 def _others(table: dict, besides: tuple[str, ...]) -> Sheet | None:
-    """The attacks besides those of the first sheet: before, how each changed, and what both models together gain."""
+    """The attacks besides those of the first sheet: before, how each changed, and both models together."""
     names = {name: title for name, title in _titles(table).items() if name not in besides}
     if not names:
         return None
@@ -216,17 +216,17 @@ def _extraction(name: str, table: dict) -> Sheet:
         theirs = _paper_values(name, label)
         return (
             in_words(label), _count(found["distinct_over_people"]), moved, f"{found['mean_nonmembers_scaled']:.1f}",
-            _precision(found["flags"]), theirs.get("extracted a person", ""), theirs.get("precision %", ""),
+            _precision(found["flags"]), theirs.get("extracted per person", ""), theirs.get("precision %", ""),
         )  # fmt: skip
 
     rows = [cells(BASE, first["before"], "")]
     for label, row in table["rows"].items():
         rows.append(cells(label, row["extraction"]["after"], change(row["extraction"]["difference"], 1)))
-    return _without_empty_columns("Extraction within l2 = .1, a person", head, rows)
+    return _without_empty_columns("Extraction within l2 = .1, per person", head, rows)
 
 
 def _by_attack(table: dict) -> list[Sheet]:
-    """A table of one row, such as a comparison of attacks: a line an attack."""
+    """A table of one row, such as a comparison of attacks: one line per attack."""
     (row,) = table["rows"].values()
     rows = []
     for name, title in _titles(table).items():
@@ -259,13 +259,13 @@ def how(table: dict) -> str:
     """Who was measured, what the intervals cover and how to make it again: one paragraph."""
     row, several = next(iter(table["rows"].values())), table["n_people"] > 1
     people = f"{table['n_people']} {table['role']} {'people, each' if several else 'person'} with {row['n_members']} "
-    covers = "people and photos (of counts: over people)" if several else "the photos of one person only"
+    covers = "people and photos (for counts: over people)" if several else "the photos of one person only"
     alone = ", ".join(f"{title} {row['attacks'][name]['before']['mean']:.3f}" for name, title in _titles(table).items())
     return (
         f"{people}members and {row['n_nonmembers']} held-out photos; preset {table['preset']}. "
-        f"In brackets 95 % intervals over {covers}, not over another pre-training of the model. A change is paired: "
-        f"the same photos, noise and seeds before and after; both models together are compared with the "
-        f"same attack on the base model alone. AUC there: {alone}. "
+        f"Brackets: 95 % intervals over {covers}, not over another pre-training of the model. Every change is paired: "
+        f"the same photos, noise and seeds before and after. Both models together are compared with the same attack on "
+        f"the base model alone, whose AUC is {alone}. "
         f"Blind control: mean AUC {_mean(row['control_auc'])}."
     )
 
@@ -275,7 +275,7 @@ def short(name: str, table: dict) -> Sheet:
     head = ("", "SecMI, change", "Loss, both models together", "members extracted", "change", "paper: SecMI, change",
             "paper: extracted")  # fmt: skip
     first = next(iter(table["rows"].values()))["extraction"]["before"]
-    theirs = _paper_values(name, BASE).get("extracted a person", "")
+    theirs = _paper_values(name, BASE).get("extracted per person", "")
     rows = [(BASE, "", "", _count(first["distinct_over_people"]), "", "", theirs)]
     for label, row in table["rows"].items():
         secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
@@ -283,7 +283,7 @@ def short(name: str, table: dict) -> Sheet:
         rows.append((
             in_words(label), change(secmi["difference"]), _both(loss),
             _count(drawn["after"]["distinct_over_people"]), change(drawn["difference"], 1),
-            "" if moved is None else f"{moved:+.3f}", _paper_values(name, label).get("extracted a person", ""),
+            "" if moved is None else f"{moved:+.3f}", _paper_values(name, label).get("extracted per person", ""),
         ))  # fmt: skip
     return _without_empty_columns(table["title"], head, rows)
 
@@ -298,11 +298,11 @@ def _ends(found: dict) -> tuple[float, float, float]:
 
 
 def plot(name: str, table: dict, dark: bool = False):
-    """The change of the AUC and of the extractions, a line a row, with 95 % intervals and the paper's figures."""
+    """The change of the AUC and of the extractions, one line per row, with 95 % intervals and the paper's figures."""
     effects = []
     for label, row in table["rows"].items():
         secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
-        theirs = _number(_paper_values(name, label).get("extracted a person"))
+        theirs = _number(_paper_values(name, label).get("extracted per person"))
         effects.append(
             Effect(in_words(label), _ends(secmi["difference"]), _ends(loss["reference"]["difference"]),
                    _ends(drawn["difference"]), _paper_auc(name, label), theirs)
