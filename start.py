@@ -14,16 +14,16 @@
     attack    step 3a alone: membership inference on the base and the fine-tuned model
     extract   step 3b alone: generate, and find the training photos that come out
     gate      check an upload before fine-tuning on it
-    domains   list whom one can target
+    domains   list the people of a lab
     labs      list the labs that come with the program, for --model lab:NAME
     methods   list the fine-tuning methods and how they combine
     attacks   list the membership inference attacks
-    lab       build, describe (info) or measure a lab's model
-    table     make what is missing of a results table
-    cell      make one committed cell of a table again, and compare
+    lab       build, describe (info) or measure a lab
+    table     run the missing cells of a results table
+    cell      run one committed cell of a table again, and compare
     docs      rewrite the figures in README and docs from the results
     warm      fill the app's cache before a lesson
-    app       serve the page, as no command does
+    app       open the app; the same as no command
     bench     measure this machine: rates, memory, how cost grows
 """
 

@@ -68,7 +68,7 @@ def _attack_rows(attack: dict) -> list[Row]:
 
     rows = [paired("AUC", after, attack["difference"])]
     if (reference := attack.get("shake_reference")) is not None:
-        what = "AUC of both models together: shaken model as reference"
+        what = "AUC of both models together: fine-tuned model as reference"
         rows.append(paired(what, reference, reference["difference"]))
     for points in zip(before["tpr_at_fpr"], after["tpr_at_fpr"], strict=True):
         target = percent(points[0]["target_fpr"])
