@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -71,9 +72,10 @@ def help_of(option: str) -> str:
 
 def _get(values: dict, field: str):
     """The value at a path; None where there is none, as for a setting of a method that is not used."""
+    value: Any = values
     for part in field.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _set(values: dict, field: str, value) -> None:
@@ -109,7 +111,7 @@ def run_config(preset_name: str, domain: str, options: dict) -> RunConfig:
         if value is None:
             continue
         if option == "seed":
-            values = _seed_fields(value)
+            values: dict[str, Any] = dict(_seed_fields(value))
         elif option == "prompt":
             values = {"sp_set.prompts": [{"template": value}]}
         else:
@@ -195,7 +197,7 @@ def reproduce_command(config: RunConfig | AuditRunConfig, out: str = "DIR", dtyp
     if options is None:
         return shlex.join([*program, "--config", "result.json", *ending])
     words = [*program, "--domain", name]
-    if command == "run":
+    if isinstance(config, RunConfig):
         words += ["--method", "+".join(config.finetune.methods)]
     else:
         words += ["--tuned", config.tuned]

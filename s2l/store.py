@@ -43,7 +43,7 @@ class Store:
         with FileLock(lock):
             yield
 
-    def stage(self, stage: str, key: str, work: Callable[[Path], None]) -> tuple[Path, bool]:
+    def stage(self, stage: str, key: str, work: Callable[[Path], object]) -> tuple[Path, bool]:
         """The finished folder of a stage, and whether it was there already.
 
         `work(folder)` fills the folder; it finds what an interrupted run left in it.

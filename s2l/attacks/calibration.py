@@ -95,13 +95,14 @@ class Combination(Settings):
                 raise UserError("each calibration person needs members and non-members")
         pooled = np.concatenate([rows for pair in people for rows in pair])
         scales = (RobustScale.fit(pooled[:, 0]), RobustScale.fit(pooled[:, 1]))
-        best = None
-        for alpha in sorted(alphas, reverse=True):
-            candidate = cls(alpha=alpha, scales=scales, fitted_on=len(people))
-            auc = float(np.mean([_auc(candidate(members), candidate(nonmembers)) for members, nonmembers in people]))
-            if best is None or auc > best.auc:
-                best = candidate.model_copy(update={"auc": auc})
-        return best
+
+        def candidate(alpha: float) -> Combination:
+            combination = cls(alpha=alpha, scales=scales, fitted_on=len(people))
+            aucs = [_auc(combination(members), combination(nonmembers)) for members, nonmembers in people]
+            return combination.model_copy(update={"auc": float(np.mean(aucs))})
+
+        # max keeps the first of equals.
+        return max(map(candidate, sorted(alphas, reverse=True)), key=lambda combination: combination.auc or 0.0)
 
     def __call__(self, components) -> np.ndarray:
         """Components (N, 2), each higher = member -> scores (N,) float64, higher = member."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -112,6 +113,10 @@ def evaluations_together(names: Sequence[str], config: AuditConfig) -> int:
     return alone - sum(map(len, asked)) + len(frozenset().union(*asked))
 
 
+def _score(attack: Attack, model: DiffusionModel, settings: Settings, query: Query) -> torch.Tensor:
+    return attack.score(model, query, settings)
+
+
 def run_components(
     names: Sequence[str], model: DiffusionModel, query: Query, config: AuditConfig, progress: Progress = silent
 ) -> dict[str, torch.Tensor]:
@@ -129,8 +134,8 @@ def run_components(
     for group in model.batches(len(query)):
         queries = [query.part(some).remembering(model) for some in group]
         for attack, settings in attacks:
-            found = model.together(lambda part, a=attack, s=settings: a.score(model, part, s), queries)
-            for part, scores in zip(queries, found, strict=True):
+            score = partial(_score, attack, model, settings)
+            for part, scores in zip(queries, model.together(score, queries), strict=True):
                 parts[attack.name].append(scores.float().cpu().reshape(len(part), -1))
                 done += len(part)
             stage = f"attack {attack.name}" if len(attacks) == 1 else "attacks"

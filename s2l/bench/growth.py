@@ -99,7 +99,8 @@ def growth(
     """{"<curve>": {"measured": [{n, seconds, bytes}], "seconds": line, "bytes": line}} for the three questions."""
     curves = {f"SP set, {k} process{'es' if k > 1 else ''}": ("sp_set", k) for k in processes}
     curves["SecMI on members"] = ("secmi", 1)
-    found, total = {}, len(curves) * len(sizes)
+    found: dict[str, dict] = {}
+    total = len(curves) * len(sizes)
     for title, (what, k) in curves.items():
         points = []
         for n in sizes:

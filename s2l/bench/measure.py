@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import psutil  # comes with accelerate
@@ -71,7 +72,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, budget_s: float = 1.0)
         torch.matmul(a, b)
         started, spent = time.perf_counter(), 0.0
         while spent < budget_s / 3:
-            best = max(best, 2 * n**3 / seconds(lambda a=a, b=b: torch.matmul(a, b), device))
+            best = max(best, 2 * n**3 / seconds(partial(torch.matmul, a, b), device))
             spent = time.perf_counter() - started
     return best
 

@@ -9,7 +9,7 @@ HEADER = ("stage", "rate", "of matmul peak", "peak memory", "times faster than")
 
 def rows(found: dict) -> list[tuple[str, ...]]:
     """HEADER, then one row a stage."""
-    out = [HEADER]
+    out: list[tuple[str, ...]] = [HEADER]
     for stage in found["stages"].values():
         share, ratio = stage["share_of_peak"], stage["ratio"]
         faster = ""
@@ -29,7 +29,7 @@ def rows(found: dict) -> list[tuple[str, ...]]:
 
 def target_rows(found: dict) -> list[tuple[str, ...]]:
     """What was promised, what was measured."""
-    out = [("target", "wanted", "measured", "")]
+    out: list[tuple[str, ...]] = [("target", "wanted", "measured", "")]
     for target in found["targets"]:
         kept = "kept" if target["kept"] else "missed"
         out.append((target["what"], f"{target['wanted']:.3g}", f"{target['measured']:.3g}", kept))

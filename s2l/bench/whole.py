@@ -42,7 +42,7 @@ def demo(model: str, runtime: Runtime, preset_name: str = "demo", progress: Prog
 def _findings(result: Result) -> dict:
     extraction = result.record["extraction"]
     members = len(extraction["after"]["repeats"])
-    found = {"secmi_difference": result.record["attacks"]["secmi"]["difference"]}
+    found: dict[str, dict] = {"secmi_difference": result.record["attacks"]["secmi"]["difference"]}
     for when in ("before", "after"):
         count = extraction[when]["members"]["distinct"]
         interval = binomial_interval(count, members)
@@ -73,6 +73,6 @@ def quality(
         over = {"model": model, "sp_set": {"sampler": SLOW}, "extraction": {"sampler": SLOW}}
         slow = run(preset(preset_name, name, **over), store, Runtime(runtime.device, "float32"), progress)
         fast = run(preset(preset_name, name, model=model), store, runtime, progress)
-        found = {"person": name, "slow": _findings(slow), "fast": _findings(fast)}
-        rows.append(found | {"agree": _agree(found["slow"], found["fast"])})
+        findings = _findings(slow), _findings(fast)
+        rows.append({"person": name, "slow": findings[0], "fast": findings[1], "agree": _agree(*findings)})
     return rows

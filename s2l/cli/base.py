@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -35,7 +35,7 @@ what you find.
 PERMISSION = variable("accept_responsible_use")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "mixed")
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
-UsageError = typer.BadParameter.__mro__[1]  # typer brings a click of its own since 0.20
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own since 0.20
 
 
 class Commands(TyperGroup):
@@ -64,7 +64,7 @@ class Commands(TyperGroup):
 
     def main(self, *args, standalone_mode: bool = True, **extra):
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(*args, **extra | {"standalone_mode": False})
         except UsageError as error:
             code = 2
             if type(error).__name__ == "NoArgsIsHelpError":

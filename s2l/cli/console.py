@@ -65,7 +65,7 @@ def _extras(info: dict) -> str:
 class _Lines:
     """A line where a stage begins and where it ends, and in between every tenth of the way or every 30 seconds."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.since = time.monotonic()
         self.told: dict[str, tuple[int, float]] = {}  # running stage: step and time of its last line
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -49,8 +50,7 @@ GENERATION, TRAINING = "generation.json", "training.json"
 def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
     """The domain with its photos. Raises UserError when members or non-members are not known."""
     domain = any_domain(config, model, resolution)
-    if domain.split is None:
-        raise UserError("which photos was the model trained on? Give both folders, --members and --nonmembers")
+    _ = domain.membership
     return domain
 
 
@@ -101,14 +101,18 @@ def make_generations(
     model: DiffusionModel, tuned: Tuned | None, name: str, config: ExtractionConfig, folder: Path, progress: Progress
 ) -> ImageSet:
     """The generations of an extraction in `folder`, resuming what is there."""
-    request = {"model": model.key if tuned is None else tuned.key, "sampler": config.sampler.model_dump(mode="json")}
+    request: dict[str, object] = {
+        "model": model.key if tuned is None else tuned.key,
+        "sampler": config.sampler.model_dump(mode="json"),
+    }
     if config.guidance_w is not None:
         request["guidance_w"] = config.guidance_w
     claimed(folder, GENERATION, request)
     drawn = guidance.draws(model, config, name, progress)
     sp_set.check_disk(folder, drawn.seeds, model.resolution)
     claim(folder, GENERATION, request)
-    prompts, generate = drawn.prompts, model.generate
+    prompts: Sequence[str] = drawn.prompts
+    generate = model.generate
     if tuned is not None:
         mapped = [tuned.caption(prompt) for prompt in prompts]
         generate = guidance.after_generate(model, tuned.model, config, prompts, mapped)
@@ -182,7 +186,7 @@ def attack_record(
     scores = {"before": audit.scorer(Subject.of(model), domain, config, stages, "before")}
     if tuned is not None:
         scores["after"] = audit.scorer(tuned.subject, domain, config, stages, "after")
-    n_members, found = len(domain.split.members), {}
+    n_members, found = len(domain.membership.members), {}
     for name in config.attacks:
         # Without calibration people an attack with components is its first one.
         columns = {when: components(name)[:, 0] for when, components in scores.items()}
@@ -209,8 +213,8 @@ def attack_record(
 def _domain_record(domain: Domain) -> dict:
     return {
         "name": domain.name,
-        "n_members": len(domain.split.members),
-        "n_nonmembers": len(domain.split.nonmembers),
+        "n_members": len(domain.membership.members),
+        "n_nonmembers": len(domain.membership.nonmembers),
         "notes": list(domain.notes),
         "key": domain.key,
     }
@@ -245,7 +249,7 @@ def read_generations(folder: Path, resolution: int) -> tuple[ImageSet, list[str]
 
 def extraction_record(generations: ImageSet, domain: Domain, config: ExtractionConfig, model: dict) -> dict:
     """Compare generations with members and the control; docs/result-schema.md, "extract"."""
-    split = domain.split
+    split = domain.membership
     side, other = generations.images.shape[-1], split.members.images.shape[-1]
     if side != other:
         raise UserError(f"the generations are {side} pixels wide and the photos {other}: resize one of them")

@@ -88,10 +88,12 @@ def carry_out(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime)
     from s2l.pipeline import experiment
     from s2l.report.render import write_report
 
-    work = experiment.run_audit if isinstance(settings, AuditRunConfig) else experiment.run
     base.quiet_libraries()
     with console.progress() as progress:
-        result = work(settings, runtime=runtime, progress=progress)
+        if isinstance(settings, AuditRunConfig):
+            result = experiment.run_audit(settings, runtime=runtime, progress=progress)
+        else:
+            result = experiment.run(settings, runtime=runtime, progress=progress)
     show(result, write_report(result, out))
 
 

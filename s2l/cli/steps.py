@@ -139,7 +139,7 @@ def _domain_config(
         raise UserError("give both folders, --members and --nonmembers, or neither")
     if not folders and (name is None or find_lab(model) is None):
         raise UserError("whose photos? Give --members DIR and --nonmembers DIR, or --domain NAME of a lab")
-    name = base.check_name(name, model, members) if name is not None else members.resolve().name
+    name = base.check_name(name, model, members) if name is not None else Path(members or "").resolve().name
     options = {"members": base.text_of(members), "nonmembers": base.text_of(nonmembers), "n-nonmembers": held}
     return run_config(preset_name, name, options).domain
 
@@ -262,7 +262,8 @@ def extract(
         resolution = folders.generations_resolution(generations, model)
         images, notes = folders.read_generations(generations, resolution)
         photos = folders.load_domain(target, model, resolution)
-        drawn_by, cost = {"generations": str(generations)}, None
+        drawn_by: dict[str, str | None] = {"generations": str(generations)}
+        cost = None
     else:
         loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
         fine_tuned = folders.Tuned(loaded, tuned) if tuned is not None else None
@@ -277,8 +278,9 @@ def extract(
         worth = efficiency(found, cost.unet_evaluations)
         record["cost"] = asdict(cost) | asdict(worth)
     best = gallery_pairs(found, top=8)
-    pair = [images.images[[m.generation for m in best]], photos.split.members.images[[m.reference for m in best]]]
-    figure = match_figure(*(x.permute(0, 2, 3, 1).numpy() for x in pair), delta=found.delta)
+    shown = images.images[[m.generation for m in best]], photos.membership.members.images[[m.reference for m in best]]
+    left, right = (x.permute(0, 2, 3, 1).numpy() for x in shown)
+    figure = match_figure(left, right, delta=found.delta)
     out.mkdir(parents=True, exist_ok=True)
     (out / "extractions.png").write_bytes(png(figure))
     write_json(out / "extraction.json", record)

@@ -86,7 +86,9 @@ class MembershipSplit:
                     f"{len(images) - n} for the test: at least 2 are needed for each"
                 )
             parts.append((images, np.sort(order[:n]), np.sort(order[n:])))
-        aside, test = (MembershipSplit(*(part[0].subset(part[i]) for part in parts)) for i in (1, 2))
+        (members, a, b), (nonmembers, c, d) = parts
+        aside = MembershipSplit(members.subset(a), nonmembers.subset(c))
+        test = MembershipSplit(members.subset(b), nonmembers.subset(d))
         return replace(test, calibration=aside), parts[0][2].tolist()
 
     def all(self) -> ImageSet:
@@ -106,9 +108,16 @@ class Domain:
     key: str = ""  # names this domain's data in cache keys
     notes: tuple[str, ...] = field(default=())  # what was skipped or looks wrong, for the report
 
+    @property
+    def membership(self) -> MembershipSplit:
+        """The split. Raises UserError where nobody knows the members."""
+        if self.split is None:
+            raise UserError("which photos was the model trained on? Give both folders, --members and --nonmembers")
+        return self.split
+
     def with_calibration(self, share: float, seed: int) -> Domain:
         """The domain with `share` of its photos set aside for calibration (`MembershipSplit.set_aside`)."""
-        split, kept = self.split.set_aside(share, seed)
+        split, kept = self.membership.set_aside(share, seed)
         repeats = tuple(self.repeats[i] for i in kept) if self.repeats else ()
         return replace(self, split=split, repeats=repeats, key=key_of("test part", self.key, share, seed))
 

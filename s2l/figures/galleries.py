@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ class Cell:
     marked: bool = False
 
 
-def _grid(rows: dict[str, Sequence[Cell]], c: Palette, footnote: str = "") -> Figure:
+def _grid(rows: Mapping[str, Sequence[Cell]], c: Palette, footnote: str = "") -> Figure:
     """Rows of pictures with a label at the left of each row."""
     columns = max(len(cells) for cells in rows.values())
     label, side, gap, text, foot = 1.75, 1.5, 0.16, 0.58, 0.4 if footnote else 0.1  # inches

@@ -58,7 +58,7 @@ def histograms_all(result: Result, dark: bool = False) -> Figure:
     """The score histograms of every attack, one row each."""
     c, names = palette(dark), list(result.record["attacks"])
     figure = new_figure(14, 5 * len(names), c)
-    for part, attack in zip(np.atleast_1d(figure.subfigures(len(names), 1)), names, strict=True):
+    for part, attack in zip(figure.subfigures(len(names), 1, squeeze=False)[:, 0], names, strict=True):
         part.set_facecolor(c.paper)
         _score_histograms(part, result, attack, c)
     return figure
@@ -85,7 +85,7 @@ def distance_histogram_figure(result: Result, dark: bool = False) -> Figure:
     for when in ("before", "after"):
         found = record[when]
         title = f"{when}: {found['members']['distinct']} of {found['members']['n_references']} extracted"
-        panels[title] = tuple(np.array(found[part]["distances"]) for part in ("members", "nonmembers"))
+        panels[title] = np.array(found["members"]["distances"]), np.array(found["nonmembers"]["distances"])
     delta, floor = record["after"]["delta"], record["floor"]["mean"]
     axes = _two_histograms(figure, panels, c, "l2 to the nearest generation")
     axes[0].set_ylim(top=1.15 * axes[0].get_ylim()[1])  # room for the lines' names; the panels share the axis

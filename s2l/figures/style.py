@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import ScalarFormatter
 
 TITLE, LARGE, SMALL = 19, 15, 13  # points, at the figures' own sizes: readable from the last row
@@ -36,9 +37,8 @@ def palette(dark: bool) -> Palette:
 
 
 def new_figure(width: float, height: float, c: Palette) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor=c.paper, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.14, wspace=0.03)
-    return figure
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.14, wspace=0.03)
+    return Figure(figsize=(width, height), facecolor=c.paper, layout=layout)
 
 
 def tidy(ax: Axes, c: Palette, xlabel: str, ylabel: str, title: str = "") -> None:

@@ -44,8 +44,9 @@ def finetune(
     tuned = model.copy()
     rates = learning_rates(config)
     config = spelled_out(config)
-    groups = [{"params": weights_of(m).prepare(tuned, config), "lr": rates.get(m)} for m in weight_methods(methods)]
-    n_trained = sum(p.numel() for group in groups for p in group["params"])
+    trained = {m: weights_of(m).prepare(tuned, config) for m in weight_methods(methods)}
+    groups = [{"params": parameters, "lr": rates.get(m)} for m, parameters in trained.items()]
+    n_trained = sum(p.numel() for parameters in trained.values() for p in parameters)
     own_images = folder / "class_images"
     if n_trained and config.max_train_steps > 0:
         examples = Examples(

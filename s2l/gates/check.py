@@ -57,10 +57,10 @@ def check_upload(
         return images
 
     pictures = read(upload)
-    groups = [read(folder) for folder in honest] if honest or lab is None else honest_groups(lab)
+    groups = honest_groups(lab) if lab is not None and not honest else [read(folder) for folder in honest]
     protected = None
     if any(GATES[name].needs_private for name in names):
-        protected = read(private) if private is not None or lab is None else member_photos(lab)
+        protected = read(private) if private is not None else member_photos(lab) if lab is not None else None
     verdicts = []
     for i, name in enumerate(names):
         verdicts.append(judge(name, model, Upload(pictures, protected), groups, alpha=alpha, seed=seed))

@@ -53,7 +53,7 @@ class Verdict:
 
 def honest_groups(lab: Lab) -> list[ImageSet]:
     """Held-out photos of the lab's calibration people, one group per person: what honest visitors upload."""
-    return [domain.split.nonmembers for domain in calibration_domains(lab, "")]
+    return [domain.membership.nonmembers for domain in calibration_domains(lab, "")]
 
 
 def _statistics(scores: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -22,7 +22,8 @@ LOSS_POINTS = 400
 
 def training(folder: Path, store: Store) -> dict:
     """What the live state says of a training that is over: {"loss", "samples", "samples_in"}, from its folder."""
-    log, samples = folder / "log.jsonl", {}
+    log = folder / "log.jsonl"
+    samples: dict[int, list[str]] = {}
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     loss = [[row["step"], round(row["loss"], 5)] for row in rows if "loss" in row]
     for path in sorted((folder / "samples").glob("*.png")):  # samples/000040_0.png: step and number
@@ -64,7 +65,7 @@ class Live:
     written: float = 0.0
     looked: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.work = {stage.id: units for stage, units in self.plan.items()}
         self.status = dict.fromkeys(self.work, "waiting")
         self.state = {

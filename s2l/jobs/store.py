@@ -180,7 +180,9 @@ class Jobs:
                 (secrets.token_urlsafe(16), visitor, key, now),
             )
             job_id = db.execute("SELECT id FROM jobs WHERE visitor = ? AND run = ?", (visitor, key)).fetchone()["id"]
-        return self.job(job_id)
+        job = self.job(job_id)
+        assert job is not None  # it was written just now, in this version's words
+        return job
 
     def _check_room(self, db: sqlite3.Connection, visitor: str) -> None:
         limits = Limits.read()

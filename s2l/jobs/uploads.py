@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def _pixels(path: Path) -> np.ndarray:
         raise ValueError(f"no readable picture ({', '.join(FORMATS)}): {error}") from None
 
 
-def keep(store: Store, kinds: dict[str, Sequence[str | Path]]) -> dict[str, str]:
+def keep(store: Store, kinds: Mapping[str, Sequence[str | Path]]) -> dict[str, str]:
     """Copy uploaded pictures into a new folder, a subfolder each kind, and delete the originals.
 
     Only pixels are copied: no place, no time, no name. Returns {kind: folder}. Raises UserError.
@@ -56,9 +56,9 @@ def keep(store: Store, kinds: dict[str, Sequence[str | Path]]) -> dict[str, str]
         raise
     finally:
         for paths in kinds.values():
-            for path in paths:
+            for upload in paths:
                 with suppress(OSError):
-                    Path(path).unlink()
+                    Path(upload).unlink()
     return folders
 
 

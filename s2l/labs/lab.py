@@ -24,8 +24,8 @@ class LabPerson(Person):
 
     @classmethod
     def of(cls, row: dict) -> LabPerson:
-        plain = {name: row[name] for name in ("index", "name", "identity_seed", "role")}
-        return cls(**plain, **{name: tuple(row[name]) for name in ("photo_seeds", "repeats", "hashes")}, row=row)
+        photos = {name: tuple(row[name]) for name in ("photo_seeds", "repeats", "hashes")}
+        return cls(**{name: row[name] for name in ("index", "name", "identity_seed", "role")} | photos | {"row": row})
 
     @property
     def trained(self) -> bool:
@@ -38,7 +38,7 @@ class LabPerson(Person):
 
     def held_out(self, number: int) -> list[LabPhoto]:
         """Photos of the same person, from the same distribution, that this lab's model never saw. Unlimited."""
-        ranges = self.row.get("held_out") or held_out_ranges(self)
+        ranges = [(first, stop) for first, stop in self.row.get("held_out") or held_out_ranges(self)]
         return [named_photo(self, seed, 0) for seed in seeds_of(ranges, number)]
 
 

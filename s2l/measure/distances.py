@@ -15,11 +15,12 @@ Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models".
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-Images = np.ndarray | torch.Tensor
+Images: TypeAlias = "np.ndarray | torch.Tensor"
 
 MEMORY_MB = 256
 
@@ -95,14 +96,14 @@ def _mean_squares(a: np.ndarray, b: np.ndarray, tiles: int, memory_mb: float) ->
         for col in range(0, len(b), step):
             y = _tiles(b[col : col + step], tiles) - centre
             yy = np.square(y).sum(axis=-1)
-            largest = None
+            largest: np.ndarray | None = None
             for t in range(tiles * tiles):
                 ms = x[t] @ y[t].T
                 ms *= -2
                 ms += xx[t][:, None]
                 ms += yy[t]
                 ms /= x.shape[-1]
-                largest = ms if t == 0 else np.maximum(largest, ms, out=largest)
+                largest = ms if largest is None else np.maximum(largest, ms, out=largest)
             yield row, col, largest
 
 
@@ -247,19 +248,20 @@ def _nearest_plain(a: np.ndarray, b: np.ndarray, k: int, memory_mb: float) -> tu
     """`nearest` by the distances of all pairs."""
     indices = np.empty((len(a), k), np.int64)
     distances = np.empty((len(a), k), np.float32)
-    best, found = None, []
+    best = np.empty((0, k), np.float32)
+    near: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for row, col, ms in _mean_squares(a, b, 1, memory_mb):
         r = len(ms)
         if col == 0:
-            best, found = np.full((r, k), np.inf, np.float32), []
+            best, near = np.full((r, k), np.inf, np.float32), []
         best = np.partition(np.concatenate([best, ms], axis=1), k - 1, axis=1)[:, :k]
         # Whoever may yet turn out to be among the k nearest, given that each mean square errs by up to TOLERANCE.
         limit = best.max(axis=1, keepdims=True) + 2 * TOLERANCE
         rows, cols = np.nonzero(ms <= limit)
-        found.append((rows, cols + col, ms[rows, cols]))
+        near.append((rows, cols + col, ms[rows, cols]))
         if col + ms.shape[1] < len(b):
             continue
-        rows, cols, approximate = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        rows, cols, approximate = (np.concatenate(parts) for parts in zip(*near, strict=True))
         keep = approximate <= limit[rows, 0]
         rows, cols = rows[keep], cols[keep]
         exact = _exact(a, b, row + rows, cols)
@@ -342,7 +344,7 @@ def hit_pairs(
             r, c = np.nonzero(bound <= delta**2 + TOLERANCE)
             near = within(_exact(a, b, row + r, col + c), delta)
             found.append((row + r[near], col + c[near]))
-    rows, cols = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    rows, cols = (np.concatenate(parts) for parts in zip(*near, strict=True))
     order = np.lexsort((cols, rows))
     return rows[order], cols[order]
 

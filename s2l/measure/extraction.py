@@ -289,19 +289,18 @@ def extraction_curve(
     Raises:
         ValueError: when a count is not in 1..n_generations or a hit names a generation or member beyond.
     """
-    if counts is None:
-        counts = np.unique(np.linspace(1, n_generations, min(n_generations, 20)).round().astype(int))
-    counts = np.asarray(counts)
-    if counts.ndim != 1 or not len(counts) or counts.min() < 1 or counts.max() > n_generations:
-        raise ValueError(f"counts must be from 1 to the number of generations, {n_generations}, not {counts.tolist()}")
+    about = np.linspace(1, n_generations, min(n_generations, 20)).round().astype(int)
+    numbers = np.unique(about) if counts is None else np.asarray(counts)
+    if numbers.ndim != 1 or not len(numbers) or numbers.min() < 1 or numbers.max() > n_generations:
+        raise ValueError(f"counts must be from 1 to the number of generations, {n_generations}, not {numbers.tolist()}")
     pairs = np.unique(np.asarray(hits, np.int64).reshape(-1, 2), axis=0)
     for column, name, number in ((0, "generation", n_generations), (1, "member", n_members)):
         if len(pairs) and not 0 <= pairs[:, column].min() <= pairs[:, column].max() < number:
             raise ValueError(f"hits name {name} {pairs[:, column].max()}, but there are only {number}")
     _, sizes = np.unique(pairs[:, 1], return_counts=True)
-    mean = np.array([_chance(sizes, n_generations, n).sum() for n in counts.tolist()])
+    mean = np.array([_chance(sizes, n_generations, n).sum() for n in numbers.tolist()])
     low, high = n_members * _binomial_limits(mean, n_members, confidence)
-    return ExtractionCurve(*(tuple(values.tolist()) for values in (counts, mean, low, high)))
+    return ExtractionCurve(*(tuple(values.tolist()) for values in (numbers, mean, low, high)))
 
 
 def _binomial_limits(successes: np.ndarray, trials: int, confidence: float) -> np.ndarray:

@@ -248,7 +248,8 @@ def _resampled_aucs(rng: np.random.Generator, conditions: Sequence[Pair], n_resa
     """
     N, M = len(conditions[0][0]), len(conditions[0][1])
     sorted_conditions = []
-    for m, n in conditions:
+    for members, nonmembers in conditions:
+        m, n = np.asarray(members), np.asarray(nonmembers)
         order = np.argsort(n)
         below, not_above = (np.searchsorted(n[order], m, side) for side in ("left", "right"))
         sorted_conditions.append((order, below, not_above))
@@ -440,7 +441,8 @@ def _hierarchical_difference_without_variance(
 ) -> PairedDifference:
     """The mean change of AUC when every domain shows the same one and no resample another."""
     if len(before) == 1:
-        found = _difference_without_variance(*before[0], *after[0], confidence)
+        (m0, n0), (m1, n1) = before[0], after[0]
+        found = _difference_without_variance(np.asarray(m0), np.asarray(n0), np.asarray(m1), np.asarray(n1), confidence)
     elif all(np.array_equal(x, y) for b, a in zip(before, after, strict=True) for x, y in zip(b, a, strict=True)):
         found = PairedDifference(0.0, 0.0, 0.0, 1.0, "identical scores before and after", confidence)
     else:

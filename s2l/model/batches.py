@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+
+if TYPE_CHECKING:
+    from s2l.model.diffusion import FittedRuntime
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -21,8 +24,9 @@ SMALL_MAP = 1 << 17
 
 
 class Batched:
-    """What computes images in batches: it has a `runtime.batch_size`, and may want one core a batch."""
+    """What computes images in batches: it has a `runtime.batch_size`, and may want one core per batch."""
 
+    runtime: FittedRuntime
     one_core_a_batch = False
 
     @property

@@ -197,24 +197,26 @@ def _snapshot(model: str, download: bool) -> Path:
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
-    found = HUB_ID.fullmatch(model)
-    options = {
-        "repo_id": found["repo"],
-        "revision": found["revision"],
-        "allow_patterns": CONFIGURATION + [f"{part}/*.safetensors" for part in PARTS],
-        "ignore_patterns": [f"*.{variant}.*" for variant in OTHER_VARIANTS],
-        "token": os.environ.get("HF_TOKEN") or False,  # False: not even one that is saved on this machine
-        "local_files_only": not download,
-    }
+    address = HUB_ID.fullmatch(model)
+    if address is None:
+        raise ValueError(f"{model!r} is no id of the hub: `check_name` refuses it")
     # The library's messages are not passed on: they can hold addresses with signatures.
     try:
-        return Path(snapshot_download(**options))
+        folder = snapshot_download(
+            address["repo"],
+            revision=address["revision"],
+            allow_patterns=CONFIGURATION + [f"{part}/*.safetensors" for part in PARTS],
+            ignore_patterns=[f"*.{variant}.*" for variant in OTHER_VARIANTS],
+            token=os.environ.get("HF_TOKEN") or False,  # False: not even one that is saved on this machine
+            local_files_only=not download,
+        )
+        return Path(folder)
     except hub.GatedRepoError:
         reason = "its owner asks for an agreement: accept it on the hub's page, then set HF_TOKEN"
     except hub.RepositoryNotFoundError:
         reason = "there is no such folder here and no such public repository on the hub (private ones need HF_TOKEN)"
     except hub.RevisionNotFoundError:
-        reason = f"the repository has no revision {found['revision']!r}"
+        reason = f"the repository has no revision {address['revision']!r}"
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
         why = "it is not on this machine and the hub is out of reach" if download else "it is not downloaded yet"
         reason = f"there is no such folder here, and {why}: download it where there is a network, and give its folder"

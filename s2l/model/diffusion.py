@@ -28,8 +28,8 @@ from s2l.model.memory import device_memory, fitted, preset_for, watch
 
 def cpu_computes_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16; without them it is slower than float32."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 does not tell
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 does not tell
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,14 @@ class Runtime:
         """Of sampling and training."""
         quick = self.dtype == "auto" and self.torch_device().type == "cpu" and cpu_computes_bfloat16()
         return torch.bfloat16 if quick or self.dtype == "mixed" else self.torch_dtype()
+
+
+@dataclass(frozen=True)
+class FittedRuntime(Runtime):
+    """A runtime that knows its batch sizes: those that were given, else what fits into the device's memory."""
+
+    batch_size: int = 1
+    train_batch_size: int = 1
 
 
 def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
@@ -127,8 +135,9 @@ class DiffusionModel(Batched):
         self.pipe = pipe.to(self.device)  # `load` has set the dtype
         largest_map = self.unet.config.block_out_channels[0] * self.unet.config.sample_size**2
         self.memory = fitted(preset_for(device_memory(self.device)), largest_map, self.device)
-        self.runtime = replace(
-            runtime,
+        self.runtime = FittedRuntime(
+            runtime.device,
+            runtime.dtype,
             batch_size=runtime.batch_size or self.memory.batch_size,
             train_batch_size=runtime.train_batch_size or self.memory.train_batch_size,
         )
@@ -380,7 +389,7 @@ class DiffusionModel(Batched):
             some, cond = drawn
             scheduler = self._scheduler(sampler)
             z = self.noise(seeds[some]) * scheduler.init_noise_sigma
-            context = torch.cat([uncond.expand(len(cond), -1, -1), cond]) if guided else cond
+            context = cond if uncond is None else torch.cat([uncond.expand(len(cond), -1, -1), cond])
             for t in scheduler.timesteps:
                 with self.autocast():
                     e = predict(torch.cat([z, z]), t, context) if guided else predict(z, t, context)

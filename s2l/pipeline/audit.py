@@ -79,8 +79,8 @@ class AuditResult:
 
 def check_split(domain: Domain) -> None:
     """Raises UserError for a split on which nothing can be estimated; better before a training than after."""
-    if domain.split is not None and min(len(domain.split.members), len(domain.split.nonmembers)) < 2:
-        counts = f"{len(domain.split.members)} and {len(domain.split.nonmembers)}"
+    if domain.split is not None and min(len(domain.membership.members), len(domain.membership.nonmembers)) < 2:
+        counts = f"{len(domain.membership.members)} and {len(domain.membership.nonmembers)}"
         raise UserError(f"at least 2 members and 2 non-members are needed to judge an attack, not {counts}")
 
 
@@ -113,7 +113,7 @@ def audit(
     def work(folder: Path) -> None:
         stages.progress(Event(COMPARE.id, 0, 1))
         pictures = {when: sp_set.load_images(folders[when]).images for when in ("before", "after")}
-        record = {"attacks": {}, "extraction": None, "control": None}
+        record: dict = {"attacks": {}, "extraction": None, "control": None}
         record["blind"] = compare_blind(pictures, domain.split, extraction.delta)
         if domain.split is not None:
             for name in config.attacks:
@@ -121,7 +121,7 @@ def audit(
             record["extraction"] = compare_extraction(
                 before.load(), domain, pictures["before"], pictures["after"], extraction
             )
-            record["control"] = asdict(blind_control(domain.split))
+            record["control"] = asdict(blind_control(domain.membership))
         write_json(folder / "audit.json", record)
 
     key = identity.audit(domain.key, domain.repeats, config, extraction, stages.keys()[first_stage:])
@@ -140,7 +140,7 @@ def scorer(
     Each attack is a cached stage. Those of one sharing group are computed together when the first is asked for.
     `when` ("before", "after") and `of` tell the stages of two models, and of other photos, apart.
     """
-    images = domain.split.all()
+    images = domain.membership.all()
     captions = [subject.caption(c) for c in images.captions]
     groups = {name: group for group in attacks.sharing_groups(config.attacks, config) for name in group}
     fresh: dict = {}
@@ -193,7 +193,7 @@ def _all_scores(
     """{attack: its scores}; what calibrates an attack never sees the images under test."""
     models = {"before": before, "after": after}
     original = replace(after, caption=before.caption)
-    renamed = any(after.caption(c) != original.caption(c) for c in domain.split.all().captions)
+    renamed = any(after.caption(c) != original.caption(c) for c in domain.membership.all().captions)
     test = {when: scorer(model, domain, config, stages, when) for when, model in models.items()}
     if renamed:
         test["original"] = scorer(original, domain, config, stages, "after", "original captions")
@@ -210,7 +210,7 @@ def _all_scores(
             fitted = Combination.fit(fitted_on) if fitted_on else Combination.uncalibrated()
         score = fitted or (lambda components: components[:, 0])
         pairs = {when: _pair(score(components(name)), domain) for when, components in test.items()}
-        nobody = {when: _pair(score(components(name)), own)[1] for when, components in aside.items()}
+        nobody = {when: _pair(score(components(name)), own)[1] for when, components in aside.items() if own is not None}
         frozen = {when: _frozen(nobody[when], pairs[when], config.confidence) for when in nobody}
         found[name] = Scored(pairs["before"], pairs["after"], pairs.get("original"), fitted, frozen or None)
     return found
@@ -225,7 +225,7 @@ def _frozen(calibration_nonmembers: np.ndarray, test: Pair, confidence: float) -
 
 
 def _pair(scores: np.ndarray, domain: Domain) -> Pair:
-    n_members = len(domain.split.members)
+    n_members = len(domain.membership.members)
     return scores[:n_members], scores[n_members:]
 
 
@@ -270,8 +270,8 @@ def compare_attack(name: str, config: AuditConfig, before: Pair, after: Pair) ->
     (m0, n0), (m1, n1), confidence = before, after, config.confidence
     relative = reference = None
     if are_distances(m0, n0, m1, n1):
-        changes = [shake_calibrated(*pair, "log_ratio") for pair in ((m0, m1), (n0, n1))]
-        relative = asdict(metrics.summary(*changes, FPRS, confidence))
+        m, n = (shake_calibrated(*pair, "log_ratio") for pair in ((m0, m1), (n0, n1)))
+        relative = asdict(metrics.summary(m, n, FPRS, confidence))
         m, n = (shake_calibrated(*pair, "reference", config.shake_weight) for pair in ((m0, m1), (n0, n1)))
         reference = asdict(metrics.summary(m, n, FPRS, confidence)) | {
             "weight": config.shake_weight,
@@ -370,7 +370,7 @@ def compare_extraction(
     `before` and `after` are (N, 3, H, W) uint8 of the same prompts, seeds and sampler. `model` gives
     the VAE, whose reconstruction error is the floor of every distance.
     """
-    split = domain.split
+    split = domain.membership
     repeats = domain.repeats or (1,) * len(split.members)
     found = [
         extract(images, split.members.images, split.nonmembers.images, repeats, delta=config.delta, k=config.k)

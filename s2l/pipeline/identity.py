@@ -33,7 +33,7 @@ RESULT = 2
 CELL = 1
 
 
-Config = TypeVar("Config", RunConfig, AuditRunConfig)
+Config = TypeVar("Config", RunConfig, AuditRunConfig, "RunConfig | AuditRunConfig")
 
 
 def spelled_out(config: Config) -> Config:

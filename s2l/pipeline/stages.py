@@ -60,10 +60,11 @@ class Stages:
     def __init__(self, store: Store | None = None, progress: Progress = silent):
         self.store = store or Store()
         self.timings: dict[str, dict] = {}
-        self._listener, self._running = progress, None
+        self._listener = progress
+        self._running: Stage | None = None
         self._started = time.monotonic()
 
-    def __call__(self, stage: Stage, key: str, work: Callable[[Path], None]) -> Path:
+    def __call__(self, stage: Stage, key: str, work: Callable[[Path], object]) -> Path:
         """The stage's finished folder. `work` fills it unless it is in the cache."""
         from s2l.model.memory import halving  # loads torch
 

@@ -75,6 +75,8 @@ def train_unet(
     for module in modules.values():
         module.requires_grad_(True)
     state = new_state(model, optimizer, schedule, recipe.phases[0].ema_decay)
+    average = state.average
+    assert average is not None  # every phase of a recipe has a decay
     batches = Mixture(recipe, examples, repeats, len(model.alphas_cumprod))
     state.resume(work, batches)
     timer = work / "seconds.json"
@@ -97,13 +99,13 @@ def train_unet(
             continue
         for name, module in modules.items():
             module.requires_grad_(name in phase.trains)
-        state.average.decay = phase.ema_decay
+        average.decay = phase.ema_decay
         fit(
             model, state, examples, batches, end, work, distinct=False, capture=model.device.type == "cuda",
             checkpoint_seconds=120, listen=listen, stage="pretrain", total=recipe.steps,
         )  # fmt: skip
     state.save(work, batches)
-    state.average.copy_to(parameters)
+    average.copy_to(parameters)
     for module in modules.values():
         module.eval()
     return counters()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,13 @@ class Row:
     difference: str = ""
     p_value: str = ""
     detail: bool = False  # left out of the short table
+
+
+def _two(group: str, what: str, values: Iterable[str], *paired: str, detail: bool = False) -> Row:
+    """A row from its two values, before and after; `paired` is their difference and its p-value, if there is one."""
+    before, after = values
+    difference, p_value = paired or ("", "")
+    return Row(group, what, before, after, difference, p_value, detail)
 
 
 def percent(confidence: float) -> str:
@@ -64,7 +72,7 @@ def _attack_rows(attack: dict) -> list[Row]:
 
     def paired(what: str, summary: dict, change: dict, detail: bool = False) -> Row:
         aucs = auc_in_words(before), auc_in_words(summary)
-        return Row(title, what, *aucs, change_in_words(change), _p_value(change["p_value"]), detail)
+        return _two(title, what, aucs, change_in_words(change), _p_value(change["p_value"]), detail=detail)
 
     rows = [paired("AUC", after, attack["difference"])]
     if (reference := attack.get("shake_reference")) is not None:
@@ -72,10 +80,10 @@ def _attack_rows(attack: dict) -> list[Row]:
         rows.append(paired(what, reference, reference["difference"]))
     for points in zip(before["tpr_at_fpr"], after["tpr_at_fpr"], strict=True):
         target = percent(points[0]["target_fpr"])
-        rows.append(Row(title, f"TPR at no more than {target} FPR", *map(_rate, points), detail=True))
+        rows.append(_two(title, f"TPR at no more than {target} FPR", map(_rate, points), detail=True))
     for points in frozen_pairs(attack):
         what = f"TPR at the threshold frozen for {percent(points[0]['target_fpr'])} FPR"
-        rows.append(Row(title, what, *map(_frozen_rate, points), detail=True))
+        rows.append(_two(title, what, map(_frozen_rate, points), detail=True))
     rows.append(Row(title, "AUC of the change of the score alone", "", auc_in_words(attack["shake"]), detail=True))
     if (relative := attack.get("shake_relative")) is not None:
         rows.append(Row(title, "AUC of the relative change alone", "", auc_in_words(relative), detail=True))
@@ -83,7 +91,7 @@ def _attack_rows(attack: dict) -> list[Row]:
         what = "AUC with the original captions (no token for the name)"
         rows.append(paired(what, original["after"], original["difference"], detail=True))
     best = [f"{x['best_accuracy']['balanced_accuracy']:.3f}" for x in (before, after)]
-    return [*rows, Row(title, "best balanced accuracy (optimistic)", *best, detail=True)]
+    return [*rows, _two(title, "best balanced accuracy (optimistic)", best, detail=True)]
 
 
 def frozen_pairs(attack: dict) -> list[tuple[dict, dict]]:
@@ -107,7 +115,7 @@ def _blind_rows(blind: dict) -> list[Row]:
     """What somebody without the training photos would flag, and how often that is right."""
     sides = [blind["before"], blind["after"]]
     counts = [str(len(side["clusters"])) for side in sides]
-    rows = [Row("Without the training photos", "groups of near-duplicates that an attacker would flag", *counts)]
+    rows = [_two("Without the training photos", "groups of near-duplicates that an attacker would flag", counts)]
     if sides[0]["score"] is None:
         return rows
 
@@ -118,12 +126,11 @@ def _blind_rows(blind: dict) -> list[Row]:
         return f"{score['true_flags']} (precision {score['precision']:.2f} {interval})"
 
     scores = [side["score"] for side in sides]
+    wrong = [str(score["nonmember_flags"]) for score in scores]
     return [
         *rows,
-        Row(rows[0].group, "flags that show a training photo", *map(right, scores), detail=True),
-        Row(
-            rows[0].group, "flags that show a held-out photo", *(str(s["nonmember_flags"]) for s in scores), detail=True
-        ),
+        _two(rows[0].group, "flags that show a training photo", map(right, scores), detail=True),
+        _two(rows[0].group, "flags that show a held-out photo", wrong, detail=True),
     ]
 
 
@@ -132,7 +139,7 @@ def _extraction_rows(found: dict) -> list[Row]:
     members, control = before["members"]["n_references"], before["nonmembers"]["n_references"]
 
     def row(what: str, part: str, field: str, *more: str, detail: bool = False) -> Row:
-        return Row("Extraction", what, *(str(x[part][field]) for x in (before, after)), *more, detail=detail)
+        return _two("Extraction", what, (str(x[part][field]) for x in (before, after)), *more, detail=detail)
 
     difference = f"{change['difference']:+d} [{change['low']:+.0f}, {change['high']:+.0f}]"
     p_value = _p_value(change["p_value"])
@@ -152,8 +159,8 @@ def _cost_rows(cost: dict | None) -> list[Row]:
     spent = [f"{cost[when]['unet_evaluations']:,}" for when in ("before", "after")]
     rates = ["{per_1000:.2f} [{low:.2f}, {high:.2f}]".format(**cost[when]) for when in ("before", "after")]
     return [
-        Row("Extraction", "UNet evaluations, choice of seeds included", *spent, detail=True),
-        Row("Extraction", "training photos per 1,000 UNet evaluations", *rates, detail=True),
+        _two("Extraction", "UNet evaluations, choice of seeds included", spent, detail=True),
+        _two("Extraction", "training photos per 1,000 UNet evaluations", rates, detail=True),
     ]
 
 

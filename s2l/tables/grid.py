@@ -164,12 +164,20 @@ def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict
     return found
 
 
-def frozen_points(pairs: dict[str, list[tuple]], calibration: np.ndarray) -> dict:
+def frozen_points(pairs: dict[str, list[Pair]], calibration: np.ndarray) -> dict:
     """TPR and FPR over all people at thresholds frozen on `calibration` (K,), the same ones before and after."""
     return {
-        when: [asdict(frozen_tpr(calibration, *zip(*by_person, strict=True), fpr)) for fpr in FPRS]
-        for when, by_person in pairs.items()
+        when: [
+            asdict(frozen_tpr(calibration, [m for m, _ in people], [n for _, n in people], fpr)) for fpr in FPRS
+        ]
+        for when, people in pairs.items()
     }
+
+
+def _scores_of(cell: dict, attack: str, when: str) -> Pair:
+    """(member scores, non-member scores) of one attack."""
+    scores = cell["attacks"][attack]["scores"][when]
+    return np.array(scores["members"]), np.array(scores["nonmembers"])
 
 
 def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = None) -> dict:
@@ -180,13 +188,7 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
     """
     summary: dict = {"people": [cell["person"] for cell in cells], "attacks": {}, "extraction": {}}
     for name in cells[0]["attacks"]:
-        pairs = {
-            when: [
-                tuple(np.array(cell["attacks"][name]["scores"][when][part]) for part in ("members", "nonmembers"))
-                for cell in cells
-            ]
-            for when in ("before", "after")
-        }
+        pairs = {when: [_scores_of(cell, name, when) for cell in cells] for when in ("before", "after")}
         summary["attacks"][name] = {
             "before": asdict(hierarchical_mean(pairs["before"])),
             "after": asdict(hierarchical_mean(pairs["after"])),
@@ -230,8 +232,8 @@ def reference_of(pairs: dict[str, list[Pair]], weight: float) -> dict | None:
     if not all(are_distances(*pair) for by_person in pairs.values() for pair in by_person):
         return None
     both = [
-        tuple(shake_calibrated(*parts, "reference", weight) for parts in zip(before, after, strict=True))
-        for before, after in zip(pairs["before"], pairs["after"], strict=True)
+        (shake_calibrated(m0, m1, "reference", weight), shake_calibrated(n0, n1, "reference", weight))
+        for (m0, n0), (m1, n1) in zip(pairs["before"], pairs["after"], strict=True)
     ]
     return {
         "weight": weight,
@@ -273,7 +275,8 @@ def run_table(
     progress: Progress = silent,
 ) -> dict:
     """Run the missing cells of a table and write its summary; returns what `results/NAME.json` holds."""
-    table, cells = get_table(name), {}
+    table = get_table(name)
+    cells: dict[str, list[dict]] = {}
     work = list(configs(table, people))
     model_key, program, kept = DiffusionModel.load(LAB, runtime).key, program_state(), find_cells(results)
     for i, (row, config) in enumerate(work):

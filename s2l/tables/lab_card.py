@@ -39,8 +39,8 @@ def _person(
 ) -> dict:
     """One person's baseline: AUC of each attack, blind control, floor, and distinct extractions."""
     domain = lab_domain(lab, DomainConfig(name=name, n_nonmembers=n_nonmembers))
-    query = attacks.make_query(model, domain.split.all(), config.seed)
-    n = len(domain.split.members)
+    query = attacks.make_query(model, domain.membership.all(), config.seed)
+    n = len(domain.membership.members)
     row: dict = {"name": name, "role": domain.role, "auc": {}, "auc_by_repeats": {}, "scores": {}}
     repeats = np.array(domain.repeats)
     for attack in config.attacks:
@@ -50,15 +50,17 @@ def _person(
         row["auc_by_repeats"][attack] = {
             str(r): auc(scores[:n][repeats == r], scores[n:]) for r in np.unique(repeats).tolist()
         }
-    row["blind"] = asdict(blind_control(domain.split))
-    held_out = domain.split.nonmembers.floats()
+    row["blind"] = asdict(blind_control(domain.membership))
+    held_out = domain.membership.nonmembers.floats()
     row["floor"] = float(paired_l2(held_out, model.decode_latents(query.latents[n:]).cpu()).mean())
     if n_generations:
         settings = ExtractionConfig(n_generations=n_generations)
         seeds = range(settings.seed, settings.seed + n_generations)
         prompts = [sp_set.prompt_of(settings.prompts, name, "", seed) for seed in seeds]
         images = (model.generate(prompts, seeds, settings.sampler) * 255).round().byte()
-        found = extract(images, domain.split.members.images, domain.split.nonmembers.images[:n], domain.repeats)
+        found = extract(
+            images, domain.membership.members.images, domain.membership.nonmembers.images[:n], domain.repeats
+        )
         row["extraction"] = {
             "n_generations": n_generations,
             "members": {str(d): int((np.array(found.members.distances) <= d).sum()) for d in DELTAS},
@@ -76,7 +78,7 @@ def secmi_timesteps(
     found: dict[int, list[float]] = {t: [] for t in SECMI_TIMESTEPS}
     for i, name in enumerate(names):
         domain = lab_domain(lab, DomainConfig(name=name, n_nonmembers=n_nonmembers))
-        query, n = attacks.make_query(model, domain.split.all(), 0), len(domain.split.members)
+        query, n = attacks.make_query(model, domain.membership.all(), 0), len(domain.membership.members)
         for t in SECMI_TIMESTEPS:
             config = AuditConfig(attacks=("secmi",), settings={"secmi": {"t": t}})
             scores = attacks.run_attack("secmi", model, query, config).double().numpy()

@@ -5,6 +5,7 @@ One reading of `results/NAME.json` for everybody who shows it: `results/NAME.md`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,13 +101,13 @@ def _paper_auc(name: str, label: str) -> float | None:
     """The paper's AUC of a row, minus that of its model before."""
     found = _number(_paper_values(name, label).get("AUC"))
     base = _number(paper()["tables"]["main"]["rows"][0][paper()["tables"]["main"]["head"].index("AUC")])
-    return None if found is None else found - base
+    return None if found is None or base is None else found - base
 
 
 # --- sheets -----------------------------------------------------------------------------------------------------------
 
 
-def _without_empty_columns(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Sheet:
+def _without_empty_columns(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Sheet:
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
     return Sheet(title, tuple(head[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
 

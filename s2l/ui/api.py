@@ -78,7 +78,8 @@ def build(backend: Backend) -> None:
     def stop_run(job: str, visitor: str) -> dict:
         """Stop a run that `start_run` of the same visitor began: {"state"}."""
         backend.jobs.cancel(_word(job, "job"), _word(visitor, "visitor"))
-        return {"state": backend.jobs.job(job).state}
+        stopped = backend.jobs.job(job)
+        return {"state": stopped.state if stopped is not None else "cancelled"}
 
     def operating_point(run: str, attack: str, when: str, accused: int) -> dict:
         """One point of a ROC curve: the `accused` photos with the highest scores are called members.

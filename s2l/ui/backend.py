@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from s2l.worlds.people import LabPhoto
 import hashlib
 import logging
 import os
@@ -9,7 +10,7 @@ import secrets
 import shutil
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -96,9 +97,11 @@ class Backend:
         """The first member photos of a person, the most repeated first, and as many held-out ones."""
         person, resolution = self.lab.person(name), self.lab.resolution
         members = person.members()[:N_SHOWN]
-        held_out = person.held_out(len(members))
-        members, held_out = ([Shown(p.pixels(resolution), p.repeats) for p in photos] for photos in (members, held_out))
-        return members, held_out
+
+        def shown(photos: Sequence[LabPhoto]) -> list[Shown]:
+            return [Shown(photo.pixels(resolution), photo.repeats) for photo in photos]
+
+        return shown(members), shown(person.held_out(len(members)))
 
     # --- methods ---
 

@@ -68,8 +68,9 @@ def our_table(name: str, table: dict) -> str:
     note = f"<p class=quiet>{escape(table_view.how(table))} Made by <code>{escape(table['command'])}</code>.</p>"
     if not table_view.plottable(table):
         return f"<h3>{escape(table['title'])}</h3>{sheets}{note}"
-    plots = [table_view.plot(name, table, dark) for dark in (False, True)]
-    drawn = html.drawing(*plots, f"{table['title']}: the change of each row, with intervals; the numbers stand below")
+    light, dark = (table_view.plot(name, table, dark) for dark in (False, True))
+    words = f"{table['title']}: the change of each row, with intervals; the numbers stand below"
+    drawn = html.drawing(light, dark, words)
     numbers = f"<details><summary>The numbers</summary>{sheets}{note}</details>"
     return f"<h3>{escape(table['title'])}</h3>{drawn}{numbers}"
 
@@ -86,7 +87,7 @@ def _tables_html(folder: Path, changed: float) -> str:
     for name, table in committed(folder).items():
         with suppress(KeyError, TypeError):  # of another version of the program
             ours.append(our_table(name, table))
-    theirs = [_sheet(table_view.paper_sheet(name)) for name in paper()["tables"]]
+    theirs = [_sheet(sheet) for name in paper()["tables"] if (sheet := table_view.paper_sheet(name)) is not None]
     return html.block(
         "<h2>Measured on our lab</h2>", *(ours or [NONE_YET]), "<h2>Reported by the paper</h2>",
         f"<p class=quiet>{escape(paper()['source'])}.</p><p>{escape(paper()['caution'])}</p>",

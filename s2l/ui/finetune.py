@@ -50,11 +50,12 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
     from s2l.finetune import FINETUNERS, learning_rates, parse
 
     try:
-        values = {"methods": parse(methods), "train_text_encoder": bool(text), "settings": {}}
-        if rank is not None and "lora" in values["methods"]:
-            values["settings"]["lora"] = {"rank": int(rank)}
-        if num_vectors is not None and "textual_inversion" in values["methods"]:
-            values["settings"]["textual_inversion"] = {"num_vectors": int(num_vectors)}
+        named, settings = parse(methods), {}
+        if rank is not None and "lora" in named:
+            settings["lora"] = {"rank": int(rank)}
+        if num_vectors is not None and "textual_inversion" in named:
+            settings["textual_inversion"] = {"num_vectors": int(num_vectors)}
+        values = {"methods": named, "train_text_encoder": bool(text), "settings": settings}
         config = checked(FineTuneConfig, values)
         trained, total = backend.trained_parameters(config)
     except UserError as error:

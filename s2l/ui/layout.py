@@ -58,6 +58,15 @@ def glossary() -> str:
 class Page:
     """The components, and the events that belong to no single part of the lesson."""
 
+    story: story.Story
+    target: target.Target
+    sp_set: sp_set.SPSet
+    finetune: finetune.FineTune
+    attack: membership.Membership
+    extraction: extraction.Extraction
+    compare: compare.Compare
+    report: report.Report
+
     def __init__(self, backend: Backend):
         self.backend = backend
         person = backend.showcase.record["config"]["domain"]["name"] if backend.showcase else ""
@@ -181,9 +190,11 @@ class Page:
             found = session.opening(kept, asked, self.backend, tuple(TABS), self.first)
             if found.gone:
                 gr.Warning("There is no run at this address any more.")
-            job, state = found.job, {"visitor": found.visitor, "job": found.job.id if found.job else ""}
-            on_the_lab = job is not None and job.config.domain.name in self.backend.names
-            fields = form.values_of(job.config) if on_the_lab else found.form
+            job, state, fields = found.job, {"visitor": found.visitor, "job": ""}, found.form
+            if job is not None:
+                state["job"] = job.id
+                if job.config.domain.name in self.backend.names:  # a person of the lab
+                    fields = form.values_of(job.config)
             updates = {
                 self.session: state, self.quizzes: found.quiz, self.shown: found.shown,
                 self.browser: state | {"quiz": found.quiz, "form": found.form},

@@ -133,7 +133,7 @@ def connect(page: Page) -> None:
     def photo(shown: str, event: gr.EventData):
         result = result_of(page, shown)
         chosen = runs.chosen_photo(result, told(event, "pick")) if result else None
-        return membership.detail_html(result, *chosen) if chosen else gr.skip()
+        return membership.detail_html(result, *chosen) if result and chosen else gr.skip()
 
     tab.ranked.click(photo, page.shown, tab.detail, **QUIET)
 
@@ -149,7 +149,7 @@ def connect(page: Page) -> None:
     def card(shown: str, event: gr.EventData):
         result = result_of(page, shown)
         chosen = runs.chosen_photo(result, told(event, "pick")) if result else None
-        return extraction.detail_html(result, *chosen) if chosen else gr.skip()
+        return extraction.detail_html(result, *chosen) if result and chosen else gr.skip()
 
     out.cards.click(card, page.shown, out.detail, **QUIET)
     pair = [page.compare.first, page.compare.second]

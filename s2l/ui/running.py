@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 def show_job(page: Page, job: Job | None, visitor: str) -> list:
     """Values of `page.panel` for a job; only its own visitor may stop and resume it."""
-    mine, store = job is not None and job.visitor == visitor, page.backend.store
+    own, store = job if job is not None and job.visitor == visitor else None, page.backend.store
     return [
         live.status_html(job),
         live.pictures_html(job, store),
         live.loss_html(job),
         live.samples_html(job, store),
         live.log_html(job),
-        gr.update(visible=mine and job.active, interactive=mine and not job.stopping),
-        gr.update(visible=mine and job.state in RESUMABLE),
+        gr.update(visible=own is not None and own.active, interactive=own is not None and not own.stopping),
+        gr.update(visible=own is not None and own.state in RESUMABLE),
         gr.update(visible=job is not None and job.state == "done"),
     ]
 
@@ -46,13 +46,14 @@ def connect(page: Page) -> None:
         job = jobs.job(state["job"]) if state["job"] else None
         if signature(job) == seen and job is not None:
             return [gr.skip()] * (len(page.panel) + 4)
-        finished = job is not None and job.state == "done"
         active = job is not None and job.active
-        drawing = gr.skip()
-        if tab == "sp-set" and active and job.live.get("pictures_of") == SP_SET.id:
+        drawing, finished = gr.skip(), gr.skip()
+        if job is not None and job.state == "done":
+            finished = job.id
+        if job is not None and job.active and tab == "sp-set" and job.live.get("pictures_of") == SP_SET.id:
             drawing = live.pictures_html(job, page.backend.store)
         return [
-            *show_job(page, job, state["visitor"]), signature(job), job.id if finished else gr.skip(),
+            *show_job(page, job, state["visitor"]), signature(job), finished,
             gr.Timer(active=active), drawing,
         ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from html import escape
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def closest(result: Result, of: str) -> list[tuple[int, int]]:
     return [(photo, generation) for _, photo, generation in sorted(best)]
 
 
-_DRAWN: dict[tuple, object] = {}
+_DRAWN: dict[tuple, Any] = {}
 
 
 def remembered(result: Result, name: str, make: Callable[[], T]) -> T:

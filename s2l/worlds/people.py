@@ -149,12 +149,12 @@ def member_photos(person: Person, number: int = 40, members: Members = "first") 
     return [named_photo(person, first + i, repeats[i]) for i in range(number)]
 
 
-def held_out_ranges(person: Person, n_members: int = 40, members: Members = "first") -> list[list[int | None]]:
+def held_out_ranges(person: Person, n_members: int = 40, members: Members = "first") -> list[tuple[int, int | None]]:
     """Where held-out photos come from, as ranges [first, stop] of photo seeds; the last one is open."""
     first = person.index * _PHOTOS_PER_PERSON
     if members == "second":  # what the other twin is trained on comes first: the two judge the same photos
-        return [[first, first + n_members], [first + _HELD_OUT_BASE + n_members, None]]
-    return [[first + _HELD_OUT_BASE, None]]
+        return [(first, first + n_members), (first + _HELD_OUT_BASE + n_members, None)]
+    return [(first + _HELD_OUT_BASE, None)]
 
 
 def held_out_photos(person: Person, number: int, n_members: int = 40, members: Members = "first") -> list[LabPhoto]:
@@ -163,7 +163,7 @@ def held_out_photos(person: Person, number: int, n_members: int = 40, members: M
     return [named_photo(person, seed, 0) for seed in seeds_of(ranges, number)]
 
 
-def seeds_of(ranges: Sequence[Sequence[int | None]], number: int) -> list[int]:
+def seeds_of(ranges: Sequence[tuple[int, int | None]], number: int) -> list[int]:
     """The first `number` seeds of ranges [first, stop], the last of which may be open (stop None)."""
     spans = (range(first, first + number if stop is None else stop) for first, stop in ranges)
     return list(islice(chain.from_iterable(spans), number))

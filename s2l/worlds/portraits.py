@@ -233,17 +233,18 @@ def _background(canvas: _Canvas, shot: Photo) -> None:
         draw.rectangle([0, int(size * (0.35 + 0.35 * shot.phase)), size, size], fill=second)
     elif shot.background == "stripes":
         width = size // 5
-        for x in range(int(-width * 2 + shot.phase * 2 * width), size, 2 * width):
-            draw.rectangle([x, 0, x + width, size], fill=_mix(first, second, 0.7))
+        for start in range(int(-width * 2 + shot.phase * 2 * width), size, 2 * width):
+            draw.rectangle([start, 0, start + width, size], fill=_mix(first, second, 0.7))
     elif shot.background == "spot":
         x, y = size * (0.15 + 0.7 * shot.phase), size * 0.25
         r = size * 0.22
         draw.ellipse([x - r, y - r, x + r, y + r], fill=second)
     elif shot.background == "window":
-        x, w = size * (0.02 + 0.55 * shot.phase), size * 0.36
-        draw.rectangle([x, size * 0.08, x + w, size * 0.55], fill=second)
-        draw.line([(x + w / 2, size * 0.08), (x + w / 2, size * 0.55)], fill=_shade(first, 0.8), width=size // 40)
-        draw.line([(x, size * 0.3), (x + w, size * 0.3)], fill=_shade(first, 0.8), width=size // 40)
+        left, w = size * (0.02 + 0.55 * shot.phase), size * 0.36
+        draw.rectangle([left, size * 0.08, left + w, size * 0.55], fill=second)
+        bar = [(left + w / 2, size * 0.08), (left + w / 2, size * 0.55)]
+        draw.line(bar, fill=_shade(first, 0.8), width=size // 40)
+        draw.line([(left, size * 0.3), (left + w, size * 0.3)], fill=_shade(first, 0.8), width=size // 40)
 
 
 def _body(canvas: _Canvas, who: Identity, shot: Photo) -> None:
@@ -318,8 +319,8 @@ def _face(canvas: _Canvas, who: Identity, shot: Photo) -> None:
         outline.append((x * (1 - 0.12 * (1 - who.jaw) * max(0.0, y / h)), y))
     canvas.polygon(outline, skin)
     # One soft-edged shadow on the side away from the light.
-    side = -math.copysign(1, shot.light)
-    shaded = [(x, y) for x, y in outline if x * side > 0]
+    away = -math.copysign(1, shot.light)
+    shaded = [(x, y) for x, y in outline if x * away > 0]
     inner = [(x * (1 - 0.45 * abs(shot.light)), y) for x, y in reversed(shaded)]
     canvas.polygon(sorted(shaded, key=lambda p: p[1]) + sorted(inner, key=lambda p: -p[1]), _shade(skin, 0.90))
 
