@@ -186,7 +186,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
         try:
             transform = _transform(profile, image.mode)
             if transform is not None:
-                return ImageCms.applyTransform(image, transform), ""
+                return transform.apply(image), ""
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             return image.convert("RGB"), "its colour profile does not fit and was taken as sRGB"
     return (image if image.mode == "RGB" else image.convert("RGB")), ""
