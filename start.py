@@ -2,7 +2,7 @@
 """Set everything up in .venv, then run. Needs Python 3.11 or newer and nothing else.
 
     python3 start.py [--cpu]              open the app on http://127.0.0.1:7860
-    python3 start.py [--cpu] test ...     run the linter and the tests; ... goes to pytest
+    python3 start.py [--cpu] test ...     run the linter, the type checker and the tests; ... goes to pytest
     python3 start.py [--cpu] COMMAND ...  run one command of `python -m s2l`; COMMAND --help says more
 
 --cpu is for a Linux machine without a GPU: torch then comes from PyTorch's CPU index. COMMAND is one of
@@ -77,8 +77,12 @@ def main(arguments: list[str]) -> int:
         print("the installation failed; pip's message above says why", file=sys.stderr)
         return error.returncode
     if testing:
-        lint = subprocess.run([str(PYTHON), "-m", "ruff", "check", "."], cwd=ROOT).returncode
-        return subprocess.run([str(PYTHON), "-m", "pytest", *arguments[1:]], cwd=ROOT).returncode or lint
+        checks = [["ruff", "check", "."], ["mypy"]]  # lint-imports is one of the tests
+        failed = [check[0] for check in checks if subprocess.run([str(PYTHON), "-m", *check], cwd=ROOT).returncode]
+        tests = subprocess.run([str(PYTHON), "-m", "pytest", *arguments[1:]], cwd=ROOT).returncode
+        if failed:
+            print(f"{' and '.join(failed)} found what is listed above the tests", file=sys.stderr)
+        return tests or int(bool(failed))
     command = [str(PYTHON), "-m", "s2l", *arguments] if arguments else [str(PYTHON), "app.py"]
     try:
         return subprocess.run(command, cwd=ROOT).returncode

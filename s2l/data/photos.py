@@ -209,7 +209,10 @@ def read_photos(
     if limit is not None and limit < len(listed):
         order = np.random.default_rng(seed).permutation(len(listed)).tolist()
     wanted = min(len(listed), limit or len(listed))
-    images, kept, hashes, notes = pixel_array(wanted, resolution, resolution), [], {}, []
+    images = pixel_array(wanted, resolution, resolution)
+    kept: list[int] = []
+    hashes: dict[str, str] = {}
+    notes: list[str] = []
     twice = 0
     for position in order:
         if len(kept) == wanted:

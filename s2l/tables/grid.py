@@ -167,9 +167,7 @@ def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict
 def frozen_points(pairs: dict[str, list[Pair]], calibration: np.ndarray) -> dict:
     """TPR and FPR over all people at thresholds frozen on `calibration` (K,), the same ones before and after."""
     return {
-        when: [
-            asdict(frozen_tpr(calibration, [m for m, _ in people], [n for _, n in people], fpr)) for fpr in FPRS
-        ]
+        when: [asdict(frozen_tpr(calibration, [m for m, _ in people], [n for _, n in people], fpr)) for fpr in FPRS]
         for when, people in pairs.items()
     }
 

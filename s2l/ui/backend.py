@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from s2l.worlds.people import LabPhoto
 import hashlib
 import logging
 import os
@@ -29,6 +28,7 @@ from s2l.record import Result, load_result
 from s2l.report.showcase import load_showcase
 from s2l.store import Store
 from s2l.ui.heavy import ready
+from s2l.worlds.people import LabPhoto
 
 SHOWCASE = "showcase"
 N_SHOWN = 16  # photos of each kind on the first tab

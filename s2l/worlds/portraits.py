@@ -236,9 +236,8 @@ def _background(canvas: _Canvas, shot: Photo) -> None:
         for start in range(int(-width * 2 + shot.phase * 2 * width), size, 2 * width):
             draw.rectangle([start, 0, start + width, size], fill=_mix(first, second, 0.7))
     elif shot.background == "spot":
-        x, y = size * (0.15 + 0.7 * shot.phase), size * 0.25
-        r = size * 0.22
-        draw.ellipse([x - r, y - r, x + r, y + r], fill=second)
+        cx, cy, r = size * (0.15 + 0.7 * shot.phase), size * 0.25, size * 0.22
+        draw.ellipse([cx - r, cy - r, cx + r, cy + r], fill=second)
     elif shot.background == "window":
         left, w = size * (0.02 + 0.55 * shot.phase), size * 0.36
         draw.rectangle([left, size * 0.08, left + w, size * 0.55], fill=second)
