@@ -23,8 +23,10 @@ from s2l.measure.metrics import frozen_tpr, threshold_for_fpr
 from s2l.model.diffusion import Runtime
 from s2l.options import audit_config, read_config, reproduce_command
 from s2l.pipeline import experiment
-from s2l.pipeline.audit import Subject, audit, check_split, compare_attack
+from s2l.pipeline.audit import audit
 from s2l.pipeline.experiment import run, run_audit
+from s2l.pipeline.membership import check_split, compare_attack
+from s2l.pipeline.subject import Subject
 from s2l.pretrain import build as lab_train
 from s2l.pretrain.networks import build_pipeline
 from s2l.report.render import outcome

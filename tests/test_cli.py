@@ -32,7 +32,7 @@ from s2l.config import (
     SPSetConfig,
     preset,
 )
-from s2l.data import sp_set
+from s2l.data import lab_domain, sp_set
 from s2l.errors import UserError
 from s2l.finetune import FINETUNERS
 from s2l.model import checkpoints
@@ -231,19 +231,23 @@ def test_sp_gen_marks_words_the_lab_never_saw(tiny_lab, tmp_path, call):
     assert code == 0 and "never saw 'xylophones'" in err
 
 
-def test_the_stages_give_the_numbers_of_a_run(tiny_lab, tmp_path, call):
-    """Each stage command starts from a preset, so that one by one they are `run`."""
-    config = run_config("quick", NAME, {"attacks": ("loss",)})
+def test_the_stages_give_the_numbers_of_a_run(tiny_lab, tmp_path, call, monkeypatch):
+    """Each stage command starts from a preset, so that one by one they are `run`; CLiD is calibrated as there."""
+    monkeypatch.setattr(lab_domain, "CALIBRATION_HELD_OUT", 6)
+    config = run_config("quick", NAME, {"attacks": ("loss", "clid")})
     whole = experiment.run(config, Store(tmp_path / "of_run"), model.Runtime("cpu", "float32")).record
     quick = ["--preset", "quick", "--domain", NAME, *FAST]
     assert call("sp-gen", *quick, "--out", tmp_path / "sp")[0] == 0
     assert call("finetune", *quick, "--sp-set", tmp_path / "sp", "--logdir", tmp_path / "t")[0] == 0
     judge = [*quick, "--tuned", tmp_path / "t"]
-    assert call("attack", *judge, "--attacks", "loss", "--out", tmp_path / "new" / "a.json")[0] == 0
+    assert call("attack", *judge, "--attacks", "loss,clid", "--out", tmp_path / "new" / "a.json")[0] == 0
     assert call("extract", *judge, "--out", tmp_path / "x")[0] == 0
     alone, found = (json.loads((tmp_path / path).read_text()) for path in ("new/a.json", "x/extraction.json"))
     assert alone["audit"] == whole["config"]["audit"]
-    assert alone["attacks"]["loss"]["scores"] == whole["attacks"]["loss"]["scores"]
+    assert alone["attacks"] == whole["attacks"] and alone["attacks"]["clid"]["calibration"]["fitted_on"] > 0
+    assert call("attack", *quick, "--attacks", "clid", "--out", tmp_path / "base.json")[0] == 0
+    base = json.loads((tmp_path / "base.json").read_text())["attacks"]["clid"]
+    assert base["scores"]["before"] == whole["attacks"]["clid"]["scores"]["before"] and "after" not in base
     assert found["extraction"] == whole["extraction"]["after"]
 
 

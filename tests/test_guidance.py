@@ -16,10 +16,10 @@ from s2l.errors import UserError
 from s2l.keys import key_of
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.options import reproduce_command
-from s2l.pipeline import audit, guidance
-from s2l.pipeline.audit import Subject
+from s2l.pipeline import generations, guidance
 from s2l.pipeline.experiment import run
 from s2l.pipeline.stages import Stages
+from s2l.pipeline.subject import Subject
 from s2l.progress import silent
 from s2l.report import findings
 from s2l.report import render as report
@@ -111,7 +111,7 @@ def test_the_base_model_chooses_what_both_models_denoise(tiny_model, tuned, stor
     config = settings(seed_pool=8)
     expected = guidance.draws(tiny_model, config, NAME)
     assert len(expected.seeds) == 3 and set(expected.seeds) < set(range(config.seed, config.seed + 8))
-    folders = audit.generations(Subject.of(tiny_model), Subject.of(tuned), NAME, config, Stages(store))
+    folders = generations.generations(Subject.of(tiny_model), Subject.of(tuned), NAME, config, Stages(store))
     for when in ("before", "after"):
         assert sorted(int(p.stem) for p in folders[when].glob("*.png")) == list(expected.seeds)
 
@@ -171,7 +171,7 @@ def test_cost_is_what_the_unets_were_asked(tiny_model, tuned, store, sampler, va
     config = settings(sampler=sampler, **values)
     before, after = (guidance.generation_cost(config, when) for when in ("before", "after"))
     with counted(tiny_model, tuned) as count:
-        audit.generations(Subject.of(tiny_model), Subject.of(tuned), NAME, config, Stages(store))
+        generations.generations(Subject.of(tiny_model), Subject.of(tuned), NAME, config, Stages(store))
     assert before.selection == after.selection == 2 * values.get("seed_pool", 0)
     assert count.evaluations == before.denoising + after.denoising + before.selection  # seeds are chosen once
     for cost in (before, after):
@@ -219,7 +219,7 @@ def test_wrong_settings_are_refused_in_one_sentence():
 def test_off_options_leave_the_pictures_where_they_were(tiny_model, tuned, store):
     """The key of plain generations names model, prompts, sampler and seed, as before there were options."""
     config, stages = settings(), Stages(store)
-    audit.generations(Subject.of(tiny_model), Subject.of(tuned), NAME, config, stages)
+    generations.generations(Subject.of(tiny_model), Subject.of(tuned), NAME, config, stages)
     key = key_of("generations", 1, tiny_model.key, [PLAIN] * 3, config.sampler, config.seed)
     assert stages.timings["generate before"]["key"] == key
     assert "choose seeds" not in stages.timings

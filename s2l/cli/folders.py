@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -31,15 +31,14 @@ from s2l.data.photos import picture_files
 from s2l.errors import UserError
 from s2l.keys import file_hash, key_of
 from s2l.labs import default_lab, find_lab
-from s2l.measure import metrics
 from s2l.measure.extraction import extract, second_opinions
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.memory import halving
-from s2l.pipeline import audit, guidance
-from s2l.pipeline.audit import Subject, check_split, compare_attack, describe_attack
+from s2l.pipeline import guidance, membership
 from s2l.pipeline.experiment import Tuned
 from s2l.pipeline.experiment import load_domain as any_domain
 from s2l.pipeline.stages import Stages
+from s2l.pipeline.subject import Subject
 from s2l.progress import Progress, silent
 from s2l.store import Store, read_json, write_json
 
@@ -179,26 +178,15 @@ def attack_record(
     config: AuditConfig,
     store: Store,
     progress: Progress = silent,
+    people: Callable[[], Sequence[Domain]] = tuple,
 ) -> dict:
-    """Every attack on the base model and, if given, on the tuned one; docs/result-schema.md, "attack"."""
-    check_split(domain)
-    stages = Stages(store, progress)
-    scores = {"before": audit.scorer(Subject.of(model), domain, config, stages, "before")}
-    if tuned is not None:
-        scores["after"] = audit.scorer(tuned.subject, domain, config, stages, "after")
-    n_members, found = len(domain.membership.members), {}
-    for name in config.attacks:
-        # Without calibration people an attack with components is its first one.
-        columns = {when: components(name)[:, 0] for when, components in scores.items()}
-        pairs = {when: (column[:n_members], column[n_members:]) for when, column in columns.items()}
-        if tuned is not None:
-            found[name] = compare_attack(name, config, pairs["before"], pairs["after"])
-            continue
-        m, n = pairs["before"]
-        found[name] = describe_attack(name, config) | {
-            "before": asdict(metrics.summary(m, n, confidence=config.confidence)),
-            "scores": {"before": {"members": m.tolist(), "nonmembers": n.tolist()}},
-        }
+    """Every attack on the base model and, if given, on the tuned one; docs/result-schema.md, "attack".
+
+    The stages and calibrations are those of a run; `people` gives the calibration people.
+    """
+    membership.check_split(domain)
+    after = tuned.subject if tuned is not None else None
+    scored = membership.score_attacks(Subject.of(model), after, domain, config, Stages(store, progress), people)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "attack",
@@ -206,7 +194,7 @@ def attack_record(
         "tuned": tuned.key if tuned is not None else None,
         "audit": attacks.spelled_out(config).model_dump(mode="json"),
         "domain": _domain_record(domain),
-        "attacks": found,
+        "attacks": {name: membership.attack_record(name, config, scored[name]) for name in config.attacks},
     }
 
 

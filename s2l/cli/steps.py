@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -180,12 +181,14 @@ def attack(
     base.check_folder(out.parent)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
     from s2l.cli.folders import Tuned, attack_record, load_domain
+    from s2l.pipeline.experiment import calibration_people
     from s2l.store import Store, write_json
 
     fine_tuned = Tuned(loaded, tuned) if tuned is not None else None
     photos = load_domain(target, model, loaded.resolution)
     with console.progress() as progress:
-        record = attack_record(loaded, fine_tuned, photos, settings, Store(), progress)
+        people = partial(calibration_people, target, model)
+        record = attack_record(loaded, fine_tuned, photos, settings, Store(), progress, people)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)
     rows = [("attack", "before", "after", "after - before")]

@@ -344,7 +344,7 @@ def hit_pairs(
             r, c = np.nonzero(bound <= delta**2 + TOLERANCE)
             near = within(_exact(a, b, row + r, col + c), delta)
             found.append((row + r[near], col + c[near]))
-    rows, cols = (np.concatenate(parts) for parts in zip(*near, strict=True))
+    rows, cols = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.lexsort((cols, rows))
     return rows[order], cols[order]
 

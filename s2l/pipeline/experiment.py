@@ -28,8 +28,10 @@ from s2l.keys import file_hash
 from s2l.labs import find_lab
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.pipeline import identity, plan
-from s2l.pipeline.audit import AuditResult, Subject, audit, check_split
+from s2l.pipeline.audit import AuditResult, audit
+from s2l.pipeline.membership import check_split
 from s2l.pipeline.stages import CLASS_IMAGES, FINETUNE, RESULT, SP_SET, Stages
+from s2l.pipeline.subject import Subject
 from s2l.progress import Progress, silent
 from s2l.record import Result, load_result  # noqa: F401  (load_result: for those who import it from here)
 from s2l.store import Store, read_json, write_json

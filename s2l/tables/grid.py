@@ -23,9 +23,10 @@ from s2l.measure.intervals import hierarchical_difference, hierarchical_mean, me
 from s2l.measure.metrics import frozen_tpr
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.pipeline import identity
-from s2l.pipeline.audit import FPRS, Pair, Subject, calibration_pair
 from s2l.pipeline.experiment import calibration_people, run
+from s2l.pipeline.membership import FPRS, Pair, calibration_pair
 from s2l.pipeline.stages import Stages
+from s2l.pipeline.subject import Subject
 from s2l.progress import Event, Progress, silent
 from s2l.store import Store, write_json
 from s2l.tables import view as table_view

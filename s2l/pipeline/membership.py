@@ -1,0 +1,208 @@
+"""Membership inference on one model or two: scores in cached stages, calibrated, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from s2l import attacks
+from s2l.attacks.calibration import Combination, are_distances, shake_calibrated
+from s2l.config import AuditConfig
+from s2l.data.domain import Domain
+from s2l.errors import UserError
+from s2l.measure import intervals, metrics
+from s2l.pipeline import identity
+from s2l.pipeline import stages as declared
+from s2l.pipeline.stages import Stages
+from s2l.pipeline.subject import Subject
+
+TOP_EXPOSED = 10
+FPRS = (0.1, 0.01, 0.001)
+
+Pair = tuple[np.ndarray, np.ndarray]  # scores of members (N,) and non-members (M,), higher = member
+
+
+def check_split(domain: Domain) -> None:
+    """Raises UserError for a split on which nothing can be estimated; better before a training than after."""
+    if domain.split is not None and min(len(domain.membership.members), len(domain.membership.nonmembers)) < 2:
+        counts = f"{len(domain.membership.members)} and {len(domain.membership.nonmembers)}"
+        raise UserError(f"at least 2 members and 2 non-members are needed to judge an attack, not {counts}")
+
+
+def scorer(
+    subject: Subject, domain: Domain, config: AuditConfig, stages: Stages, when: str, of: str = ""
+) -> Callable[[str], np.ndarray]:
+    """A function: attack -> (N, K) components of the domain's images, members first, on one model.
+
+    Each attack is a cached stage. Those of one sharing group are computed together when the first is asked for.
+    `when` ("before", "after") and `of` tell the stages of two models, and of other photos, apart.
+    """
+    images = domain.membership.all()
+    captions = [subject.caption(c) for c in images.captions]
+    groups = {name: group for group in attacks.sharing_groups(config.attacks, config) for name in group}
+    fresh: dict = {}
+
+    def key(name: str) -> str:
+        settings = attacks.attack_settings(name, config)
+        return identity.scores(subject.key, domain.key, name, settings, config, captions)
+
+    @cache
+    def query() -> attacks.Query:
+        return attacks.make_query(subject.load(), images, config.seed, captions)
+
+    def components(name: str) -> np.ndarray:
+        def work(folder: Path) -> None:
+            if name not in fresh:
+                missing = [other for other in groups[name] if not stages.store.has("scores", key(other))]
+                fresh.update(attacks.run_components(missing, subject.load(), query(), config, stages.progress))
+            save_file({"components": fresh[name]}, folder / "scores.safetensors")
+
+        stage = declared.scores(name, attacks.get_attack(name).title, when, of)
+        folder = stages(stage, key(name), work)
+        return load_file(folder / "scores.safetensors")["components"].double().numpy()
+
+    return components
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Calibrated scores of one attack; `after` is None where there is only one model.
+
+    `original` are those after with the captions that the model before got: after Textual Inversion or DreamBooth a
+    token stands for the name. None where nothing was replaced. `fitted` and `frozen` are what calibration data adds to
+    the record.
+    """
+
+    before: Pair
+    after: Pair | None
+    original: Pair | None
+    fitted: Combination | None
+    frozen: dict | None
+
+
+def score_attacks(
+    before: Subject,
+    after: Subject | None,
+    domain: Domain,
+    config: AuditConfig,
+    stages: Stages,
+    people: Callable[[], Sequence[Domain]],
+) -> dict[str, Scored]:
+    """{attack: its scores} on one model or two. What calibrates an attack never sees the images under test.
+
+    `people` gives the calibration people, for attacks that must be fitted (CLiD); the part that the domain's own split
+    sets aside for calibration comes first.
+    """
+    models = {"before": before} | ({"after": after} if after is not None else {})
+    test = {when: scorer(model, domain, config, stages, when) for when, model in models.items()}
+    if after is not None and any(after.caption(c) != before.caption(c) for c in domain.membership.all().captions):
+        original = replace(after, caption=before.caption)
+        test["original"] = scorer(original, domain, config, stages, "after", "original captions")
+    own = domain.calibration()
+    aside = {w: scorer(m, own, config, stages, w, "calibration part") for w, m in models.items()} if own else {}
+    scored = {}
+    for name in config.attacks:
+        fitted = None
+        if attacks.get_attack(name).components:
+            if own is not None:
+                fitted_on = [_pair(aside["before"](name), own)]
+            else:
+                fitted_on = [calibration_pair(name, before, person, config, stages) for person in people()]
+            fitted = Combination.fit(fitted_on) if fitted_on else Combination.uncalibrated()
+        score = fitted or (lambda components: components[:, 0])
+        pairs = {when: _pair(score(components(name)), domain) for when, components in test.items()}
+        nobody = {when: _pair(score(components(name)), own)[1] for when, components in aside.items() if own is not None}
+        frozen = {when: _frozen(nobody[when], pairs[when], config.confidence) for when in nobody}
+        scored[name] = Scored(pairs["before"], pairs.get("after"), pairs.get("original"), fitted, frozen or None)
+    return scored
+
+
+def _frozen(calibration_nonmembers: np.ndarray, test: Pair, confidence: float) -> list[dict]:
+    """TPR and FPR of the test part at thresholds that the calibration part froze, one per FPR."""
+    members, nonmembers = test
+    return [
+        asdict(metrics.frozen_tpr(calibration_nonmembers, [members], [nonmembers], fpr, confidence)) for fpr in FPRS
+    ]
+
+
+def _pair(scores: np.ndarray, domain: Domain) -> Pair:
+    n_members = len(domain.membership.members)
+    return scores[:n_members], scores[n_members:]
+
+
+def calibration_pair(name: str, base: Subject, person: Domain, config: AuditConfig, stages: Stages) -> Pair:
+    """(N, K) and (M, K) components of one attack on a calibration person, under the model before fine-tuning."""
+    alone = config.model_copy(update={"attacks": (name,)})
+    return _pair(scorer(base, person, alone, stages, "before", person.name)(name), person)
+
+
+def attack_record(name: str, config: AuditConfig, scored: Scored) -> dict:
+    """One entry of "attacks" in result.json and in what `attack` writes."""
+    fitted = scored.fitted and scored.fitted.model_dump(mode="json")
+    if scored.after is None:
+        m, n = scored.before
+        return describe_attack(name, config) | {
+            "before": asdict(metrics.summary(m, n, FPRS, config.confidence)),
+            "scores": {"before": {"members": m.tolist(), "nonmembers": n.tolist()}},
+            "calibration": fitted,
+        }
+    record = compare_attack(name, config, scored.before, scored.after)
+    record["original_captions"] = None
+    if scored.original is not None:
+        (m0, n0), (m1, n1) = scored.before, scored.original
+        record["original_captions"] = {
+            "after": asdict(metrics.summary(m1, n1, FPRS, config.confidence)),
+            "difference": asdict(intervals.paired_auc_difference(m0, n0, m1, n1, config.confidence)),
+        }
+    return record | {"calibration": fitted, "frozen": scored.frozen}
+
+
+def describe_attack(name: str, config: AuditConfig) -> dict:
+    """Title, source, settings and cost of an attack, for a record."""
+    attack, settings = attacks.get_attack(name), attacks.attack_settings(name, config)
+    return {
+        "title": attack.title,
+        "source": attack.source,
+        "settings": settings.model_dump(mode="json"),
+        "unet_evaluations": attack.evaluations(settings),
+    }
+
+
+def compare_attack(name: str, config: AuditConfig, before: Pair, after: Pair) -> dict:
+    """One attack before and after, on the same images with the same noise.
+
+    Besides the attack on each model it judges the *change* of the score (shake-calibrated: the base
+    model as its own reference), which needs both models; the relative change, and the base model judged with
+    the shaken one as its reference, only where scores are distances.
+    """
+    (m0, n0), (m1, n1), confidence = before, after, config.confidence
+    relative = reference = None
+    if are_distances(m0, n0, m1, n1):
+        m, n = (shake_calibrated(*pair, "log_ratio") for pair in ((m0, m1), (n0, n1)))
+        relative = asdict(metrics.summary(m, n, FPRS, confidence))
+        m, n = (shake_calibrated(*pair, "reference", config.shake_weight) for pair in ((m0, m1), (n0, n1)))
+        reference = asdict(metrics.summary(m, n, FPRS, confidence)) | {
+            "weight": config.shake_weight,
+            "difference": asdict(intervals.paired_auc_difference(m0, n0, m, n, confidence)),
+        }
+    return describe_attack(name, config) | {
+        "before": asdict(metrics.summary(m0, n0, FPRS, confidence)),
+        "after": asdict(metrics.summary(m1, n1, FPRS, confidence)),
+        "difference": asdict(intervals.paired_auc_difference(m0, n0, m1, n1, confidence)),
+        "shake": asdict(
+            metrics.summary(shake_calibrated(m0, m1), shake_calibrated(n0, n1), FPRS, confidence)
+        ),
+        "shake_relative": relative,
+        "shake_reference": reference,
+        "set_evidence": {"before": asdict(metrics.set_evidence(m0, n0)), "after": asdict(metrics.set_evidence(m1, n1))},
+        "most_exposed": [asdict(x) for x in metrics.most_exposed(m0, m1, n0, n1, TOP_EXPOSED)],
+        "scores": {
+            "before": {"members": m0.tolist(), "nonmembers": n0.tolist()},
+            "after": {"members": m1.tolist(), "nonmembers": n1.tolist()},
+        },
+    }  # fmt: skip
