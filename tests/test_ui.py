@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -23,22 +24,10 @@ from s2l.jobs.limits import OwnModel
 from s2l.labs import find
 from s2l.record import Result
 from s2l.store import Store, write_json
-from s2l.ui import (
-    compare,
-    extraction,
-    finetune,
-    form,
-    html,
-    layout,
-    membership,
-    own,
-    quiz,
-    runs,
-    session,
-    sp_set,
-    story,
-)  # fmt: skip
+from s2l.ui import form, html, layout, own, quiz, runs, session
 from s2l.ui.backend import N_SHOWN, Backend
+from s2l.ui.tab import Context, Entry, Tab, View
+from s2l.ui.tabs import TABS, compare, extraction, finetune, membership, sp_set, story
 from s2l.worlds.people import CELEBRITY_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -344,7 +333,7 @@ def backend(store, tiny_lab, monkeypatch, tmp_path) -> Backend:
 
 def open_(backend: Backend, kept: object = None, **address: str) -> session.Opening:
     first = form.preset_values("demo", MIRA)
-    return session.opening(kept, address, backend, tuple(layout.TABS), first)
+    return session.opening(kept, address, backend, tuple(entry.id for entry in TABS), first)
 
 
 def test_what_an_address_opens(backend):
@@ -518,4 +507,30 @@ def test_the_answer_key_points_at_what_the_page_says():
     key = text.partition("## Answer key\n")[2].partition("\n## ")[0]
     assert re.search("“(extracted[^”]*)”", key)[1] in extraction.SHOW.values()
     tabs = re.findall(r"^\| [^|]*\? \| (\w+)", key, re.MULTILINE)
-    assert len(tabs) > 8 and {tab[0] for tab in tabs} <= {title[0] for title in layout.TABS.values()}
+    assert len(tabs) > 8 and {tab[0] for tab in tabs} <= {entry.title[0] for entry in TABS}
+
+
+@dataclass
+class Ninth(Tab):
+    said: gr.HTML
+
+    @classmethod
+    def build(cls, page: Context) -> Ninth:
+        return cls(gr.HTML(elem_id="ninth"))
+
+    @property
+    def outputs(self) -> list:
+        return [self.said]
+
+    def draw(self, page: Context, view: View) -> dict:
+        return {self.said: f"{view.person}, {view.shown}"}
+
+
+def test_one_more_tab_is_a_class_and_an_entry(backend, tiny_lab):
+    """The page builds, opens and draws it, and its id is an address."""
+    page = layout.build(backend, (*TABS, Entry("ninth", "8 Ninth", Ninth)))
+    (said,) = (block for block in page.blocks.values() if getattr(block, "elem_id", None) == "ninth")
+    drawing = [fn for fn in page.fns.values() if said in fn.outputs]
+    opening = next(fn for fn in drawing if len(fn.outputs) == 2)  # the other one draws whichever tab is open
+    value = opening.fn("", {}, {"visitor": "", "job": ""}, MIRA, own.NOT_OWN)
+    assert value[said] == f"{MIRA}, " and len(drawing) == 2

@@ -1,14 +1,14 @@
 """The page. The only place that imports gradio; it never computes, it asks `s2l.jobs`.
 
-theme.py, style.css, page.js   colours, fonts and the address bar
-backend.py                     what the page asks for; form.py: fields of the page <-> RunConfig
-session.py                     what survives a refresh, and what an address opens
-html.py, runs.py               pictures, sliders, tables; a finished run in words and pictures
-story.py, target.py, sp_set.py, finetune.py, membership.py, extraction.py, compare.py, report.py: one builder a tab
-live.py, quiz.py               the live panel; predict, then reveal
-first.py, heavy.py             the first picture, drawn before torch is imported, and what imports torch
-running.py, results.py         from a click on Run to a finished job; what the result tabs show (events.py: how)
-layout.py, api.py              the page put together, and the public API
+server.py, layout.py    served with its worker; put together from its tabs
+tab.py, tabs/           what a tab is and what tabs share; one file per tab, and the list of them
+backend.py, form.py     what the page asks for; fields of the page <-> RunConfig
+session.py, own.py      what survives a refresh and what an address opens; a visitor's own model
+html.py, runs.py        pictures, sliders, tables; a finished run in words and pictures
+live.py, quiz.py        the live panel; predict, then reveal
+first.py, heavy.py      the first picture, drawn before torch is imported, and what imports torch
+events.py, api.py       how events are sent; the public API
+theme.py, style.css, page.js    colours, fonts and the address bar
 """
 
 import os

@@ -10,10 +10,10 @@ import gradio as gr
 
 from s2l.config import preset
 from s2l.errors import UserError, unknown
-from s2l.ui import membership
 from s2l.ui.backend import Backend
 from s2l.ui.form import APP_PRESETS
 from s2l.ui.heavy import ready
+from s2l.ui.tabs import membership
 
 
 def _in_a_sentence(function: Callable) -> Callable:

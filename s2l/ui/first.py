@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from s2l.record import Result
-from s2l.ui import story
+from s2l.ui.tabs import story
 from s2l.ui.theme import SCRIPT
 
 # What the picture needs before the style sheet is there; the page takes its place without a jump.

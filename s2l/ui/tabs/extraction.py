@@ -7,9 +7,12 @@ from html import escape
 
 import gradio as gr
 
+from s2l.errors import UserError
 from s2l.record import Result
 from s2l.ui import html, quiz, runs
+from s2l.ui.events import QUIET, told
 from s2l.ui.heavy import ready
+from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 5: do training photos come out?** Each model draws many pictures from the same random seeds. If one of
 them is nearly the same as a training photo, that photo is **extracted**. **l2** is the distance of the pixels: 0 for
@@ -31,7 +34,7 @@ SORT = {
 
 
 @dataclass
-class Extraction:
+class Extraction(Tab):
     question: gr.HTML
     guess_box: gr.Column
     guess: gr.Number
@@ -53,6 +56,42 @@ class Extraction:
             self.question, self.guess_box, self.guess, self.skip, self.box, self.said, self.headline, self.show,
             self.sort, self.detail, self.cards, self.histogram,
         ]  # fmt: skip
+
+    @classmethod
+    def build(cls, page: Context) -> Extraction:
+        return build()
+
+    def draw(self, page: Context, view: View) -> dict:
+        return draw(self, view.result, view.answers)
+
+    def connect(self, page: Context) -> None:
+        page.goes_to(self.next, "compare")
+
+        def gallery(shown: str, show: str, sort: str):
+            result = page.result_of(shown)
+            return cards_html(result, show, sort) if result else gr.skip()
+
+        for component in (self.show, self.sort):
+            component.input(gallery, [page.shown, self.show, self.sort], self.cards, **QUIET)
+
+        def card(shown: str, event: gr.EventData):
+            result = page.result_of(shown)
+            chosen = runs.chosen_photo(result, told(event, "pick")) if result else None
+            return detail_html(result, *chosen) if result and chosen else gr.skip()
+
+        self.cards.click(card, page.shown, self.detail, **QUIET)
+
+        def guessed(data: dict, event: gr.EventData) -> dict | None:
+            if (result := page.result_of(data[page.shown])) is None:
+                return None
+            try:
+                return {"extracted": quiz.check_count(result, data[self.guess])}
+            except UserError as error:
+                gr.Warning(escape(str(error)))
+                return None
+
+        page.predicts("extraction", self.answer.click, guessed, self.guess)
+        page.predicts("extraction", self.skip.click, lambda data, event: {"extraction": True})
 
 
 @dataclass(frozen=True)

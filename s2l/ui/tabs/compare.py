@@ -18,7 +18,9 @@ from s2l.tables import view as table_view
 from s2l.tables.view import paper
 from s2l.ui import form, html, runs
 from s2l.ui.backend import ASSETS
+from s2l.ui.events import QUIET
 from s2l.ui.heavy import ready
+from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 6: is one run enough?** No: one person and one seed prove little. Put two runs side by side, then look
 at runs over many people, whose intervals cover people and photos, and at the paper's numbers on Stable Diffusion."""
@@ -30,7 +32,7 @@ NONE_YET = (
 
 
 @dataclass
-class Compare:
+class Compare(Tab):
     tables: gr.HTML
     first: gr.Dropdown
     second: gr.Dropdown
@@ -40,6 +42,28 @@ class Compare:
     @property
     def outputs(self) -> list:
         return [self.tables, self.first, self.second, self.sides]
+
+    @classmethod
+    def build(cls, page: Context) -> Compare:
+        return build()
+
+    def draw(self, page: Context, view: View) -> dict:
+        choices = page.choices_of(view.state, view.shown)
+        first, second, *_ = [*(value for _, value in choices), None, None]
+        return {
+            self.tables: tables_html(),
+            self.first: gr.update(choices=choices, value=first),
+            self.second: gr.update(choices=choices, value=second),
+            self.sides: sides_html(page.result_of(first), page.result_of(second)),
+        }
+
+    def connect(self, page: Context) -> None:
+        page.goes_to(self.next, "report")
+        pair = [self.first, self.second]
+        for component in pair:
+            component.input(
+                lambda a, b: sides_html(page.result_of(a), page.result_of(b)), pair, self.sides, **QUIET
+            )  # fmt: skip
 
 
 # --- tables over people --------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from s2l.report import render as report
 from s2l.report.findings import auc_in_words
 from s2l.ui import html, runs
 from s2l.ui.backend import Backend
+from s2l.ui.tab import Context, Tab
 
 INTRO = """**In one minute.** A text-to-image model was trained on private photos. Somebody who has the model, but none
 of the photos, asks it to draw one person, and fine-tunes it on those drawings: the *shake*. Does it then give away
@@ -22,9 +23,17 @@ N_SHOWN = 6
 
 
 @dataclass
-class Story:
+class Story(Tab):
     next: gr.Button
     attack: gr.Button
+
+    @classmethod
+    def build(cls, page: Context) -> Story:
+        return build(page.backend)
+
+    def connect(self, page: Context) -> None:
+        page.goes_to(self.next, "target")
+        page.goes_to(self.attack, "attack")
 
 
 def slider(result: Result) -> str:

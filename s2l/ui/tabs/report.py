@@ -5,20 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gradio as gr
+from gradio.events import Dependency
 
 from s2l.errors import UserError
 from s2l.record import Result
 from s2l.report import findings
 from s2l.ui import html, runs
 from s2l.ui.backend import Backend
+from s2l.ui.events import PRIVATE, QUIET
+from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 7: take it with you.** The report is one HTML file that needs no network; the JSON has every score and
 every setting; the command makes the same run again on any machine. The link opens this page on this run: whoever has
 it may look, nobody else."""
 
 
+ABSOLUTE = "(link) => new URL(link, window.location.href.split('?')[0]).href"
+
+
 @dataclass
-class Report:
+class Report(Tab):
     headline: gr.HTML
     html_file: gr.DownloadButton
     json_file: gr.DownloadButton
@@ -29,6 +35,22 @@ class Report:
     @property
     def outputs(self) -> list:
         return [self.headline, self.html_file, self.json_file, self.command, self.link, self.loss]
+
+    @classmethod
+    def build(cls, page: Context) -> Report:
+        return build()
+
+    def draw(self, page: Context, view: View) -> dict:
+        return draw(self, view.result, view.shown, view.example)
+
+    def connect(self, page: Context) -> None:
+        self.link.change(None, self.link, self.link, js=ABSOLUTE, **QUIET)
+
+    def follow(self, page: Context, drawn: Dependency) -> None:
+        def publish(shown: str, tab: str) -> dict:
+            return files(self, page.backend, page.result_of(shown) if tab == "report" else None)
+
+        drawn.then(publish, [page.shown, page.tab], [self.html_file, self.json_file], **PRIVATE)
 
 
 def loss_html(result: Result) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 import gradio as gr
@@ -14,9 +15,12 @@ from s2l.pipeline.stages import SP_SET
 from s2l.record import Result
 from s2l.store import Store
 from s2l.ui import html, live, runs
+from s2l.ui.events import LATEST, QUIET
 from s2l.ui.form import FIELDS, fixed_prompts, prompt_parts
 from s2l.ui.heavy import ready
 from s2l.ui.own import NOT_OWN, whom
+from s2l.ui.tab import Context, Tab, View
+from s2l.ui.tabs.target import Target
 
 INTRO = """**Step 2: the synthetic private set.** The attacker has no photo of the person, and lets the model
 draw some: pictures of the prompt, each from its own random seed. They show what the model already believes about
@@ -29,13 +33,38 @@ INPUTS = ("person", "prompt", "prompt2", "share", "suffix", "sp_seed", "set_size
 
 
 @dataclass
-class SPSet:
+class SPSet(Tab):
     preview: gr.HTML
     pictures: gr.HTML
     zip_file: gr.DownloadButton
     next: gr.Button
     inputs: list
     advanced: gr.Accordion
+
+    @classmethod
+    def build(cls, page: Context) -> SPSet:
+        return build(page.fields, page.first)
+
+    @property
+    def outputs(self) -> list:
+        return [self.pictures, self.zip_file]
+
+    def draw(self, page: Context, view: View) -> dict:
+        job = page.backend.jobs.job(view.state["job"]) if view.state["job"] else None
+        path = str(page.backend.sp_set_zip(view.result)) if view.result is not None else None
+        return {
+            self.pictures: pictures_html(job, view.result, page.backend.store, view.person),
+            self.zip_file: gr.update(value=path, visible=path is not None),
+        }
+
+    def connect(self, page: Context) -> None:
+        page.goes_to(self.next, "finetune")
+        to_draw = partial(preview_html, own_prompts=page.backend.own_model.allow_prompts)
+        inputs = [*self.inputs, page.part(Target).own]
+        for component in inputs:
+            component.change(to_draw, inputs, self.preview, **LATEST)
+        page.select["sp-set"].select(to_draw, inputs, self.preview, **QUIET)
+        page.keeps_fields("sp-set")
 
 
 def preview_html(

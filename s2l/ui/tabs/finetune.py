@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 import gradio as gr
@@ -11,9 +12,13 @@ from s2l.config import FineTuneConfig, checked
 from s2l.errors import UserError
 from s2l.ui import html, live
 from s2l.ui.backend import Backend
+from s2l.ui.events import LATEST, QUIET
 from s2l.ui.form import FIELDS, in_words
 from s2l.ui.heavy import ready
 from s2l.ui.own import NOT_OWN, whom
+from s2l.ui.tab import Context, Tab
+from s2l.ui.tabs import running
+from s2l.ui.tabs.target import Target
 
 INTRO = """**Step 3: the shake.** The attacker trains the same model a little further, on the pictures that it
 drew itself. No private photo is involved. Then both models, before and after, are attacked in the same way:
@@ -27,7 +32,7 @@ OF_METHOD = {
 
 
 @dataclass
-class FineTune:
+class FineTune(Tab):
     method: gr.Dropdown
     card: gr.HTML
     run: gr.Button
@@ -42,6 +47,33 @@ class FineTune:
     see: gr.Button
     of_method: list[str]
     advanced: gr.Accordion
+
+    @classmethod
+    def build(cls, page: Context) -> FineTune:
+        return build(page.fields, page.first)
+
+    @property
+    def panel(self) -> list:
+        """What follows a run: `running.show_job` gives the values."""
+        return [
+            self.status, self.pictures, self.loss, self.samples, self.log, self.cancel, self.resume, self.see,
+        ]  # fmt: skip
+
+    def connect(self, page: Context) -> None:
+        fields, own = page.fields, page.part(Target).own
+        page.goes_to(self.see, "attack")
+        for component in (fields["person"], own):
+            component.change(run_label, [fields["person"], own], self.run, **QUIET)
+        about = [fields[name] for name in ("methods", "rank", "num_vectors", "train_text_encoder")]
+        for component in about:
+            component.change(partial(card_html, page.backend), about, self.card, **LATEST)
+        page.select["finetune"].select(partial(card_html, page.backend), about, self.card, **QUIET)
+        fields["methods"].change(
+            lambda m: [gr.update(visible=visible_fields(m).get(name, False)) for name in self.of_method],
+            fields["methods"], [fields[name] for name in self.of_method], **QUIET,
+        )  # fmt: skip
+        page.keeps_fields("finetune")
+        running.connect(page, self)
 
 
 def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: float | None, text: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 import gradio as gr
@@ -11,7 +12,8 @@ from s2l.config import MAX_PROMPT_CHARACTERS
 from s2l.ui import html, own
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.events import QUIET
-from s2l.ui.form import APP_PRESETS, remarks, rename
+from s2l.ui.form import APP_PRESETS, preset_values, remarks, rename
+from s2l.ui.tab import Context, Tab
 from s2l.worlds.people import words_of
 
 INTRO = """**Step 1: choose whose photos are at stake.** A text-to-image model was trained on photos of
@@ -34,7 +36,7 @@ CHOSEN = 'button[data-name="${chosen}"] { outline: 3px solid #0f766e; background
 
 
 @dataclass
-class Target:
+class Target(Tab):
     people: gr.HTML
     person: gr.Dropdown
     prompt: gr.Textbox
@@ -42,6 +44,25 @@ class Target:
     photos: gr.HTML
     next: gr.Button
     own: gr.State
+
+    @classmethod
+    def build(cls, page: Context) -> Target:
+        return build(page.backend, page.fields, page.first)
+
+    def connect(self, page: Context) -> None:
+        fields = page.fields
+        page.goes_to(self.next, "sp-set")
+        fields["person"].change(
+            partial(person_changed, page.backend), [fields["person"], fields["prompt"], fields["prompt2"]],
+            [self.people, fields["prompt"], fields["prompt2"], self.words, self.photos], **QUIET,
+        )  # fmt: skip
+
+        def choose_size(data: dict) -> dict:
+            keep = ("person", "prompt", "methods", "preset")
+            values = preset_values(data[fields["preset"]], data[fields["person"]])
+            return {fields[name]: value for name, value in values.items() if name not in keep}
+
+        fields["preset"].input(choose_size, {fields["preset"], fields["person"]}, list(fields.values()), **QUIET)
 
 
 def words_html(prompt: str, person: str) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 from s2l.errors import UserError, unknown
 from s2l.record import Result
 from s2l.ui import html, quiz, runs
+from s2l.ui.events import LATEST, QUIET, told
+from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a score; members should score
 higher. Choose how many photos to accuse, and you get one point of the **ROC curve**: how many members are found (up)
@@ -22,7 +24,7 @@ WHENS = {"before": "before the shake", "after": "after the shake"}
 
 
 @dataclass
-class Membership:
+class Membership(Tab):
     question: gr.HTML
     auc_box: gr.Column
     auc: gr.Slider
@@ -48,6 +50,58 @@ class Membership:
             self.question, self.auc_box, self.auc, self.answer, self.skip, self.box, self.said, self.headline,
             self.attack, self.when, self.accused, self.point, self.roc, self.log, self.ranked, self.detail, self.scores,
         ]  # fmt: skip
+
+    @classmethod
+    def build(cls, page: Context) -> Membership:
+        return build()
+
+    def draw(self, page: Context, view: View) -> dict:
+        return draw(self, view.result, view.answers, view.example)
+
+    def connect(self, page: Context) -> None:
+        page.goes_to(self.next, "extraction")
+        self._operating_point(page)
+        self._predictions(page)
+
+        def photo(shown: str, event: gr.EventData):
+            result = page.result_of(shown)
+            chosen = runs.chosen_photo(result, told(event, "pick")) if result else None
+            return detail_html(result, *chosen) if result and chosen else gr.skip()
+
+        self.ranked.click(photo, page.shown, self.detail, **QUIET)
+
+    def _operating_point(self, page: Context) -> None:
+        """The slider and the choice of an attack move the threshold."""
+        choice = [page.shown, self.attack, self.when, self.accused]
+
+        def move(shown: str, attack: str, when: str, accused: float) -> dict:
+            if (result := page.result_of(shown)) is None:
+                return {self.point: gr.skip()}
+            words, dot, spared = follow(result, attack, when, int(accused))
+            return {self.point: words, self.roc: gr.HTML(**dot), self.ranked: gr.HTML(spared=spared)}
+
+        def other(shown: str, attack: str, when: str, accused: float) -> dict:
+            result = page.result_of(shown)
+            return redraw(self, result, attack, when, int(accused)) if result else {self.point: gr.skip()}
+
+        self.accused.input(move, choice, [self.point, self.roc, self.ranked], **LATEST)
+        for component in (self.attack, self.when):
+            component.input(other, choice, [self.point, self.roc, self.log, self.ranked, self.scores], **QUIET)
+
+    def _predictions(self, page: Context) -> None:
+        """Predict, then reveal: which photo was trained on, and how well the attack does."""
+
+        def chose(data: dict, event: gr.EventData) -> dict | None:
+            result, answers = page.result_of(data[page.shown]), data[page.quizzes].get(data[page.shown], {})
+            rounds, picked = answers.get("rounds", []), told(event, "pick")
+            if result is None or len(rounds) >= quiz.ROUNDS or picked not in [str(i) for i in range(quiz.CHOICES)]:
+                return None
+            _, right = quiz.four(result, len(rounds))
+            return {"rounds": [*rounds, [int(picked), right]]}
+
+        page.predicts("attack", self.question.click, chose)
+        page.predicts("attack", self.answer.click, lambda data, event: {"auc": float(data[self.auc])}, self.auc)
+        page.predicts("attack", self.skip.click, lambda data, event: {"attack": True})
 
 
 # --- the ranking and the point on the curve ------------------------------------------------------

@@ -1,0 +1,15 @@
+"""The tabs of the page, one file each, in the order in which they stand. To add one, see CONTRIBUTING.md."""
+
+from s2l.ui.tab import Entry
+from s2l.ui.tabs import compare, extraction, finetune, membership, report, sp_set, story, target
+
+TABS = (
+    Entry("story", "Story", story.Story),
+    Entry("target", "1 Target", target.Target),
+    Entry("sp-set", "2 SP set", sp_set.SPSet),
+    Entry("finetune", "3 Fine-tune", finetune.FineTune),
+    Entry("attack", "4 Attack: membership", membership.Membership),
+    Entry("extraction", "5 Attack: extraction", extraction.Extraction),
+    Entry("compare", "6 Compare", compare.Compare),
+    Entry("report", "7 Report", report.Report),
+)
