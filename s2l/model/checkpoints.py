@@ -203,7 +203,7 @@ def _snapshot(model: str, download: bool) -> Path:
     # The library's messages are not passed on: they can hold addresses with signatures.
     try:
         folder = snapshot_download(
-            address["repo"],
+            repo_id=address["repo"],
             revision=address["revision"],
             allow_patterns=CONFIGURATION + [f"{part}/*.safetensors" for part in PARTS],
             ignore_patterns=[f"*.{variant}.*" for variant in OTHER_VARIANTS],
