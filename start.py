@@ -79,7 +79,11 @@ def main(arguments: list[str]) -> int:
     if testing:
         checks = [["ruff", "check", "."], ["mypy"]]  # lint-imports is one of the tests
         failed = [check[0] for check in checks if subprocess.run([str(PYTHON), "-m", *check], cwd=ROOT).returncode]
-        tests = subprocess.run([str(PYTHON), "-m", "pytest", *arguments[1:]], cwd=ROOT).returncode
+        # The whole suite runs in two processes with half of the cores each; with arguments pytest is as it is.
+        words, environment = arguments[1:] or ["-n", "2", "--dist", "loadfile"], dict(os.environ)
+        if not arguments[1:]:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
+        tests = subprocess.run([str(PYTHON), "-m", "pytest", *words], cwd=ROOT, env=environment).returncode
         if failed:
             print(f"{' and '.join(failed)} found what is listed above the tests", file=sys.stderr)
         return tests or int(bool(failed))

@@ -317,8 +317,8 @@ def contract(random_model):
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal to 1e-4 of the column's largest score: PFAMI and CLiD are small differences of large errors."""
-    return bool(((a - b).abs() <= 1e-4 * b.abs().amax(dim=0)).all())
+    """Equal to 3e-4 of the column's largest score: PFAMI and CLiD are small differences of large errors."""
+    return bool(((a - b).abs() <= 3e-4 * b.abs().amax(dim=0)).all())
 
 
 @pytest.mark.parametrize("name", NAMES)
