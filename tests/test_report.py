@@ -20,6 +20,7 @@ from s2l.measure import metrics
 from s2l.model.diffusion import Runtime
 from s2l.pipeline import experiment
 from s2l.report import render as report
+from s2l.report.verdicts import findings
 from s2l.store import Store
 
 CLUSTER = {"generations": [0, 2, 3], "medoid": 2, "size": 3, "mean_distance": 0.05, "max_distance": 0.1}
@@ -316,3 +317,16 @@ def test_pictures_read_only_what_is_asked(result):
     folder = result.store.root / result.record["folders"]["before"]
     all_of_them = result.images("before").images.permute(0, 2, 3, 1).numpy()
     assert np.array_equal(figures.pictures(folder, [3, 0]), all_of_them[[3, 0]])
+
+
+def test_a_finding_is_data_and_its_sentence_is_made_last(result):
+    """The direction comes from the interval and the p-value, never from words."""
+    record = json.loads(json.dumps(result.record))
+    up = {"difference": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.001}
+    for change, direction in ((up, 1), (up | {"low": -0.15, "high": -0.05}, -1), (up | {"low": -0.01}, 0)):
+        record["attacks"]["secmi"]["difference"] |= change
+        first = findings(replace(result, record=record))[0]
+        assert (first.question, first.about, first.direction) == ("attack", "secmi", direction)
+        assert first.numbers["low"] == change["low"] and first.sentence == f"{first.verdict}: {first.details}"
+        assert first.sentence == report.headline(replace(result, record=record))[0]
+    assert [f.question for f in findings(result)][len(record["attacks"]) :] == ["extraction", "together"]

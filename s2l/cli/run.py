@@ -99,7 +99,8 @@ def carry_out(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime)
 
 def show(result: Result, paths: list[Path]) -> None:
     """What a finished run or audit says on the terminal."""
-    from s2l.report.findings import headline, outcome, quick_note, warning
+    from s2l.report.findings import outcome, quick_note, warning
+    from s2l.report.verdicts import headline
 
     for caution in filter(None, (quick_note(result.record), warning(result.record))):
         print(f"Warning: {caution}\n")

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from s2l.record import Result
 
 
-REFERENCED = "loss"  # the attack that gained from the reference on the lab's calibration people (docs/lab.md)
-
-
 @dataclass(frozen=True)
 class Row:
     """One line of the outcome: what was measured, before, after, and the paired difference."""
@@ -175,79 +172,6 @@ def outcome(result: Result) -> list[Row]:
         auc = f"{control['auc']:.3f} [{control['low']:.2f}, {control['high']:.2f}]"
         rows.append(Row("Blind control", "AUC of a classifier that never sees the model", auc, ""))
     return rows
-
-
-def _direction(change: dict, confidence: float) -> int:
-    """+1 or -1 for a change that both its interval and its p-value call one, else 0."""
-    if change["p_value"] >= 1 - confidence:
-        return 0
-    return 1 if change["low"] > 0 else -1 if change["high"] < 0 else 0
-
-
-def headline(result: Result) -> list[str]:
-    """What this run showed, one sentence a question: the verdict, a colon, the numbers. A change needs its interval."""
-    record = result.record
-    confidence = record["config"]["audit"]["confidence"]
-    if not record["attacks"] and record["extraction"] is None:
-        return [
-            f"What leaked cannot be measured: it is not known which photos this model was trained on, so this "
-            f"{record.get('kind', 'run')} shows what the model draws before and after fine-tuning, without a ROC curve "
-            "and extraction counts."
-        ] + [blind_sentence(blind) for blind in [record.get("blind")] if blind is not None]
-    sentences = []
-    for attack in record["attacks"].values():
-        change = attack["difference"]
-        verdict = {1: "is stronger after fine-tuning", -1: "is weaker after fine-tuning", 0: "shows no clear change"}
-        sentences.append(
-            f"The {attack['title']} attack {verdict[_direction(change, confidence)]}: it tells training photos from "
-            f"held-out ones with an AUC of {attack['before']['auc']:.3f} before and {attack['after']['auc']:.3f} after "
-            f"(chance is 0.5), a paired difference of {change['difference']:+.3f} "
-            f"({percent(change['confidence'])} interval {change['low']:+.3f} to {change['high']:+.3f})."
-        )
-    if (found := record["extraction"]) is not None:
-        before, after, change = found["before"], found["after"], found["difference"]
-        verdict = {1: "More photos came out", -1: "Fewer photos came out", 0: "No clear change in what came out"}
-        sentences.append(
-            f"{verdict[_direction(change, confidence)]}: {change['after']} of {change['n_members']} training photos "
-            f"after fine-tuning and {change['before']} before, in {before['n_generations']:,} generations each (l2 at "
-            f"most {before['delta']:g}), while of {before['nonmembers']['n_references']} held-out photos, which cannot "
-            f"leak, the same search finds {after['nonmembers']['distinct']} after and "
-            f"{before['nonmembers']['distinct']} before."
-        )
-    if (reference := reference_of(record)) is not None:
-        alone, change = record["attacks"][REFERENCED], reference["difference"]
-        verdict = {
-            1: "is stronger than on the model alone",
-            -1: "is weaker than on the model alone",
-            0: "shows no clear change",
-        }
-        sentences.append(
-            f"The {alone['title']} attack with both models together {verdict[_direction(change, confidence)]}: with "
-            f"the fine-tuned model as its reference, it has an AUC of {reference['auc']:.3f} on the model before, "
-            f"instead of {alone['before']['auc']:.3f}, a paired difference of {change['difference']:+.3f} "
-            f"({percent(change['confidence'])} interval {change['low']:+.3f} to {change['high']:+.3f})."
-        )
-    return sentences
-
-
-def reference_of(record: dict) -> dict | None:
-    """The record of `REFERENCED` judged with both models, where it was run."""
-    return record["attacks"].get(REFERENCED, {}).get("shake_reference")
-
-
-def blind_sentence(blind: dict) -> str:
-    """What an attacker without the training photos would claim, and whether it is true where that is known."""
-    before, after = blind["before"], blind["after"]
-    text = (
-        f"An attacker without the training photos would flag {len(before['clusters'])} groups of near-duplicates "
-        f"before fine-tuning and {len(after['clusters'])} after it: each group has at least {blind['min_size']} "
-        f"generations, all within a tiled l2 of {blind['edge']:g} of each other, and its middle one is claimed to be a "
-        "training photo"
-    )
-    if before["score"] is None:
-        return f"{text}; whether that is so nobody can check without the photos."
-    right = [side["score"]["true_flags"] for side in (before, after)]
-    return f"{text}, which is true of {right[0]} and {right[1]} of them."
 
 
 def set_sentence(attack: dict, confidence: float) -> str:

@@ -18,12 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from s2l import __version__, figures
 from s2l.report.findings import (
     Row,
-    blind_sentence,
     combination_sentence,
     command_of,
     config_of,
     frozen_pairs,
-    headline,
     limits,
     outcome,
     percent,
@@ -35,6 +33,7 @@ from s2l.report.findings import (
     split_sentence,
     warning,
 )
+from s2l.report.verdicts import blind_finding, findings, headline
 
 if TYPE_CHECKING:
     from s2l.record import Result
@@ -152,7 +151,7 @@ def _most_exposed(result: Result) -> Section:
 
 
 def _flagged(result: Result, blind: dict) -> Section:
-    sentences = (blind_sentence(blind),)
+    sentences = (blind_finding(blind).sentence,)
     if not any(blind[when]["clusters"] for when in ("before", "after")):
         return Section("What an attacker without the photos would flag", [], sentences)
     truth = blind["before"]["score"] is not None
@@ -251,7 +250,7 @@ def render_html(result: Result, pictures: dict[str, bytes]) -> str:
         warnings=[text for text in (quick_note(record), warning(record)) if text],
         frozen=any(frozen_pairs(attack) for attack in record["attacks"].values()),
         combinations=[combination_sentence(a) for a in record["attacks"].values() if a.get("calibration")],
-        headline=[sentence.partition(":") for sentence in headline(result)],
+        findings=findings(result),
         rows=outcome(result),
         confidence=percent(config.audit.confidence),
         sections=_sections(result, pictures),

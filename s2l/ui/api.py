@@ -63,7 +63,7 @@ def build(backend: Backend) -> None:
     def job_status(job: str) -> dict:
         """How far a run is: {"state", "message", "queue_position", "done", "eta_seconds", "headline"}."""
         ready()
-        from s2l.report.render import headline
+        from s2l.report.verdicts import headline
 
         found = backend.jobs.job(_word(job, "job"))
         if found is None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from s2l.record import Result
 from s2l.report.findings import reference_set, warning
+from s2l.report.verdicts import findings
 from s2l.ui import html
 from s2l.ui.live import method_title
 
@@ -82,16 +83,12 @@ def drawn(result: Result, name: str, draw: Callable[[bool], Figure], alt: str) -
 
 
 def verdicts(result: Result) -> list[tuple[str, str, str]]:
-    """(verdict, numbers, tone) of each question; the tone is "up", "down" or "" and comes from the verdict's words."""
-    from s2l.report import render as report
-
-    found = []
-    for sentence in report.headline(result):
-        verdict, _, numbers = sentence.partition(": ")
-        tone = "up" if "stronger" in verdict or "More" in verdict else ""
-        tone = "down" if "weaker" in verdict or "Fewer" in verdict else tone
-        found.append((verdict, numbers[:1].upper() + numbers[1:], tone))
-    return found
+    """(verdict, numbers in words, tone) of each question; the tone is "up", "down" or ""."""
+    tones = {1: "up", -1: "down", 0: ""}
+    return [
+        (finding.verdict, finding.details[:1].upper() + finding.details[1:], tones[finding.direction])
+        for finding in findings(result)
+    ]
 
 
 def headline_html(result: Result | None, example: bool = False, first: int | None = None) -> str:

@@ -8,8 +8,8 @@ from html import escape
 import gradio as gr
 
 from s2l.record import Result
-from s2l.report import findings
 from s2l.report import render as report
+from s2l.report import verdicts
 from s2l.report.findings import auc_in_words
 from s2l.ui import html, runs
 from s2l.ui.backend import Backend
@@ -104,10 +104,10 @@ def headlines_html(result: Result) -> str:
                 "",
             )
         )
-    if (reference := findings.reference_of(record)) is not None:
+    if (reference := verdicts.reference_of(record)) is not None:
         change, (verdict, _, tone) = reference["difference"], words[-1]
         tones.append(tone)
-        alone = record["attacks"][findings.REFERENCED]
+        alone = record["attacks"][verdicts.REFERENCED]
         cards.append(
             _card(
                 f"An attacker who keeps both models: the {alone['title']} attack before, and with the shaken model as "

@@ -1,0 +1,153 @@
+"""What a run showed: one finding per question, as data. Its sentence is made last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from s2l.report.findings import percent
+
+if TYPE_CHECKING:
+    from s2l.record import Result
+
+REFERENCED = "loss"  # the attack that gained from the reference on the lab's calibration people (docs/lab.md)
+
+Direction = Literal[-1, 0, 1]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to one question.
+
+    question   "attack", "extraction", "together" (both models), "unknown" (nobody knows the members) or "blind"
+    about      the attack's name, where the question is asked of several
+    direction  +1 or -1 for a change that both its interval and its p-value call one, else 0
+    numbers    the figures that the answer rests on
+    verdict    the answer in words
+    details    the numbers in words; they follow the verdict in the sentence
+    """
+
+    question: str
+    about: str
+    direction: Direction
+    numbers: dict[str, float]
+    verdict: str
+    details: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.verdict}: {self.details}"
+
+
+def direction_of(change: dict, confidence: float) -> Direction:
+    """+1 or -1 for a change that both its interval and its p-value call one, else 0."""
+    if change["p_value"] >= 1 - confidence:
+        return 0
+    return 1 if change["low"] > 0 else -1 if change["high"] < 0 else 0
+
+
+def findings(result: Result) -> list[Finding]:
+    """What this run showed, the attacks first. A change needs its interval."""
+    record = result.record
+    confidence = record["config"]["audit"]["confidence"]
+    if not record["attacks"] and record["extraction"] is None:
+        blind = record.get("blind")
+        return [_unknown(record.get("kind", "run")), *([blind_finding(blind)] if blind is not None else [])]
+    found = [_attack(name, attack, confidence) for name, attack in record["attacks"].items()]
+    if (extraction := record["extraction"]) is not None:
+        found.append(_extraction(extraction, confidence))
+    if (reference := reference_of(record)) is not None:
+        found.append(_together(record["attacks"][REFERENCED], reference, confidence))
+    return found
+
+
+def headline(result: Result) -> list[str]:
+    """The findings as sentences."""
+    return [finding.sentence for finding in findings(result)]
+
+
+def _unknown(kind: str) -> Finding:
+    details = (
+        f"it is not known which photos this model was trained on, so this {kind} shows what the model draws before and "
+        "after fine-tuning, without a ROC curve and extraction counts."
+    )
+    return Finding("unknown", "", 0, {}, "What leaked cannot be measured", details)
+
+
+def _change_numbers(change: dict) -> dict[str, float]:
+    return {name: change[name] for name in ("difference", "low", "high", "p_value")}
+
+
+def _paired(change: dict) -> str:
+    return (
+        f"a paired difference of {change['difference']:+.3f} ({percent(change['confidence'])} interval "
+        f"{change['low']:+.3f} to {change['high']:+.3f})"
+    )
+
+
+def _attack(name: str, attack: dict, confidence: float) -> Finding:
+    change, before, after = attack["difference"], attack["before"]["auc"], attack["after"]["auc"]
+    direction = direction_of(change, confidence)
+    verdict = {1: "is stronger after fine-tuning", -1: "is weaker after fine-tuning", 0: "shows no clear change"}
+    details = (
+        f"it tells training photos from held-out ones with an AUC of {before:.3f} before and {after:.3f} after (chance "
+        f"is 0.5), {_paired(change)}."
+    )
+    numbers = {"before": before, "after": after} | _change_numbers(change)
+    return Finding("attack", name, direction, numbers, f"The {attack['title']} attack {verdict[direction]}", details)
+
+
+def _extraction(extraction: dict, confidence: float) -> Finding:
+    before, after, change = extraction["before"], extraction["after"], extraction["difference"]
+    direction = direction_of(change, confidence)
+    verdict = {1: "More photos came out", -1: "Fewer photos came out", 0: "No clear change in what came out"}
+    details = (
+        f"{change['after']} of {change['n_members']} training photos after fine-tuning and {change['before']} before, "
+        f"in {before['n_generations']:,} generations each (l2 at most {before['delta']:g}), while of "
+        f"{before['nonmembers']['n_references']} held-out photos, which cannot leak, the same search finds "
+        f"{after['nonmembers']['distinct']} after and {before['nonmembers']['distinct']} before."
+    )
+    numbers = {"before": change["before"], "after": change["after"]} | _change_numbers(change)
+    return Finding("extraction", "", direction, numbers, verdict[direction], details)
+
+
+def _together(alone: dict, reference: dict, confidence: float) -> Finding:
+    change, direction = reference["difference"], direction_of(reference["difference"], confidence)
+    verdict = {
+        1: "is stronger than on the model alone",
+        -1: "is weaker than on the model alone",
+        0: "shows no clear change",
+    }
+    details = (
+        f"with the fine-tuned model as its reference, it has an AUC of {reference['auc']:.3f} on the model before, "
+        f"instead of {alone['before']['auc']:.3f}, {_paired(change)}."
+    )
+    numbers = {"before": alone["before"]["auc"], "after": reference["auc"]} | _change_numbers(change)
+    words = f"The {alone['title']} attack with both models together {verdict[direction]}"
+    return Finding("together", REFERENCED, direction, numbers, words, details)
+
+
+def reference_of(record: dict) -> dict | None:
+    """The record of `REFERENCED` judged with both models, where it was run."""
+    return record["attacks"].get(REFERENCED, {}).get("shake_reference")
+
+
+def blind_finding(blind: dict) -> Finding:
+    """What an attacker without the training photos would claim, and whether it is true where that is known."""
+    before, after = blind["before"], blind["after"]
+    counts = {"before": len(before["clusters"]), "after": len(after["clusters"])}
+    verdict = (
+        f"An attacker without the training photos would flag {counts['before']} groups of near-duplicates before "
+        f"fine-tuning and {counts['after']} after it"
+    )
+    details = (
+        f"each group has at least {blind['min_size']} generations, all within a tiled l2 of {blind['edge']:g} of each "
+        "other, and its middle one is claimed to be a training photo"
+    )
+    if before["score"] is None:
+        details += "; whether that is so nobody can check without the photos."
+        return Finding("blind", "", 0, dict(counts), verdict, details)
+    right = [side["score"]["true_flags"] for side in (before, after)]
+    details += f", which is true of {right[0]} and {right[1]} of them."
+    numbers = counts | {"true_before": right[0], "true_after": right[1]}
+    return Finding("blind", "", 0, dict(numbers), verdict, details)
