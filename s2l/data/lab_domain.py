@@ -61,6 +61,6 @@ def calibration_domains(lab: Lab, name: str) -> list[Domain]:
     return [lab_domain(lab, DomainConfig(name=other, n_nonmembers=CALIBRATION_HELD_OUT)) for other in others]
 
 
-def member_photos(lab: Lab) -> ImageSet:
+def protected_photos(lab: Lab) -> ImageSet:
     """Every photo that the lab's model was trained on, person by person: what its owner has to protect."""
     return _image_set([photo for person in lab.people if person.trained for photo in person.members()], lab.resolution)

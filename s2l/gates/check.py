@@ -8,7 +8,7 @@ from pathlib import Path
 
 from s2l.config import SCHEMA_VERSION
 from s2l.data.domain import ImageSet, load_folder
-from s2l.data.lab_domain import member_photos
+from s2l.data.lab_domain import protected_photos
 from s2l.errors import UserError
 from s2l.gates.registry import GATES, Upload, get_gate
 from s2l.gates.verdict import ALPHA, MIN_GROUPS, honest_groups, judge
@@ -60,7 +60,7 @@ def check_upload(
     groups = honest_groups(lab) if lab is not None and not honest else [read(folder) for folder in honest]
     protected = None
     if any(GATES[name].needs_private for name in names):
-        protected = read(private) if private is not None else member_photos(lab) if lab is not None else None
+        protected = read(private) if private is not None else protected_photos(lab) if lab is not None else None
     verdicts = []
     for i, name in enumerate(names):
         verdicts.append(judge(name, model, Upload(pictures, protected), groups, alpha=alpha, seed=seed))

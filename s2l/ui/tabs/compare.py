@@ -1,4 +1,4 @@
-"""Tab 7, Compare: committed tables beside the paper's, and the visitor's own runs side by side."""
+"""The Compare tab: committed tables beside the paper's, and the visitor's own runs side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tab 6, Attack: extraction. Which training photos come out?"""
+"""The Extraction tab: which training photos come out?"""
 
 from __future__ import annotations
 

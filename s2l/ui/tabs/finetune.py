@@ -1,4 +1,4 @@
-"""Tab 4, Fine-tune: the shake, the Run button and the live panel."""
+"""The Fine-tune tab: the shake, the Run button and the live panel."""
 
 from __future__ import annotations
 

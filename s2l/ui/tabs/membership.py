@@ -1,4 +1,4 @@
-"""Tab 5, Attack: membership. Which photos was the model trained on?"""
+"""The Membership tab: which photos was the model trained on?"""
 
 from __future__ import annotations
 

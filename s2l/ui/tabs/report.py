@@ -1,4 +1,4 @@
-"""Tab 8, Report: the run as files, as a command and as a link."""
+"""The Report tab: the run as files, as a command and as a link."""
 
 from __future__ import annotations
 

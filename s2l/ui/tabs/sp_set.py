@@ -1,4 +1,4 @@
-"""Tab 3, SP set: what the attacker generates to fine-tune on."""
+"""The SP set tab: what the attacker generates to fine-tune on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tab 1, Story: the attack in one picture, told with a finished run. Drawn before anything heavy is loaded."""
+"""The Story tab: the attack in one picture, from a finished run. Drawn before anything heavy is loaded."""
 
 from __future__ import annotations
 

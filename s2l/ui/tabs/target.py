@@ -1,4 +1,4 @@
-"""Tab 2, Target: whose photos are at stake."""
+"""The Target tab: whose photos are at stake."""
 
 from __future__ import annotations
 
