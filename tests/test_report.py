@@ -12,16 +12,19 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 from s2l import figures
+from s2l.assets import ASSETS
 from s2l.config import preset
 from s2l.figures import galleries
 from s2l.measure import metrics
 from s2l.model.diffusion import Runtime
 from s2l.pipeline import experiment
+from s2l.record import RunRecord
 from s2l.report import render as report
 from s2l.report.verdicts import findings
-from s2l.store import Store
+from s2l.store import Store, read_json
 
 CLUSTER = {"generations": [0, 2, 3], "medoid": 2, "size": 3, "mean_distance": 0.05, "max_distance": 0.1}
 NO_PICTURES = {"roc.png": b"", "extractions.png": b""}
@@ -123,20 +126,23 @@ def test_result_json_is_the_record_and_more(result, tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_schema_page_names_every_field(result):
-    page = (report.Path(__file__).parents[1] / "docs" / "result-schema.md").read_text()
-    written = report.result_json(result)
-    for field in written:
-        assert f"`{field}`" in page, field
-    for section in ("extraction", "domain", "model", "finetune", "control", "blind"):
-        for field in written[section]:
-            assert f"`{field}`" in page, f"{section}.{field}"
-    for field in [*written["attacks"]["secmi"], *written["attacks"]["secmi"]["before"]]:
-        assert f"`{field}`" in page, field
-    for field in [*written["blind"]["before"], *written["blind"]["before"]["score"], *CLUSTER]:
-        assert f"`{field}`" in page, field
-    for field in [*written["extraction"]["before"], *written["extraction"]["before"]["members"]]:
-        assert f"`{field}`" in page, field
+def test_records_have_exactly_the_declared_fields(result, without_split):
+    """What runs write is what record.py declares, of the declared types: the page is made from it."""
+    check = TypeAdapter(RunRecord)
+    check.validate_python(report.result_json(result), strict=True, extra="forbid")
+    check.validate_python(without_split.record, strict=True, extra="forbid")
+    foreign = report.result_json(result) | {"surprise": 1}
+    with pytest.raises(ValidationError, match="surprise"):
+        check.validate_python(foreign, strict=True, extra="forbid")
+    changed = copy.deepcopy(result.record)
+    changed["attacks"]["secmi"]["before"]["auc"] = "0.6"
+    with pytest.raises(ValidationError, match="auc"):
+        check.validate_python(changed, strict=True, extra="forbid")
+
+
+def test_the_showcase_of_an_older_version_has_declared_fields_only():
+    record = read_json(ASSETS / "showcase" / "result.json")
+    TypeAdapter(RunRecord).validate_python(record, strict=True, extra="forbid")
 
 
 def test_without_a_split_there_is_no_roc_and_the_report_says_why(without_split, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from s2l.config import preset
 from s2l.errors import UserError
@@ -17,6 +18,7 @@ from s2l.measure.intervals import binomial_interval
 from s2l.model.diffusion import Runtime
 from s2l.pipeline.experiment import Result, run
 from s2l.progress import Progress, silent
+from s2l.record import BOTH
 from s2l.store import Store
 
 SLOW = {"scheduler": "ddim", "num_inference_steps": 50}
@@ -40,10 +42,10 @@ def demo(model: str, runtime: Runtime, preset_name: str = "demo", progress: Prog
 
 
 def _findings(result: Result) -> dict:
-    extraction = result.record["extraction"]
+    extraction = result.extraction
     members = len(extraction["after"]["repeats"])
-    found: dict[str, dict] = {"secmi_difference": result.record["attacks"]["secmi"]["difference"]}
-    for when in ("before", "after"):
+    found: dict[str, Any] = {"secmi_difference": result.record["attacks"]["secmi"]["difference"]}
+    for when in BOTH:
         count = extraction[when]["members"]["distinct"]
         interval = binomial_interval(count, members)
         found[f"extracted_{when}"] = {"count": count, "low": interval.low * members, "high": interval.high * members}

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from s2l.figures.style import LINES, SMALL, Palette, new_figure, note, palette, tidy
+from s2l.record import LogLine
 
 if TYPE_CHECKING:
-    from s2l.record import Result
+    from s2l.record import Result, When
 
 
-def _auc_label(result: Result, attack: str, when: str) -> str:
+def _auc_label(result: Result, attack: str, when: When) -> str:
     summary = result.record["attacks"][attack][when]
     interval = summary["delong"]
     return f"{when}  AUC {summary['auc']:.3f}  [{interval['low']:.2f}, {interval['high']:.2f}]"
@@ -135,7 +136,7 @@ def _roc_rows(result: Result, attacks: Sequence[str], dark: bool) -> Figure:
     return figure
 
 
-def loss_figure(log_rows: Sequence[dict], dark: bool = False) -> Figure:
+def loss_figure(log_rows: Sequence[LogLine], dark: bool = False) -> Figure:
     """Training loss a step and its running mean; `log_rows` have "step" and "loss"."""
     c = palette(dark)
     figure = new_figure(9, 4.6, c)
@@ -161,7 +162,7 @@ def loss_figure(log_rows: Sequence[dict], dark: bool = False) -> Figure:
 
 def extraction_curve_figure(result: Result, dark: bool = False) -> Figure:
     """Distinct training photos extracted against the number of generations, with the interval for fresh ones."""
-    c, curve = palette(dark), result.record["extraction"]["curve"]
+    c, curve = palette(dark), result.extraction["curve"]
     figure = new_figure(9, 4.6, c)
     ax = figure.add_subplot()
     for when, line in LINES.items():

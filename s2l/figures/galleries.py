@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from s2l.figures.style import LARGE, LINES, SMALL, Palette, palette
+from s2l.record import Part, Search
 
 if TYPE_CHECKING:
     from s2l.record import Result
@@ -75,7 +76,7 @@ def _grid(rows: Mapping[str, Sequence[Cell]], c: Palette, footnote: str = "") ->
     return figure
 
 
-def _closest(before: dict, after: dict, top: int) -> list[tuple[int, int]]:
+def _closest(before: Search, after: Search, top: int) -> list[tuple[int, int]]:
     """(reference, generation) of the `top` references that any generation, before or after, came closest to.
 
     Both sides have the same chance to name the seed of a column: choosing by "after" alone would
@@ -100,7 +101,7 @@ def _l2_cells(images: np.ndarray, references: np.ndarray, delta: float, word: st
     ]
 
 
-def extraction_figure(result: Result, top: int = 8, of: str = "members", dark: bool = False) -> Figure:
+def extraction_figure(result: Result, top: int = 8, of: Part = "members", dark: bool = False) -> Figure:
     """A column is one seed: generated before, generated after, and the training photo it came closest to.
 
     The columns are the `top` members that any generation, before or after, came closest to.
@@ -168,15 +169,15 @@ def most_exposed_figure(result: Result, attack: str, top: int = 8, dark: bool = 
 def blind_figure(result: Result, top: int = 8, dark: bool = False) -> Figure:
     """The picture that stands for each group of near-duplicates, largest groups first, before and after."""
     blind, rows = result.record["blind"], {}
+    assert blind is not None  # a figure of flags is asked for where there are some
     for when in LINES:
         groups, score = blind[when]["clusters"][:top], blind[when]["score"]
         if not groups:
             continue
-        places = score["flags"] if score else ()  # the flags are the groups' medoids, in the same order
         cells = []
         for i, picture in enumerate(pictures(_folder(result, when), [group["medoid"] for group in groups])):
             text, hit = f"{groups[i]['size']} alike", False
-            if places:
+            if score is not None:  # the flags are the groups' medoids, in the same order
                 distance = score["member_distances"][i]
                 hit = distance <= score["delta"]
                 text += f"\nl2 {distance:.3f}" + (" ✓" if hit else "")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import ScalarFormatter
+
+from s2l.record import When
 
 TITLE, LARGE, SMALL = 19, 15, 13  # points, at the figures' own sizes: readable from the last row
 
@@ -29,7 +32,7 @@ class Palette:
 
 LIGHT = Palette("#ffffff", "#1b222c", "#5c6675", "#e4e8ee", "#3b6ea5", "#c8501e", "#2a7f76", "#4a5361")
 DARK = Palette("#14181f", "#eef1f5", "#a5afbd", "#2b323d", "#7fb2e5", "#f39663", "#5cc4b7", "#c3cad4")
-LINES = {"before": (0, (5, 2.5)), "after": "-"}
+LINES: dict[When, Any] = {"before": (0, (5, 2.5)), "after": "-"}
 
 
 def palette(dark: bool) -> Palette:

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_curve
 
+from s2l.measure import nonmembers_needed
 from s2l.measure.intervals import (
     HierarchicalMean,
     Interval,
@@ -213,7 +214,7 @@ def _allowed_false_positives(target_fpr: float, n_nonmembers: int) -> int:
 
 
 def _too_few(target_fpr: float, n_nonmembers: int) -> str:
-    needed = math.ceil(1 / target_fpr - 1e-9)
+    needed = nonmembers_needed(target_fpr)
     return f"too few non-members for this FPR: needs at least {needed}, has {n_nonmembers}"
 
 

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from s2l import __version__
 from s2l.config import LAB, AuditRunConfig, RunConfig, checked
+from s2l.measure import nonmembers_needed
 from s2l.options import reproduce_command
+from s2l.record import (
+    AttackOutcome,
+    Blind,
+    BlindScore,
+    Change,
+    Cost,
+    ExtractionOutcome,
+    FrozenPoint,
+    OperatingPoint,
+    Part,
+    RunRecord,
+    Summary,
+    When,
+    known,
+)
 
 if TYPE_CHECKING:
     from s2l.record import Result
@@ -43,31 +59,35 @@ def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def config_of(record: dict) -> RunConfig | AuditRunConfig:
+def config_of(record: RunRecord) -> RunConfig | AuditRunConfig:
     """The settings of a record: those of a run, or of an audit. Raises UserError for those of another version."""
     return checked(AuditRunConfig if record.get("kind") == "audit" else RunConfig, record["config"])
 
 
-def _rate(point: dict) -> str:
+def _rate(point: OperatingPoint) -> str:
     if point["tpr"] is None:
-        return f"too few held-out photos: {point['note'].partition(': ')[2]}"
+        return _too_few("held-out", point["target_fpr"], point["n_nonmembers"])
     return f"{point['tpr']:.3f} [{point['low']:.2f}, {point['high']:.2f}], FPR {point['realised_fpr']:.3f}"
 
 
-def auc_in_words(summary: dict) -> str:
+def _too_few(kind: str, target_fpr: float, has: int) -> str:
+    return f"too few {kind} photos: needs at least {nonmembers_needed(target_fpr)}, has {has}"
+
+
+def auc_in_words(summary: Summary) -> str:
     """ "0.598 [0.49, 0.70]"."""
     return f"{summary['auc']:.3f} [{summary['delong']['low']:.2f}, {summary['delong']['high']:.2f}]"
 
 
-def change_in_words(found: dict) -> str:
+def change_in_words(found: Change) -> str:
     """A paired difference with its interval: "+0.019 [-0.005, +0.044]"."""
     return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
-def _attack_rows(attack: dict) -> list[Row]:
+def _attack_rows(attack: AttackOutcome) -> list[Row]:
     before, after, title = attack["before"], attack["after"], attack["title"]
 
-    def paired(what: str, summary: dict, change: dict, detail: bool = False) -> Row:
+    def paired(what: str, summary: Summary, change: Change, detail: bool = False) -> Row:
         aucs = auc_in_words(before), auc_in_words(summary)
         return _two(title, what, aucs, change_in_words(change), _p_value(change["p_value"]), detail=detail)
 
@@ -78,9 +98,9 @@ def _attack_rows(attack: dict) -> list[Row]:
     for points in zip(before["tpr_at_fpr"], after["tpr_at_fpr"], strict=True):
         target = percent(points[0]["target_fpr"])
         rows.append(_two(title, f"TPR at no more than {target} FPR", map(_rate, points), detail=True))
-    for points in frozen_pairs(attack):
-        what = f"TPR at the threshold frozen for {percent(points[0]['target_fpr'])} FPR"
-        rows.append(_two(title, what, map(_frozen_rate, points), detail=True))
+    for frozen in frozen_pairs(attack):
+        what = f"TPR at the threshold frozen for {percent(frozen[0]['target_fpr'])} FPR"
+        rows.append(_two(title, what, map(_frozen_rate, frozen), detail=True))
     rows.append(Row(title, "AUC of the change of the score alone", "", auc_in_words(attack["shake"]), detail=True))
     if (relative := attack.get("shake_relative")) is not None:
         rows.append(Row(title, "AUC of the relative change alone", "", auc_in_words(relative), detail=True))
@@ -91,16 +111,16 @@ def _attack_rows(attack: dict) -> list[Row]:
     return [*rows, _two(title, "best balanced accuracy (optimistic)", best, detail=True)]
 
 
-def frozen_pairs(attack: dict) -> list[tuple[dict, dict]]:
+def frozen_pairs(attack: AttackOutcome) -> list[tuple[FrozenPoint, FrozenPoint]]:
     """(before, after) a target FPR, where a calibration part froze thresholds."""
     frozen = attack.get("frozen")
     return list(zip(frozen["before"], frozen["after"], strict=True)) if frozen else []
 
 
-def _frozen_rate(frozen: dict) -> str:
+def _frozen_rate(frozen: FrozenPoint) -> str:
     point = frozen["point"]
     if point is None:
-        return f"too few calibration photos: {frozen['note'].partition(': ')[2]}"
+        return _too_few("calibration", frozen["target_fpr"], frozen["n_calibration"])
     tpr, fpr = point["tpr_exact"], point["fpr_exact"]
     return (
         f"{point['tpr']:.3f} [{tpr['low']:.2f}, {tpr['high']:.2f}], "
@@ -108,21 +128,21 @@ def _frozen_rate(frozen: dict) -> str:
     )
 
 
-def _blind_rows(blind: dict) -> list[Row]:
+def _blind_rows(blind: Blind) -> list[Row]:
     """What somebody without the training photos would flag, and how often that is right."""
     sides = [blind["before"], blind["after"]]
     counts = [str(len(side["clusters"])) for side in sides]
     rows = [_two("Without the training photos", "groups of near-duplicates that an attacker would flag", counts)]
-    if sides[0]["score"] is None:
+    scores = [side["score"] for side in sides if side["score"] is not None]
+    if not scores:
         return rows
 
-    def right(score: dict) -> str:
+    def right(score: BlindScore) -> str:
         if score["precision"] is None:
             return "nothing flagged"
         interval = f"[{score['precision_low']:.2f}, {score['precision_high']:.2f}]"
         return f"{score['true_flags']} (precision {score['precision']:.2f} {interval})"
 
-    scores = [side["score"] for side in sides]
     wrong = [str(score["nonmember_flags"]) for score in scores]
     return [
         *rows,
@@ -131,11 +151,13 @@ def _blind_rows(blind: dict) -> list[Row]:
     ]
 
 
-def _extraction_rows(found: dict) -> list[Row]:
+def _extraction_rows(found: ExtractionOutcome) -> list[Row]:
     before, after, change = found["before"], found["after"], found["difference"]
     members, control = before["members"]["n_references"], before["nonmembers"]["n_references"]
 
-    def row(what: str, part: str, field: str, *more: str, detail: bool = False) -> Row:
+    def row(
+        what: str, part: Part, field: Literal["distinct", "matching_generations"], *more: str, detail: bool = False
+    ) -> Row:
         return _two("Extraction", what, (str(x[part][field]) for x in (before, after)), *more, detail=detail)
 
     difference = f"{change['difference']:+d} [{change['low']:+.0f}, {change['high']:+.0f}]"
@@ -149,7 +171,7 @@ def _extraction_rows(found: dict) -> list[Row]:
     ]
 
 
-def _cost_rows(cost: dict | None) -> list[Row]:
+def _cost_rows(cost: dict[When, Cost] | None) -> list[Row]:
     """What the generations cost, and how many training photos that bought."""
     if cost is None:
         return []
@@ -174,7 +196,7 @@ def outcome(result: Result) -> list[Row]:
     return rows
 
 
-def set_sentence(attack: dict, confidence: float) -> str:
+def set_sentence(attack: AttackOutcome, confidence: float) -> str:
     """Whether the photos as one set were trained on, by one attack: a p-value before and after in one sentence."""
     before, after = (attack["set_evidence"][when]["p_value"] for when in ("before", "after"))
     where = {
@@ -212,7 +234,7 @@ def seeds(config: RunConfig | AuditRunConfig) -> dict[str, str]:
     }
 
 
-def result_json(result: Result) -> dict:
+def result_json(result: Result) -> RunRecord:
     """The content of result.json: the record, the program's version and the command that repeats the run."""
     return result.record | {"s2l_version": __version__, "command": command_of(result)}
 
@@ -225,18 +247,18 @@ def command_of(result: Result) -> str:
 # --- how far to trust it ---------------------------------------------------------------------------
 
 
-def of_a_lab(record: dict, config: RunConfig | AuditRunConfig) -> bool:
+def of_a_lab(record: RunRecord, config: RunConfig | AuditRunConfig) -> bool:
     """Whether the model was a lab's. Results of before labs had names know one lab only."""
     return bool(record["model"].get("lab", config.model == LAB))
 
 
-def reference_set(record: dict) -> bool:
+def reference_set(record: RunRecord) -> bool:
     """Whether the photos judged as members are known to be none: a lab that was trained on no private photo."""
     repeats = record["domain"]["repeats"]  # empty where nobody knows how often a photo was repeated
     return bool(repeats) and not any(repeats)
 
 
-def split_sentence(record: dict, config: RunConfig | AuditRunConfig) -> str:
+def split_sentence(record: RunRecord, config: RunConfig | AuditRunConfig) -> str:
     """Where members and held-out photos come from."""
     domain = record["domain"]
     if reference_set(record):
@@ -260,14 +282,14 @@ def split_sentence(record: dict, config: RunConfig | AuditRunConfig) -> str:
     )
 
 
-def quick_note(record: dict) -> str:
+def quick_note(record: RunRecord) -> str:
     """That the preset `quick` is too small to conclude anything from, or ""."""
     if record["config"]["preset"] != "quick":
         return ""
     return "A quick run: so few pictures and photos show how it works, not what leaks."
 
 
-def warning(record: dict) -> str:
+def warning(record: RunRecord) -> str:
     """What a reader must know before any number, or ""."""
     if reference_set(record):
         return (
@@ -284,9 +306,9 @@ def warning(record: dict) -> str:
     )
 
 
-def combination_sentence(attack: dict) -> str:
+def combination_sentence(attack: AttackOutcome) -> str:
     """How the weights of an attack with components were fitted."""
-    fitted = attack["calibration"]
+    fitted = known(attack["calibration"])
     if not fitted["fitted_on"]:
         return (
             f"{attack['title']} is not calibrated: there was no calibration data, so its score is the first component "
@@ -300,7 +322,7 @@ def combination_sentence(attack: dict) -> str:
     )
 
 
-def limits(record: dict, config: RunConfig | AuditRunConfig) -> list[str]:
+def limits(record: RunRecord, config: RunConfig | AuditRunConfig) -> list[str]:
     """What the numbers do not say, one sentence each."""
     found = [
         "This is one person and one model: the intervals speak of other photos of this person, not of other people."

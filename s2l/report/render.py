@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from s2l import __version__, figures
+from s2l.record import BOTH, Blind, RunRecord, Timing, Training
 from s2l.report.findings import (
     Row,
     combination_sentence,
@@ -103,7 +104,7 @@ def _generated(result: Result) -> Section:
     return Section("What was generated", [picture])
 
 
-def _trained(finetune: dict) -> Section:
+def _trained(finetune: Training) -> Section:
     picture = Picture(
         figures.png(figures.loss_figure(finetune["log"])),
         "The loss says how well the model predicts noise on its own pictures while it trains on them; "
@@ -150,9 +151,9 @@ def _most_exposed(result: Result) -> Section:
     return Section("The most exposed photos", pictures)
 
 
-def _flagged(result: Result, blind: dict) -> Section:
+def _flagged(result: Result, blind: Blind) -> Section:
     sentences = (blind_finding(blind).sentence,)
-    if not any(blind[when]["clusters"] for when in ("before", "after")):
+    if not any(blind[when]["clusters"] for when in BOTH):
         return Section("What an attacker without the photos would flag", [], sentences)
     truth = blind["before"]["score"] is not None
     picture = Picture(
@@ -194,7 +195,7 @@ def _came_out(result: Result, extractions: bytes) -> Section:
                 "Histogram of distances to the nearest generation",
             ),
         ]
-    if split and result.record["extraction"].get("curve") is not None:
+    if split and result.extraction.get("curve") is not None:
         pictures.append(
             Picture(
                 figures.png(figures.extraction_curve_figure(result)),
@@ -207,19 +208,19 @@ def _came_out(result: Result, extractions: bytes) -> Section:
     return Section("What came out", pictures)
 
 
-def _stage_rows(stages: dict) -> list[tuple[str, str, str, str]]:
+def _stage_rows(stages: dict[str, Timing]) -> list[tuple[str, str, str, str]]:
     return [
         (
             row.get("title", name),
             f"{row['seconds']:.1f}",
-            {True: "from the cache", False: "computed"}.get(row.get("cached"), ""),
+            "" if (cached := row.get("cached")) is None else "from the cache" if cached else "computed",
             row.get("key", ""),
         )
         for name, row in stages.items()
     ]
 
 
-def _method(record: dict) -> str:
+def _method(record: RunRecord) -> str:
     """What changed the model, in words."""
     from s2l.finetune import FINETUNERS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from s2l.record import AttackOutcome, Blind, Change, CountChange, ExtractionOutcome, Reference, RunRecord
 from s2l.report.findings import percent
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Finding:
         return f"{self.verdict}: {self.details}"
 
 
-def direction_of(change: dict, confidence: float) -> Direction:
+def direction_of(change: Change | CountChange, confidence: float) -> Direction:
     """+1 or -1 for a change that both its interval and its p-value call one, else 0."""
     if change["p_value"] >= 1 - confidence:
         return 0
@@ -74,18 +75,23 @@ def _unknown(kind: str) -> Finding:
     return Finding("unknown", "", 0, {}, "What leaked cannot be measured", details)
 
 
-def _change_numbers(change: dict) -> dict[str, float]:
-    return {name: change[name] for name in ("difference", "low", "high", "p_value")}
+def _change_numbers(change: Change | CountChange) -> dict[str, float]:
+    return {
+        "difference": change["difference"],
+        "low": change["low"],
+        "high": change["high"],
+        "p_value": change["p_value"],
+    }
 
 
-def _paired(change: dict) -> str:
+def _paired(change: Change) -> str:
     return (
         f"a paired difference of {change['difference']:+.3f} ({percent(change['confidence'])} interval "
         f"{change['low']:+.3f} to {change['high']:+.3f})"
     )
 
 
-def _attack(name: str, attack: dict, confidence: float) -> Finding:
+def _attack(name: str, attack: AttackOutcome, confidence: float) -> Finding:
     change, before, after = attack["difference"], attack["before"]["auc"], attack["after"]["auc"]
     direction = direction_of(change, confidence)
     verdict = {1: "is stronger after fine-tuning", -1: "is weaker after fine-tuning", 0: "shows no clear change"}
@@ -97,7 +103,7 @@ def _attack(name: str, attack: dict, confidence: float) -> Finding:
     return Finding("attack", name, direction, numbers, f"The {attack['title']} attack {verdict[direction]}", details)
 
 
-def _extraction(extraction: dict, confidence: float) -> Finding:
+def _extraction(extraction: ExtractionOutcome, confidence: float) -> Finding:
     before, after, change = extraction["before"], extraction["after"], extraction["difference"]
     direction = direction_of(change, confidence)
     verdict = {1: "More photos came out", -1: "Fewer photos came out", 0: "No clear change in what came out"}
@@ -111,7 +117,7 @@ def _extraction(extraction: dict, confidence: float) -> Finding:
     return Finding("extraction", "", direction, numbers, verdict[direction], details)
 
 
-def _together(alone: dict, reference: dict, confidence: float) -> Finding:
+def _together(alone: AttackOutcome, reference: Reference, confidence: float) -> Finding:
     change, direction = reference["difference"], direction_of(reference["difference"], confidence)
     verdict = {
         1: "is stronger than on the model alone",
@@ -127,12 +133,13 @@ def _together(alone: dict, reference: dict, confidence: float) -> Finding:
     return Finding("together", REFERENCED, direction, numbers, words, details)
 
 
-def reference_of(record: dict) -> dict | None:
+def reference_of(record: RunRecord) -> Reference | None:
     """The record of `REFERENCED` judged with both models, where it was run."""
-    return record["attacks"].get(REFERENCED, {}).get("shake_reference")
+    attack = record["attacks"].get(REFERENCED)
+    return attack and attack.get("shake_reference")
 
 
-def blind_finding(blind: dict) -> Finding:
+def blind_finding(blind: Blind) -> Finding:
     """What an attacker without the training photos would claim, and whether it is true where that is known."""
     before, after = blind["before"], blind["after"]
     counts = {"before": len(before["clusters"]), "after": len(after["clusters"])}
@@ -144,10 +151,10 @@ def blind_finding(blind: dict) -> Finding:
         f"each group has at least {blind['min_size']} generations, all within a tiled l2 of {blind['edge']:g} of each "
         "other, and its middle one is claimed to be a training photo"
     )
-    if before["score"] is None:
+    right = [side["score"]["true_flags"] for side in (before, after) if side["score"] is not None]
+    if not right:
         details += "; whether that is so nobody can check without the photos."
         return Finding("blind", "", 0, dict(counts), verdict, details)
-    right = [side["score"]["true_flags"] for side in (before, after)]
     details += f", which is true of {right[0]} and {right[1]} of them."
     numbers = counts | {"true_before": right[0], "true_after": right[1]}
     return Finding("blind", "", 0, dict(numbers), verdict, details)

@@ -20,6 +20,7 @@ from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.pipeline import identity
 from s2l.pipeline.experiment import Result, run
 from s2l.progress import Progress, silent
+from s2l.record import BOTH, BlindScore, LogLine, When, known
 from s2l.store import Store, read_json
 
 SCHEMA_VERSION = 1
@@ -98,10 +99,7 @@ def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
     record = result.record
     attacks = {
         name: {
-            "scores": {
-                when: {part: _short(values) for part, values in found["scores"][when].items()}
-                for when in ("before", "after")
-            },
+            "scores": {when: {part: _short(values) for part, values in found["scores"][when].items()} for when in BOTH},
             "auc_before": found["before"]["auc"],
             "auc_after": found["after"]["auc"],
             "difference": found["difference"],
@@ -111,15 +109,15 @@ def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
         for name, found in record["attacks"].items()
     }
     extraction = {}
-    for when in ("before", "after"):
-        found = record["extraction"][when]
+    for when in BOTH:
+        found, flags = result.extraction[when], _score(result, when)
         extraction[when] = {
             "distinct": found["members"]["distinct"],
             "eidetic": found["eidetic"],
             "matching_generations": found["members"]["matching_generations"],
             "nonmembers_scaled": found["nonmembers_scaled"],
-            "cost": record["extraction"]["cost"][when],
-            "flags": [record["blind"][when]["score"][count] for count in ("n_flags", "true_flags")],
+            "cost": result.extraction["cost"][when],
+            "flags": [flags["n_flags"], flags["true_flags"]],
             "within": {
                 str(d): [int(np.sum(np.array(found[part]["distances"]) <= d)) for part in ("members", "nonmembers")]
                 for d in DELTAS
@@ -133,11 +131,11 @@ def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
         "role": record["domain"]["role"],
         "config": record["config"],
         "model": record["model"],
-        "trained_parameters": record["finetune"]["trained_parameters"],
-        "loss_first_last": _loss_ends(record["finetune"]["log"]),
+        "trained_parameters": result.training["trained_parameters"],
+        "loss_first_last": _loss_ends(result.training["log"]),
         "attacks": attacks,
         "extraction": extraction,
-        "control_auc": record["control"]["auc"],
+        "control_auc": known(record["control"])["auc"],
         "n_members": record["domain"]["n_members"],
         "n_nonmembers": record["domain"]["n_nonmembers"],
         # A stage that came from the cache took no time here, and says nothing of what it costs.
@@ -162,7 +160,11 @@ def numbers_of(cell: dict) -> dict[str, float]:
     return found | {"blind control, AUC": cell["control_auc"]}
 
 
-def _loss_ends(log: list[dict]) -> list[float] | None:
+def _score(result: Result, when: When) -> BlindScore:
+    return known(known(result.record["blind"])[when]["score"])
+
+
+def _loss_ends(log: list[LogLine]) -> list[float] | None:
     """Mean training loss of the first and of the last tenth of the steps."""
     if not log:
         return None

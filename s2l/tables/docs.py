@@ -19,7 +19,14 @@ from s2l.tables import reference
 from s2l.tables import view as table_view
 from s2l.tables.view import change, interval
 
-DOCUMENTS = ("README.md", "docs/lab.md", "docs/methods.md", "s2l/assets/labs/fresh/README.md", "docs/performance.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/lab.md",
+    "docs/methods.md",
+    "s2l/assets/labs/fresh/README.md",
+    "docs/performance.md",
+    "docs/result-schema.md",
+)
 BENCH_COMMAND = "python -m s2l bench --demo --growth --quality 3"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 
@@ -276,6 +283,7 @@ PEOPLE_TABLES = ("main", "rank", "tokens", "noise", "sp-size")
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "environment": reference.environment,
     "tree": reference.tree,
+    "schema": reference.schema,
     "bench": bench,
     "load": load,
     "lab-card": lab_card,

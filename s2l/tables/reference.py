@@ -1,12 +1,16 @@
-"""Blocks of the documents that are made from the code itself: the annotated tree and the environment variables."""
+"""Blocks of the documents that are made from the code itself: the tree, the environment variables, result.json."""
 
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
+from s2l import record
 from s2l.environment import table
 from s2l.jobs import limits  # noqa: F401  (its variables are declared by importing it)
 from s2l.tables.view import Sheet, markdown
@@ -72,3 +76,47 @@ def _line(depth: int, name: str, text: str) -> str:
 def _about(path: Path) -> str:
     """The first line of a module's docstring, without its full stop."""
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0].rstrip(".")
+
+
+PLAIN = {float: "number", int: "whole number", str: "text", bool: "true or false", NoneType: "null", Any: "value"}
+
+
+def schema(results: Path) -> str:
+    """result.json: one section per type of record.py, one line per field."""
+    return "\n\n".join(_section(kind) for kind in record.SECTIONS)
+
+
+def heading(kind: type) -> str:
+    """ "OperatingPoint" -> "Operating point"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).capitalize()
+
+
+def _section(kind: type) -> str:
+    rows = []
+    for name, field in get_type_hints(kind, include_extras=True).items():
+        optional = get_origin(field) is NotRequired
+        value, text = get_args(get_args(field)[0] if optional else field)
+        rows.append((f"`{name}`{' (may be absent)' if optional else ''}", _words(value), text))
+    return "\n".join(
+        [f"## {heading(kind)}", "", kind.__doc__ or "", "", *markdown(Sheet("", ("field", "", ""), tuple(rows)))]
+    )
+
+
+def _words(value: Any) -> str:
+    """A type in words, with a link where it has its own section."""
+    if value in PLAIN:
+        return PLAIN[value]
+    if value in record.SECTIONS:
+        return f"[{heading(value)}](#{heading(value).lower().replace(' ', '-')})"
+    origin, arguments = get_origin(value), get_args(value)
+    if origin is UnionType:
+        return " or ".join(map(_words, arguments))
+    if origin is list:
+        return (
+            f"list of {_words(arguments[0])}{'' if arguments[0] in record.SECTIONS or get_args(arguments[0]) else 's'}"
+        )
+    if origin is dict:
+        key, content = arguments
+        names = " and ".join(f"`{name}`" for name in get_args(key))
+        return f"{_words(content)}{f' for {names}' if names else ' by name'}"
+    raise TypeError(f"no words for {value}")

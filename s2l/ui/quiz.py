@@ -12,7 +12,7 @@ from math import comb, isfinite
 import numpy as np
 
 from s2l.errors import UserError
-from s2l.record import Result
+from s2l.record import AttackOutcome, Part, Result, When
 from s2l.report.findings import auc_in_words
 from s2l.ui import backend, html, runs
 
@@ -49,11 +49,13 @@ def _asked(n: int) -> np.ndarray:
     return np.arange(backend.N_SHOWN if n >= backend.N_SHOWN + ENOUGH else 0, n)
 
 
-def four(result: Result, number: int) -> tuple[list[tuple[str, int]], int]:
+def four(result: Result, number: int) -> tuple[list[tuple[Part, int]], int]:
     """The photos of a round as (set, index), and which of them is the member. The same for everybody."""
     rng = runs.generator(result, number)
     members, held_out = result.record["domain"]["n_members"], result.record["domain"]["n_nonmembers"]
-    photos = [("nonmembers", int(i)) for i in rng.choice(_asked(held_out), CHOICES - 1, replace=False)]
+    photos: list[tuple[Part, int]] = [
+        ("nonmembers", int(i)) for i in rng.choice(_asked(held_out), CHOICES - 1, replace=False)
+    ]
     right = int(rng.integers(CHOICES))
     photos.insert(right, ("members", int(rng.choice(_asked(members)))))
     return photos, right
@@ -65,14 +67,14 @@ def possible(result: Result | None) -> bool:
     )
 
 
-def attack_right(result: Result, attack: str, number: int, when: str = "after") -> bool:
+def attack_right(result: Result, attack: str, number: int, when: When = "after") -> bool:
     """Does the attack give the member of a round the highest score of the four?"""
     scores = result.record["attacks"][attack]["scores"][when]
     photos, right = four(result, number)
     return int(np.argmax([scores[of][i] for of, i in photos])) == right
 
 
-def share_right(result: Result, attack: str, when: str = "after") -> float:
+def share_right(result: Result, attack: str, when: When = "after") -> float:
     """How often the attack is right over all rounds that could be asked: each member, with any held-out photos."""
     members, held_out = (scores[_asked(len(scores))] for scores in result.scores(attack, when))
     beaten = (held_out < members[:, None]).sum(axis=1)
@@ -137,7 +139,7 @@ def score_html(result: Result, answers: dict) -> str:
     return html.table(head[:columns], [row[:columns] for row in rows]) + f"<p class=quiet>{why}</p>"
 
 
-def asked_attack(result: Result) -> dict:
+def asked_attack(result: Result) -> AttackOutcome:
     """The attack whose AUC is to be guessed: the last one, for the Story has told the first one's."""
     return list(result.record["attacks"].values())[-1]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from s2l.record import Result
+from s2l.record import Part, Result
 from s2l.report.findings import reference_set, warning
 from s2l.report.verdicts import findings
 from s2l.ui import html
@@ -50,12 +50,12 @@ def _uri(folder: str, index: int) -> str:
     return html.pixels_uri(pictures(folder, [index])[0], 85)
 
 
-def closest(result: Result, of: str) -> list[tuple[int, int]]:
+def closest(result: Result, of: Part) -> list[tuple[int, int]]:
     """(photo, generation) of every photo, those first that any generation came closest to, before and after alike.
 
     Choosing by "after" alone would show a rise even where there is none.
     """
-    found = result.record["extraction"]
+    found = result.extraction
     before, after = found["before"][of], found["after"][of]
     best = []
     for photo, (d0, d1) in enumerate(zip(before["distances"], after["distances"], strict=True)):
@@ -125,10 +125,12 @@ def generator(result: Result, *salt: int) -> np.random.Generator:
     return np.random.default_rng([int(result.key[:8], 16), *salt])
 
 
-def chosen_photo(result: Result, picked: object) -> tuple[str, int] | None:
+def chosen_photo(result: Result, picked: object) -> tuple[Part, int] | None:
     """("members", 3) of what a click tells, if there is such a photo."""
-    of, _, number = str(picked).partition(" ")
-    counts = {"members": result.record["domain"]["n_members"], "nonmembers": result.record["domain"]["n_nonmembers"]}
-    if of in counts and number.isdecimal() and int(number) < counts[of]:
-        return of, int(number)
+    name, _, number = str(picked).partition(" ")
+    domain = result.record["domain"]
+    counts: dict[Part, int] = {"members": domain["n_members"], "nonmembers": domain["n_nonmembers"]}
+    for of, count in counts.items():
+        if of == name and number.isdecimal() and int(number) < count:
+            return of, int(number)
     return None

@@ -8,7 +8,7 @@ from html import escape
 import gradio as gr
 
 from s2l.errors import UserError
-from s2l.record import Result
+from s2l.record import BOTH, Part, Result
 from s2l.ui import html, quiz, runs
 from s2l.ui.events import QUIET, told
 from s2l.ui.heavy import ready
@@ -108,7 +108,7 @@ class Card:
     repeats: int
 
 
-def cards(result: Result, of: str) -> list[Card]:
+def cards(result: Result, of: Part) -> list[Card]:
     """Every photo of one of the two sets, closest first."""
 
     def make() -> list[Card]:
@@ -121,11 +121,8 @@ def cards(result: Result, of: str) -> list[Card]:
         photos, generations = zip(*pairs, strict=True)
         folder = record["folders"]
         originals = pictures(root / folder[of], photos).transpose(0, 3, 1, 2)
-        l2 = [
-            paired_l2(pictures(root / folder[when], generations).transpose(0, 3, 1, 2), originals)
-            for when in ("before", "after")
-        ]
-        nearest = [record["extraction"][when][of]["distances"] for when in ("before", "after")]
+        l2 = [paired_l2(pictures(root / folder[when], generations).transpose(0, 3, 1, 2), originals) for when in BOTH]
+        nearest = [result.extraction[when][of]["distances"] for when in BOTH]
         repeats = record["domain"]["repeats"] if of == "members" else []
         return [
             Card(
@@ -138,10 +135,10 @@ def cards(result: Result, of: str) -> list[Card]:
     return runs.remembered(result, f"cards {of}", make)
 
 
-def selected(result: Result, show: str, sort: str) -> tuple[str, list[Card]]:
+def selected(result: Result, show: str, sort: str) -> tuple[Part, list[Card]]:
     """(set, cards) of a filter and an order; unknown ones count as the first of each."""
-    of = "nonmembers" if show == "control" else "members"
-    delta, found = result.record["extraction"]["after"]["delta"], cards(result, of)
+    of: Part = "nonmembers" if show == "control" else "members"
+    delta, found = result.extraction["after"]["delta"], cards(result, of)
     if show == "extracted":
         found = [c for c in found if min(c.nearest) <= delta]
     if show == "repeated":
@@ -154,12 +151,12 @@ def selected(result: Result, show: str, sort: str) -> tuple[str, list[Card]]:
     return of, sorted(found, key=keys[sort]) if sort in keys else found
 
 
-def _trio(result: Result, of: str, card: Card) -> list[str]:
+def _trio(result: Result, of: Part, card: Card) -> list[str]:
     """Generated before, generated after with the same seed, and the photo they came closest to."""
-    delta = result.record["extraction"]["after"]["delta"]
+    delta = result.extraction["after"]["delta"]
     word, kind = ("extracted", "training photo") if of == "members" else ("false alarm", "held-out photo")
     shots = []
-    for when, l2 in zip(("before", "after"), card.l2, strict=True):
+    for when, l2 in zip(BOTH, card.l2, strict=True):
         hit = l2 <= delta
         shots.append(
             html.picture(
@@ -196,15 +193,15 @@ def cards_html(result: Result, show: str, sort: str) -> str:
     return runs.remembered(result, f"gallery {show} {sort}", make)
 
 
-def detail_html(result: Result, of: str, photo: int) -> str:
+def detail_html(result: Result, of: Part, photo: int) -> str:
     """One photo, large, and where its distance lies among all."""
     card = next(c for c in cards(result, of) if c.photo == photo)
-    found = result.record["extraction"]
+    found = result.extraction
     lines = [
         html.Strip(
             when, found[when]["members"]["distances"], found[when]["nonmembers"]["distances"], card.nearest[i], of
         )
-        for i, when in enumerate(("before", "after"))
+        for i, when in enumerate(BOTH)
     ]
     kind = "training photo" if of == "members" else "held-out photo"
     nearest = f"The nearest of all generations: l2 {card.nearest[0]:.3f} before, {card.nearest[1]:.3f} after."
@@ -221,7 +218,7 @@ def histogram_html(result: Result) -> str:
     """How close the generations come to members and to held-out photos, and the table of the counts."""
     from s2l import figures
 
-    floor = result.record["extraction"]["floor"]["mean"]
+    floor = result.extraction["floor"]["mean"]
     drawing = runs.drawn(
         result, "distances", lambda dark: figures.distance_histogram_figure(result, dark),
         "Histogram of the distances to the nearest generation, for training photos and held-out photos",
@@ -240,10 +237,10 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
         tab.question: gr.update(visible=False), tab.guess_box: gr.update(visible=False),
         tab.skip: gr.update(visible=False), tab.box: gr.update(visible=False),
     }  # fmt: skip
-    if result is None or result.record["extraction"] is None:
+    if result is None or result.extraction is None:
         text = html.block(runs.EMPTY if result is None else runs.UNKNOWN)
         return hidden | {tab.question: gr.update(value=text, visible=True)}
-    found = result.record["extraction"]
+    found = result.extraction
     change = found["difference"]
     if not quiz.revealed(answers, "extraction"):
         text = html.block(
@@ -275,7 +272,7 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
 
 def warm(result: Result) -> None:
     """Draw what the first visitor would wait for."""
-    if result.record["extraction"] is not None:
+    if result.extraction is not None:
         for show in SHOW:
             cards_html(result, show, "closest")
         histogram_html(result)

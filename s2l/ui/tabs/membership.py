@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 
 from s2l.errors import UserError, unknown
-from s2l.record import Result
+from s2l.record import Part, Result, When
 from s2l.ui import html, quiz, runs
 from s2l.ui.events import LATEST, QUIET, told
 from s2l.ui.tab import Context, Tab, View
@@ -20,7 +20,7 @@ for how many innocent photos accused (right). The dotted diagonal is a coin toss
 shaded bands and the brackets are 95 % intervals: an interval of the *change* that contains 0 means no clear
 difference."""
 MOST = 320  # photos of the ranking that are drawn
-WHENS = {"before": "before the shake", "after": "after the shake"}
+WHENS: dict[When, str] = {"before": "before the shake", "after": "after the shake"}
 
 
 @dataclass
@@ -107,12 +107,20 @@ class Membership(Tab):
 # --- the ranking and the point on the curve ------------------------------------------------------
 
 
-def ranking(result: Result, attack: str, when: str) -> list[tuple[str, int, float]]:
+def ranking(result: Result, attack: str, when: When) -> list[tuple[Part, int, float]]:
     """(set, index, score) of every photo, the most suspicious first; ties put held-out photos first, as a warning."""
     members, nonmembers = result.scores(attack, when)
-    rows = [("nonmembers", i, float(s)) for i, s in enumerate(nonmembers)]
+    rows: list[tuple[Part, int, float]] = [("nonmembers", i, float(s)) for i, s in enumerate(nonmembers)]
     rows += [("members", i, float(s)) for i, s in enumerate(members)]
     return sorted(rows, key=lambda row: -row[2])
+
+
+def model_of(when: str) -> When:
+    """What a visitor's choice of a model means. Raises UserError."""
+    for known in WHENS:
+        if known == when:
+            return known
+    raise unknown("model", when, WHENS)
 
 
 def operating_point(result: Result, attack: str, when: str, accused: int) -> dict:
@@ -122,13 +130,12 @@ def operating_point(result: Result, attack: str, when: str, accused: int) -> dic
     """
     if attack not in result.record["attacks"]:
         raise unknown("attack", attack, result.record["attacks"])
-    if when not in WHENS:
-        raise unknown("model", when, WHENS)
-    order = ranking(result, attack, when)
+    model = model_of(when)
+    order = ranking(result, attack, model)
     if not 0 <= accused <= len(order):
         raise UserError(f"the number of accused photos is from 0 to {len(order)} (given: {accused})")
     found = sum(of == "members" for of, _, _ in order[:accused])
-    n_members, n_held_out = (len(s) for s in result.scores(attack, when))
+    n_members, n_held_out = (len(s) for s in result.scores(attack, model))
     return {
         "accused": accused,
         "threshold": order[accused - 1][2] if accused else None,
@@ -184,7 +191,7 @@ def roc_html(result: Result, attack: str, log: bool) -> str:
     return html.block(f'<div class="roc">{drawing}{"" if log else "<span class=dot></span>"}</div>')
 
 
-def ranked_html(result: Result, attack: str, when: str) -> str:
+def ranked_html(result: Result, attack: str, when: When) -> str:
     """Every photo, the most suspicious first. A rule of the style sheet frames the accused ones."""
 
     def make() -> str:
@@ -334,7 +341,7 @@ def redraw(tab: Membership, result: Result, attack: str, when: str, accused: int
         tab.point: words,
         tab.roc: gr.HTML(roc_html(result, attack, False), **dot),
         tab.log: roc_html(result, attack, True),
-        tab.ranked: gr.HTML(ranked_html(result, attack, when), spared=spared),
+        tab.ranked: gr.HTML(ranked_html(result, attack, model_of(when)), spared=spared),
         tab.scores: scores_html(result, attack),
     }
 

@@ -56,7 +56,7 @@ class Report(Tab):
 def loss_html(result: Result) -> str:
     from s2l import figures
 
-    rows = result.record["finetune"].get("log")
+    rows = result.training.get("log")
     if not rows:
         return ""
     curve = runs.drawn(

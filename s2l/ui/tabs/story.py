@@ -91,15 +91,15 @@ def headlines_html(result: Result) -> str:
                 tone,
             )
         )
-    if (found := record["extraction"]) is not None:
+    if (extraction := record["extraction"]) is not None:
         cards.append(
             _card(
-                f"Training photos that came out, of {found['difference']['n_members']} (copies within an l2 of "
-                f"{found['before']['delta']:g})",
-                str(found["difference"]["before"]),
+                f"Training photos that came out, of {extraction['difference']['n_members']} (copies within an l2 of "
+                f"{extraction['before']['delta']:g})",
+                str(extraction["difference"]["before"]),
                 "?",
-                f"The first number is before the shake; of {found['before']['nonmembers']['n_references']} photos that "
-                f"no model ever saw, the same search finds {found['before']['nonmembers']['distinct']} there.",
+                f"The first number is before the shake; of {extraction['before']['nonmembers']['n_references']} photos "
+                f"that no model ever saw, the search finds {extraction['before']['nonmembers']['distinct']} there.",
                 "How many after it? Step 5 asks for your guess, then shows the count and its interval",
                 "",
             )
@@ -129,9 +129,9 @@ def headlines_html(result: Result) -> str:
     )
     if record["domain"].get("role") == "calibration":
         note += f" {record['domain']['name']} is one of those on whom our settings were chosen: that flatters them."
-    secmi = record["attacks"].get("secmi", {}).get("shake_reference")
-    if reference is not None and secmi is not None:
-        change = secmi["difference"]
+    secmi = record["attacks"].get("secmi")
+    if reference is not None and secmi is not None and secmi["shake_reference"] is not None:
+        change = secmi["shake_reference"]["difference"]
         note += f" Judged with both models, the SecMI attack changes by {change['difference']:+.3f}."
     return (
         f'<div class="heads">{"".join(cards)}</div><p class="quiet">{escape(note)} One person and one run: the Compare '
