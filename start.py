@@ -19,8 +19,10 @@
     methods   list the fine-tuning methods and how they combine
     attacks   list the membership inference attacks
     lab       build, describe (info) or measure a lab
+    search    run what is missing of a search for settings
     table     run the missing cells of a results table
     cell      run one committed cell of a table again, and compare
+    showcase  make the example run of the app again
     docs      rewrite the figures in README and docs from the results
     warm      fill the app's cache before a lesson
     app       open the app; the same as no command

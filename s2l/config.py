@@ -372,15 +372,15 @@ PRESETS: dict[str, dict] = {
 }
 
 
-def _merged(base: dict, over: dict) -> dict:
+def merged(base: dict, over: dict) -> dict:
     """`over` on top of `base`, section by section; a None in `over` means: not given."""
-    merged = dict(base)
+    result = dict(base)
     for name, value in over.items():
         if isinstance(value, dict):
-            merged[name] = _merged(merged.get(name, {}), value)
+            result[name] = merged(result.get(name, {}), value)
         elif value is not None:
-            merged[name] = value
-    return merged
+            result[name] = value
+    return result
 
 
 def preset(name: str, domain: str | dict, **overrides) -> RunConfig:
@@ -392,7 +392,7 @@ def preset(name: str, domain: str | dict, **overrides) -> RunConfig:
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     over = {"domain": {"name": domain} if isinstance(domain, str) else domain}
-    return checked(RunConfig, _merged(_merged(PRESETS[name], over), overrides) | {"preset": name})
+    return checked(RunConfig, merged(merged(PRESETS[name], over), overrides) | {"preset": name})
 
 
 def checked(kind: type[Settings], values: dict):

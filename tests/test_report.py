@@ -17,12 +17,15 @@ from pydantic import TypeAdapter, ValidationError
 from s2l import figures
 from s2l.assets import ASSETS
 from s2l.config import preset
+from s2l.errors import UserError
 from s2l.figures import galleries
 from s2l.measure import metrics
 from s2l.model.diffusion import Runtime
 from s2l.pipeline import experiment
 from s2l.record import RunRecord
 from s2l.report import render as report
+from s2l.report import showcase
+from s2l.report.showcase import export_showcase, load_showcase
 from s2l.report.verdicts import findings
 from s2l.store import Store, read_json
 
@@ -336,3 +339,29 @@ def test_a_finding_is_data_and_its_sentence_is_made_last(result):
         assert first.numbers["low"] == change["low"] and first.sentence == f"{first.verdict}: {first.details}"
         assert first.sentence == report.headline(replace(result, record=record))[0]
     assert [f.question for f in findings(result)][len(record["attacks"]) :] == ["extraction", "together"]
+
+
+# --- the showcase ---------------------------------------------------------------------------------
+
+
+def test_a_showcase_is_the_same_run_again_and_never_replaces_something_else(result, tmp_path):
+    folder = tmp_path / "shown"
+    for _ in range(2):  # one showcase may take another's place
+        assert export_showcase(result, folder) == sum(path.stat().st_size for path in folder.iterdir())
+    shown = load_showcase(folder, Store(tmp_path / "cache"))
+    assert shown.record["attacks"] == result.record["attacks"]
+    np.testing.assert_array_equal(shown.images("after").images, result.images("after").images)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="something else than a showcase"):
+        export_showcase(result, photos)
+    assert (photos / "mine.txt").read_text() == "mine"
+
+
+def test_a_showcase_that_is_too_large_leaves_the_old_one(result, tmp_path, monkeypatch):
+    export_showcase(result, tmp_path / "shown")
+    monkeypatch.setattr(showcase, "MAX_BYTES", 10)
+    with pytest.raises(UserError, match="show a smaller run"):
+        export_showcase(result, tmp_path / "shown")
+    assert load_showcase(tmp_path / "shown", Store(tmp_path / "cache")).key == result.key

@@ -21,7 +21,7 @@ from s2l.cli.base import (
     need_lab,
     quiet_libraries,
 )
-from s2l.config import LAB
+from s2l.config import LAB, RunConfig
 from s2l.errors import UserError
 from s2l.labs import find_lab, shipped_lab, shipped_labs
 
@@ -168,6 +168,27 @@ def table(
     print(f"written: {results / name}.json")
 
 
+@app.command(epilog=example("search search", 'search search --only "guidance 1" --people 2 --results elsewhere'))
+def search(
+    name: Annotated[str, typer.Argument(help="Name of the search.")],
+    only: Annotated[str, typer.Option(help="Run the trials whose label contains this.")] = "",
+    people: Annotated[int | None, typer.Option(help="Number of calibration people; default: the trial's own.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the committed results.")] = Path("results"),
+    device: Device = "auto",
+    dtype: DType = "mixed",
+) -> None:
+    """Run what is missing of a search for settings on calibration people."""
+    check_runtime(device, dtype, None)
+    from s2l.tables.search import get_search, run_search
+
+    get_search(name)
+    check_folder(results)
+    quiet_libraries()
+    with console.progress() as progress:
+        run_search(name, results, only, people, runtime=make_runtime(device, dtype, None), progress=progress)
+    print(f"written: {results / name}.json")
+
+
 @app.command(epilog=example("cell results/main/lora/nell-ambrith.json"))
 def cell(
     path: Annotated[Path, typer.Argument(help="A cell of a results table.")],
@@ -188,6 +209,34 @@ def cell(
     print(f"{committed['row']}, {committed['person']}")
     rows = [(what, f"{before[what]:.4g}", f"{now[what]:.4g}", f"{now[what] - before[what]:+.2g}") for what in before]
     print(console.columns([("", "committed", "now", "change"), *rows]))
+
+
+@app.command(epilog=example("showcase", "showcase --config runs/mira/result.json --out my-showcase"))
+def showcase(
+    config: Annotated[Path | None, typer.Option(help="A result.json; default: the shipped one.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("s2l/assets/showcase"),
+    device: Device = "auto",
+    dtype: DType = "float32",
+) -> None:
+    """Make the finished run that comes with the app again, from the settings of a result.
+
+    S2L_SHOWCASE names the folder that the app shows.
+    """
+    check_runtime(device, dtype, None)
+    from s2l.assets import ASSETS
+    from s2l.options import read_config
+    from s2l.pipeline import experiment
+    from s2l.report.showcase import export_showcase
+
+    settings = read_config(config or ASSETS / "showcase" / "result.json")
+    if not isinstance(settings, RunConfig):
+        raise UserError("--config: a showcase needs the result of a run, not of an audit")
+    quiet_libraries()
+    with console.progress() as progress:
+        size = export_showcase(
+            experiment.run(settings, runtime=make_runtime(device, dtype, None), progress=progress), out
+        )
+    print(f"written: {out}, {size / 1e6:.1f} MB")
 
 
 @app.command(epilog=example("docs"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -25,28 +26,40 @@ from s2l.store import Store, read_json, write_json
 
 COLUMNS = 16
 SETS = ("sp_set", "members", "nonmembers", "before", "after")
+SETS_FILE = "sets.json"
 MAX_BYTES = 5_000_000
 
 
 def export_showcase(result: Result, folder: str | Path) -> int:
-    """Write a result and its pictures as few small files; returns the bytes. Raises UserError above 5 MB."""
+    """Write a result and its pictures as few small files; returns the bytes.
+
+    Raises UserError above 5 MB, and for a folder that holds something else than a showcase; it is left as it was then.
+    """
     folder = Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if folder.exists() and any(folder.iterdir()) and not (folder / SETS_FILE).exists():
+        raise UserError(f"--out: {folder} holds something else than a showcase: give another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        size = _pack(result, Path(temporary))
+        if size > MAX_BYTES:
+            raise UserError(
+                f"the showcase has {size / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:g} are allowed: show a smaller run"
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(temporary, folder)
+    return size
+
+
+def _pack(result: Result, folder: Path) -> int:
     sets = {}
     for name in (s for s in SETS if s in result.record["folders"]):
         images = result.images(name)
         pixels = images.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3) uint8
         _sheet(pixels).save(folder / f"{name}.webp", lossless=True, quality=60, method=3)
         sets[name] = {"n": len(pixels), "columns": COLUMNS, "captions": images.captions, "ids": images.ids}
-    write_json(folder / "sets.json", sets)
+    write_json(folder / SETS_FILE, sets)
     (folder / "result.json").write_text(json.dumps(result.record, allow_nan=False), encoding="utf-8")
-    size = sum(f.stat().st_size for f in folder.iterdir())
-    if size > MAX_BYTES:
-        raise UserError(
-            f"the showcase has {size / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:g} are allowed: show a smaller run"
-        )
-    return size
+    return sum(f.stat().st_size for f in folder.iterdir())
 
 
 def load_showcase(folder: str | Path, store: Store) -> Result:
@@ -73,7 +86,7 @@ def _sheet(pixels: np.ndarray) -> Image.Image:
 
 def _unpack(folder: Path, record: dict, root: Path) -> None:
     """Image folders with metadata.jsonl at the places that the record names."""
-    for name, facts in read_json(folder / "sets.json").items():
+    for name, facts in read_json(folder / SETS_FILE).items():
         target = root / record["folders"][name]
         target.mkdir(parents=True, exist_ok=True)
         with Image.open(folder / f"{name}.webp") as image:

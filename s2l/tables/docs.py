@@ -28,6 +28,7 @@ DOCUMENTS = (
     "docs/result-schema.md",
 )
 BENCH_COMMAND = "python -m s2l bench --demo --growth --quality 3"
+LOAD_COMMAND = "python -m tests.browser.load URL --browser --out results/load.json"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -121,7 +122,7 @@ def search(results: Path) -> str:
         f"Change of the AUC from the same attack on the base model, mean over the people of the row. Each row has "
         f"{found['sp_images']} SP pictures unless it says otherwise, {found['n_members']} members and "
         f"{found['n_nonmembers']} held-out photos per person; SecMI at t = {found['secmi']['t']}; weight of the "
-        f"reference {found['reference_weight']}.",
+        f"reference {found['reference_weight']}. Command: `{found['command']}`.",
     ]
     return "\n".join(lines)
 
@@ -248,9 +249,9 @@ def bench(results: Path) -> str:
 
 def load(results: Path) -> str:
     """What simulated visitors of the app met, or how to measure it."""
-    command, path = "python -m tests.browser.load URL --browser --out results/load.json", results / "load.json"
+    path = results / "load.json"
     if not path.exists():
-        return f"Not measured yet: `{command}`."
+        return f"Not measured yet: `{LOAD_COMMAND}`."
     found = read_json(path)
     clicks = found["all_interactions"]
     rows = (
@@ -260,7 +261,7 @@ def load(results: Path) -> str:
         ("errors", str(len(found["errors"])), "0"),
     )
     lines = _table(("the app", "measured", "at most"), rows)
-    return "\n".join([*lines, "", f"{clicks['n']:,} interactions. Command: `{command}`."])
+    return "\n".join([*lines, "", f"{clicks['n']:,} interactions. Command: `{found['command']}`."])
 
 
 def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:

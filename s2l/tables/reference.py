@@ -23,6 +23,7 @@ AROUND = (
     ("app.py", "the page, as a Space starts it"),
 )
 BESIDE = (
+    ("runs/reproduce.sh", "every committed figure from an empty folder, each command once"),
     ("results/", "committed results: one file per table, one per cell (`<table>/<row>/<subject>.json`)"),
     ("docs/", "pages that quote them"),
     ("tests/", "one file per subject; browser/ and slow/ have commands of their own"),

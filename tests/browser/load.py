@@ -181,6 +181,9 @@ def first_picture(base: str, visits: int = 5) -> dict:
     return {"first_picture_ms": round(statistics.median(first)), "whole_story_ms": round(statistics.median(whole))}
 
 
+COMMAND = "python -m tests.browser.load URL --browser --out results/load.json"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:7860")
@@ -200,7 +203,11 @@ def main() -> None:
         visitor.start()
     for visitor in visitors:
         visitor.join()
-    found = {"visitors": given.visitors, "seconds": round(time.monotonic() - start, 1)} | picture | record.summary()
+    found = (
+        {"command": COMMAND, "visitors": given.visitors, "seconds": round(time.monotonic() - start, 1)}
+        | picture
+        | record.summary()
+    )
     print(json.dumps(found, indent=1))
     if given.out:
         given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

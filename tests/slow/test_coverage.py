@@ -184,7 +184,7 @@ def simulate(path: Path | None = None) -> dict:
     result = {
         "protocol": PROTOCOL,
         "figures": figures,
-        "made_by": "python -m tests.slow.test_coverage",
+        "command": "python -m tests.slow.test_coverage",
         "versions": {"numpy": np.__version__, "scipy": scipy.__version__},
         "seconds": round(time.perf_counter() - start),
     }

@@ -1,0 +1,48 @@
+#!/bin/sh
+# From an empty folder to every committed figure: each command once, in this order. On two cores it takes about a day.
+#
+#     python3 start.py test            # sets up .venv and checks the program first
+#     sh runs/reproduce.sh
+#
+# Each command keeps what is there already, so delete a file of results/ to make it again, and S2L_CACHE decides where
+# finished stages are kept. A killed command goes on where it was when it is started again.
+set -e
+cd "$(dirname "$0")/.."
+PATH="$PWD/.venv/bin:$PATH"
+
+# 1. The lab: draw its people and photos, pre-train the model (75 minutes), and measure it. `lab build` never writes over
+#    the shipped folder; to judge your own training, name it: S2L_LAB=cache/lab-fresh.
+python -m s2l lab build --recipe fresh --out cache/lab-fresh
+python -m s2l lab measure
+
+# 2. Do the intervals cover the truth as often as they say?
+python -m tests.slow.test_coverage
+
+# 3. The search for settings, on calibration people only. docs/protocol.md froze what it found.
+python -m s2l search search
+
+# 4. Tables on calibration people: a first look, every method and combination, attacks, ways to generate.
+python -m s2l table first
+python -m s2l table methods
+python -m s2l table attacks --people 3
+python -m s2l table extraction --people 2
+
+# 5. Tables on reporting people, which played no part in choosing anything.
+python -m s2l table main
+python -m s2l table rank
+python -m s2l table tokens
+python -m s2l table noise
+python -m s2l table sp-size
+
+# 6. Speed, the example run of the app, and thirty visitors of the app.
+python -m s2l bench --demo --quality 3 --growth
+python -m s2l showcase
+python -m s2l app --port 7860 &
+APP=$!
+trap 'kill $APP' EXIT
+sleep 30
+python -m tests.browser.load http://127.0.0.1:7860 --browser --out results/load.json
+python -m tests.browser.pictures http://127.0.0.1:7860 docs/images --docs
+
+# 7. Every figure in README, docs and model card, from the results above.
+python -m s2l docs
