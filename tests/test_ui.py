@@ -15,6 +15,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from s2l.config import LAB, preset
@@ -523,7 +524,7 @@ class Ninth(Tab):
         return [self.said]
 
     def draw(self, page: Context, view: View) -> dict:
-        return {self.said: f"{view.person}, {view.shown}"}
+        return {self.said: Markup("<p>{}, {}</p>").format(view.person, view.shown)}
 
 
 def test_one_more_tab_is_a_class_and_an_entry(backend, tiny_lab):
@@ -532,5 +533,5 @@ def test_one_more_tab_is_a_class_and_an_entry(backend, tiny_lab):
     (said,) = (block for block in page.blocks.values() if getattr(block, "elem_id", None) == "ninth")
     drawing = [fn for fn in page.fns.values() if said in fn.outputs]
     opening = next(fn for fn in drawing if len(fn.outputs) == 2)  # the other one draws whichever tab is open
-    value = opening.fn("", {}, {"visitor": "", "job": ""}, MIRA, own.NOT_OWN)
-    assert value[said] == f"{MIRA}, " and len(drawing) == 2
+    value = opening.fn("", {}, {"visitor": "", "job": ""}, "Mira & Taro", own.NOT_OWN)
+    assert value[said] == "<p>Mira &amp; Taro, </p>" and len(drawing) == 2

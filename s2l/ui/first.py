@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from markupsafe import Markup
+
 from s2l.record import Result
 from s2l.ui.tabs import story
 from s2l.ui.theme import SCRIPT
@@ -40,6 +42,6 @@ def head(result: Result | None) -> str:
     text = SCRIPT.read_text(encoding="utf-8")
     if result is None:
         return f"<script>{text}</script>"
-    picture = f"<h1>Shake-to-Leak Lab</h1>{story.slider(result)}"
+    picture = Markup("<h1>Shake-to-Leak Lab</h1>{}").format(story.slider(result))
     literal = json.dumps(picture).replace("</", "<\\/")  # no end of the script inside the script
     return f"<style>{STYLE}</style><script>{text}{PLACE % literal}</script>"

@@ -1,4 +1,8 @@
-"""Pictures and figures as HTML: inline, so that nothing private gets a public address."""
+"""Pictures and figures as HTML: inline, so that nothing private gets a public address.
+
+HTML is `Markup`. Every function here, and `Markup.format` and `Markup.join`, escape a plain text and let `Markup` pass.
+So a name, a title or an error goes in as it is, and a forgotten `Markup` shows a tag as text instead of obeying it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,11 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -40,19 +44,21 @@ def file_uri(path: Path) -> str:
     return _file_uri(path, path.stat().st_mtime_ns)
 
 
-def picture(uri: str, alt: str, caption: str = "", hit: bool = False) -> str:
+def picture(uri: str, alt: str, caption: str = "", hit: bool = False) -> Markup:
     """One picture with what stands below it; `hit` gives it the thick frame."""
-    first, *more = map(escape, caption.splitlines() or [""])
-    lines = "<br>".join([first, *(f"<b>{line}</b>" if hit else line for line in more)])
-    below = f"<figcaption>{lines}</figcaption>" if caption else ""
-    return f'<figure{" class=hit" if hit else ""}><img src="{uri}" alt="{escape(alt)}">{below}</figure>'
+    first, *more = caption.splitlines() or [""]
+    lines = Markup("<br>").join([first, *(Markup("<b>{}</b>").format(line) if hit else line for line in more)])
+    below = Markup("<figcaption>{}</figcaption>").format(lines) if caption else ""
+    frame = Markup("<figure class=hit>") if hit else Markup("<figure>")
+    return Markup('{}<img src="{}" alt="{}">{}</figure>').format(frame, uri, alt, below)
 
 
-def choice(uri: str, alt: str, caption: str = "", **data: str | int) -> str:
+def choice(uri: str, alt: str, caption: str = "", **data: str | int) -> Markup:
     """A picture that can be chosen with mouse or keyboard; `data` is what its click tells (see PICK)."""
-    attributes = "".join(f' data-{name}="{escape(str(value))}"' for name, value in data.items())
-    below = f"<span>{escape(caption)}</span>" if caption else ""
-    return f'<button type="button" class="pic"{attributes}><img src="{uri}" alt="{escape(alt)}">{below}</button>'
+    attributes = Markup("").join(Markup(' data-{}="{}"').format(name, value) for name, value in data.items())
+    below = Markup("<span>{}</span>").format(caption) if caption else ""
+    button = Markup('<button type="button" class="pic"{}><img src="{}" alt="{}">{}</button>')
+    return button.format(attributes, uri, alt, below)
 
 
 # For gr.HTML(js_on_load=...): a click on a button tells the server the button's data.
@@ -62,13 +68,13 @@ PICK = """element.addEventListener("click", (event) => {
 });"""
 
 
-def pictures(figures: Iterable[str]) -> str:
-    return f'<div class="pics">{"".join(figures)}</div>'
+def pictures(figures: Iterable[str]) -> Markup:
+    return Markup('<div class="pics">{}</div>').format(Markup("").join(figures))
 
 
-def block(*parts: str) -> str:
+def block(*parts: str) -> Markup:
     """The frame that the style sheet knows."""
-    return f'<div class="s2l">{"".join(parts)}</div>'
+    return Markup('<div class="s2l">{}</div>').format(Markup("").join(parts))
 
 
 def _svg(figure: Figure) -> str:
@@ -77,26 +83,25 @@ def _svg(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def drawing(light: Figure, dark: Figure, alt: str) -> str:
+def drawing(light: Figure, dark: Figure, alt: str) -> Markup:
     """A figure for both themes: the style sheet shows the one that fits."""
-    return "".join(
-        f'<div class="drawing only-{name}"><img src="{_svg(figure)}" alt="{escape(alt)}"></div>'
+    return Markup("").join(
+        Markup('<div class="drawing only-{}"><img src="{}" alt="{}"></div>').format(name, _svg(figure), alt)
         for name, figure in (("light", light), ("dark", dark))
     )
 
 
-def progress_bar(share: float, label: str) -> str:
-    percent = round(100 * min(max(share, 0.0), 1.0))
-    return (
-        f'<div class="bar" role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div>'
-    )
+def progress_bar(share: float, label: str) -> Markup:
+    return Markup(
+        '<div class="bar" role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuemax="100" '
+        'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div>'
+    ).format(label=label, percent=round(100 * min(max(share, 0.0), 1.0)))
 
 
-def loss_curve(loss: list[list[float]], total: int) -> str:
+def loss_curve(loss: list[list[float]], total: int) -> Markup:
     """A live curve [[step, loss], ...] in the colours of the page: thin each step, thick its running mean."""
     if len(loss) < 2:
-        return ""
+        return Markup()
     width, height, left, bottom, top = 640, 190, 46, 24, 10
     steps, values = [s for s, _ in loss], [v for _, v in loss]
     window = max(1, len(values) // 12)
@@ -109,38 +114,43 @@ def loss_curve(loss: list[list[float]], total: int) -> str:
             for s, v in zip(steps, series, strict=True)
         )
 
-    line = 'fill="none" stroke="currentColor" stroke-linejoin="round"'
-    base = height - bottom
-    return (
-        f'<svg viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px" role="img" aria-label="Training '
-        f'loss: {values[-1]:.3f} at step {steps[-1]}, mean of the last {window}: {means[-1]:.3f}">'
-        f'<path d="M{left},{top} V{base} H{width - 8}" {line} opacity=".4"/>'
-        f'<text x="{left - 6}" y="{top + 10}" text-anchor="end">{highest:.2f}</text>'
-        f'<text x="{left - 6}" y="{base}" text-anchor="end">0</text>'
-        f'<text x="{left}" y="{height - 6}">step 0</text>'
-        f'<text x="{width - 8}" y="{height - 6}" text-anchor="end">{last}</text>'
-        f'<polyline points="{points(values)}" {line} opacity=".35"/>'
-        f'<polyline points="{points(means)}" {line} stroke-width="2.5"/></svg>'
-    )
+    words = f"Training loss: {values[-1]:.3f} at step {steps[-1]}, mean of the last {window}: {means[-1]:.3f}"
+    return Markup(
+        '<svg viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px" role="img" aria-label="{words}">'
+        '<path d="M{left},{top} V{base} H{right}" {line} opacity=".4"/>'
+        '<text x="{before}" y="{below_top}" text-anchor="end">{highest:.2f}</text>'
+        '<text x="{before}" y="{base}" text-anchor="end">0</text>'
+        '<text x="{left}" y="{foot}">step 0</text>'
+        '<text x="{right}" y="{foot}" text-anchor="end">{last}</text>'
+        '<polyline points="{every}" {line} opacity=".35"/>'
+        '<polyline points="{smooth}" {line} stroke-width="2.5"/></svg>'
+    ).format(
+        width=width, height=height, words=words, left=left, top=top, base=height - bottom, right=width - 8,
+        before=left - 6, below_top=top + 10, foot=height - 6, highest=highest, last=last,
+        every=points(values), smooth=points(means),
+        line=Markup('fill="none" stroke="currentColor" stroke-linejoin="round"'),
+    )  # fmt: skip
 
 
-def before_after(rows: Sequence[tuple[str, str, str]], hint: str) -> str:
+def before_after(rows: Sequence[tuple[str, str, str]], hint: str) -> Markup:
     """Pictures that change from before to after under one slider.
 
     `rows` has (address before, address after, what it is). The slider is a plain range input: it works with keys,
     and without the server.
     """
-    cells = "".join(
-        f'<figure class="edge"><img src="{before}" alt="{escape(what)}, before fine-tuning">'
-        f'<img class="over" src="{after}" alt="{escape(what)}, after fine-tuning"></figure>'
+    cells = Markup("").join(
+        Markup(
+            '<figure class="edge"><img src="{}" alt="{what}, before fine-tuning">'
+            '<img class="over" src="{}" alt="{what}, after fine-tuning"></figure>'
+        ).format(before, after, what=what)
         for before, after, what in rows
     )
     move = "this.closest('.ba').style.setProperty('--x', (100 - this.value) + '%')"
-    return (
-        f'<div class="ba" id="before-after"><div class="row">{cells}</div><label><span>before</span>'
-        f'<input type="range" min="0" max="100" value="50" aria-label="{escape(hint)}" oninput="{move}">'
-        f"<span>after</span></label></div>"
-    )
+    return Markup(
+        '<div class="ba" id="before-after"><div class="row">{}</div><label><span>before</span>'
+        '<input type="range" min="0" max="100" value="50" aria-label="{}" oninput="{}">'
+        "<span>after</span></label></div>"
+    ).format(cells, hint, move)
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,7 @@ class Strip:
     chosen_is: str  # "members" or "nonmembers"
 
 
-def strips(lines: Sequence[Strip], xlabel: str, mark: tuple[float, str] | None = None) -> str:
+def strips(lines: Sequence[Strip], xlabel: str, mark: tuple[float, str] | None = None) -> Markup:
     """Where one photo lies among all: a line of dots a strip, on a shared axis. `mark` is a vertical line."""
     every = np.concatenate([[*s.members, *s.nonmembers, s.chosen] for s in lines] + ([[mark[0]]] if mark else []))
     low, high = np.quantile(every, [0.005, 0.995])
@@ -169,41 +179,37 @@ def strips(lines: Sequence[Strip], xlabel: str, mark: tuple[float, str] | None =
     parts = []
     for i, s in enumerate(lines):
         y = 26 + row * i
-        parts.append(f'<text x="0" y="{y + 5}">{escape(s.label)}</text>')
-        parts += [f'<circle cx="{x(v):.1f}" cy="{y - 8}" r="4" fill="#2a7f76" opacity=".65"/>' for v in s.members]
-        parts += [
-            f'<circle cx="{x(v):.1f}" cy="{y + 8}" r="4" fill="none" stroke="currentColor" opacity=".6"/>'
-            for v in s.nonmembers
-        ]
-        dy = -8 if s.chosen_is == "members" else 8
-        parts.append(
-            f'<circle cx="{x(s.chosen):.1f}" cy="{y + dy}" r="8" fill="#ffd54a" stroke="#111" stroke-width="3"/>'
-        )
+        parts.append(Markup('<text x="0" y="{}">{}</text>').format(y + 5, s.label))
+        member = Markup('<circle cx="{:.1f}" cy="{}" r="4" fill="#2a7f76" opacity=".65"/>')
+        parts += [member.format(x(v), y - 8) for v in s.members]
+        held_out = Markup('<circle cx="{:.1f}" cy="{}" r="4" fill="none" stroke="currentColor" opacity=".6"/>')
+        parts += [held_out.format(x(v), y + 8) for v in s.nonmembers]
+        chosen = Markup('<circle cx="{:.1f}" cy="{}" r="8" fill="#ffd54a" stroke="#111" stroke-width="3"/>')
+        parts.append(chosen.format(x(s.chosen), y - 8 if s.chosen_is == "members" else y + 8))
     bottom = 26 + row * (len(lines) - 1) + 24
     if mark:
-        parts.append(
-            f'<path d="M{x(mark[0]):.1f},6 V{bottom}" stroke="#c8501e" stroke-width="2"/>'
-            f'<text x="{x(mark[0]) + 6:.1f}" y="{bottom + 14}">{escape(mark[1])}</text>'
-        )
+        line = Markup('<path d="M{:.1f},6 V{}" stroke="#c8501e" stroke-width="2"/><text x="{:.1f}" y="{}">{}</text>')
+        parts.append(line.format(x(mark[0]), bottom, x(mark[0]) + 6, bottom + 14, mark[1]))
     said = "; ".join(
         f"{s.label}: right of {100 * np.mean(np.asarray(s.nonmembers) < s.chosen):.0f} % of the held-out photos"
         for s in lines
     )
-    return (
-        f'<svg class="strip" viewBox="0 0 {width} {bottom + 24}" role="img" aria-label="{escape(said)}">'
-        f"{''.join(parts)}</svg><p class=quiet>{escape(xlabel)}. Filled, above: members. Hollow, below: held-out "
-        "photos. Large: this photo.</p>"
-    )
+    return Markup(
+        '<svg class="strip" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg><p class=quiet>{}. Filled, above: '
+        "members. Hollow, below: held-out photos. Large: this photo.</p>"
+    ).format(width, bottom + 24, said, Markup("").join(parts), xlabel)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> Markup:
     """A table; on a small screen every row becomes a card of its own, with the column's name beside each cell."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    top = Markup("").join(Markup('<th scope="col">{}</th>').format(cell) for cell in head)
 
-    def line(row: Sequence[str]) -> str:
-        cells = zip(head, row, strict=True)
-        return "".join(f'<td data-label="{escape(name)}">{escape(cell)}</td>' for name, cell in cells)
+    def line(row: Sequence[str]) -> Markup:
+        cell = Markup('<td data-label="{}">{}</td>')
+        return Markup("").join(cell.format(*named) for named in zip(head, row, strict=True))
 
-    body = "".join(f"<tr>{line(row)}</tr>" for row in rows)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = Markup("").join(Markup("<tr>{}</tr>").format(line(row)) for row in rows)
+    title = Markup("<caption>{}</caption>").format(caption) if caption else ""
+    return Markup('<div class="scroll"><table>{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(
+        title, top, body
+    )

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 import gradio as gr
+from markupsafe import Markup
 
 from s2l.errors import UserError
 from s2l.ui import api, first, form, heavy, session
@@ -24,9 +25,9 @@ from s2l.ui.tabs.sp_set import SPSet
 from s2l.ui.tabs.target import Target
 from s2l.ui.theme import STYLE, theme
 
-HEAD = """<h1>Shake-to-Leak Lab</h1>
+HEAD = Markup("""<div class="s2l-head"><h1>Shake-to-Leak Lab</h1>
 <p class="s2l-note">A teaching tool: the people here are <b>invented</b> and drawn by our own code. New words are
-explained in the glossary at the end of the page.</p>"""
+explained in the glossary at the end of the page.</p></div>""")
 READY = "() => window.s2l.ready()"
 
 
@@ -45,7 +46,7 @@ def build(backend: Backend, tabs: Sequence[Entry] = TABS) -> gr.Blocks:
     values = form.preset_values(form.FIRST_PRESET, person if person in backend.names else backend.names[0])
     with gr.Blocks(title="Shake-to-Leak Lab", delete_cache=(3600, 86400)) as blocks:
         page = Context(backend, values, tabs)
-        gr.HTML(f'<div class="s2l-head">{HEAD}</div>')
+        gr.HTML(HEAD)
         page.build_tabs()
         words = glossary()
         with gr.Accordion("Glossary: what the words mean", open=False, elem_id="glossary", visible=bool(words)):

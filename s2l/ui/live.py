@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+
+from markupsafe import Markup
 
 from s2l.jobs import Job
 from s2l.store import Store
@@ -13,7 +14,7 @@ from s2l.ui import html
 from s2l.ui.heavy import ready
 
 N_PICTURES = 24
-NOTHING = '<p class="quiet">Nothing is running. Press Run, and this place shows the work as it goes on.</p>'
+NOTHING = Markup('<p class="quiet">Nothing is running. Press Run, and this place shows the work as it goes on.</p>')
 STATES = {
     "queued": "Waiting", "running": "Running", "done": "Finished", "failed": "Failed", "cancelled": "Stopped",
     "interrupted": "Interrupted",
@@ -36,38 +37,40 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def status_html(job: Job | None) -> str:
+def status_html(job: Job | None) -> Markup:
     """State, queue position, stages, progress and time left."""
     if job is None:
         return html.block(NOTHING)
     live, what = job.live, f"{job.config.domain.name}, {method_title(job.config.finetune.methods)}"
-    parts = [f'<p><span class="state" id="job-state">{STATES[job.state]}</span>: {escape(what)}</p>']
+    parts = [Markup('<p><span class="state" id="job-state">{}</span>: {}</p>').format(STATES[job.state], what)]
     if job.stopping:
-        parts.append("<p>Stopping, which takes a moment ...</p>")
+        parts.append(Markup("<p>Stopping, which takes a moment ...</p>"))
     elif job.message:
-        parts.append(f"<p>{escape(job.message)}</p>")
+        parts.append(Markup("<p>{}</p>").format(job.message))
     if job.state == "queued":
         runs = "no run is" if not job.ahead else "1 run is" if job.ahead == 1 else f"{job.ahead} runs are"
         length = "" if job.waiting < 2 else f" {job.waiting} runs wait in all, a turn each visitor."
-        parts.append(f'<p id="queue-position">In the queue: {runs} before this one.{length}</p>')
+        text = f"In the queue: {runs} before this one.{length}"
+        parts.append(Markup('<p id="queue-position">{}</p>').format(text))
     if job.state == "running" and "done" in live:
         parts.append(html.progress_bar(live["done"], "the whole run"))
-        parts.append(f"<p>{escape(_now(live))}</p>")
+        parts.append(Markup("<p>{}</p>").format(_now(live)))
     elif job.state == "running":
-        parts.append("<p>Loading the model ...</p>")
+        parts.append(Markup("<p>Loading the model ...</p>"))
     if stages := live.get("stages"):
         classes = {"done": "done", "cached": "done", "running": "running" if job.active else ""}
-        items = "".join(
-            f'<li class="{classes.get(state, "")}">{escape("".join(title) or stage)}'
-            f"{' (from the cache)' if state == 'cached' else ''}</li>"
+        items = Markup("").join(
+            Markup('<li class="{}">{}{}</li>').format(
+                classes.get(state, ""), "".join(title) or stage, " (from the cache)" if state == "cached" else ""
+            )
             for stage, state, *title in stages  # states written by older versions have no titles
         )
-        parts.append(f'<ul class="steps" aria-label="Stages">{items}</ul>')
+        parts.append(Markup('<ul class="steps" aria-label="Stages">{}</ul>').format(items))
     if job.state == "done":
         took = "All of it was in the cache: the same run had been made before. The curve and samples below are its own."
         if job.started_at and job.finished_at:
             took = f"It took {duration(job.finished_at - job.started_at)}."
-        parts.append(f"<p class=quiet>{took}</p>")
+        parts.append(Markup("<p class=quiet>{}</p>").format(took))
     return html.block(*parts)
 
 
@@ -82,10 +85,10 @@ def _now(live: dict) -> str:
     return ", ".join(parts)
 
 
-def pictures_html(job: Job | None, store: Store) -> str:
+def pictures_html(job: Job | None, store: Store) -> Markup:
     """The newest pictures of the run."""
     if job is None or not job.live.get("pictures"):
-        return ""
+        return Markup()
     folder = _stage_folder(store, job.live["pictures"])
     files = sorted(folder.glob("*.png")) if folder.is_dir() else []
     title = job.live.get("pictures_title") or job.live["pictures_of"]
@@ -94,9 +97,9 @@ def pictures_html(job: Job | None, store: Store) -> str:
         for i, path in list(enumerate(files, 1))[-N_PICTURES:]
     ]
     if not drawn:
-        return ""
+        return Markup()
     heading = f"{title} ({job.config.domain.name}): {len(files)} pictures{' so far' if job.active else ''}"
-    return html.block(f"<h3>{escape(heading)}</h3>", html.pictures(drawn))
+    return html.block(Markup("<h3>{}</h3>").format(heading), html.pictures(drawn))
 
 
 def _stage_folder(store: Store, relative: str) -> Path:
@@ -105,10 +108,10 @@ def _stage_folder(store: Store, relative: str) -> Path:
     return folder if folder.is_dir() else folder.with_name(folder.name.removesuffix(".partial"))
 
 
-def samples_html(job: Job | None, store: Store) -> str:
+def samples_html(job: Job | None, store: Store) -> Markup:
     """The same four seeds again and again while the model trains: what the shake does to them."""
     if job is None or not job.live.get("samples_in"):
-        return ""
+        return Markup()
     folder, columns = _stage_folder(store, job.live["samples_in"]), []
     for step, names in job.live["samples"]:
         shots = [
@@ -116,20 +119,20 @@ def samples_html(job: Job | None, store: Store) -> str:
             for i, name in enumerate(names, 1)
             if (folder / name).is_file()
         ]
-        columns.append(f"<div>{''.join(shots)}</div>")
-    return html.block("<h3>The same seeds while it trains</h3>", f'<div class="pics">{"".join(columns)}</div>')
+        columns.append(Markup("<div>{}</div>").format(Markup("").join(shots)))
+    return html.block(Markup("<h3>The same seeds while it trains</h3>"), html.pictures(columns))
 
 
-def loss_html(job: Job | None) -> str:
+def loss_html(job: Job | None) -> Markup:
     if job is None or len(job.live.get("loss", [])) < 2:
-        return ""
+        return Markup()
     curve = html.loss_curve(job.live["loss"], job.config.finetune.max_train_steps)
-    return html.block("<h3>Training loss (thick: running mean)</h3>", curve)
+    return html.block(Markup("<h3>Training loss (thick: running mean)</h3>"), curve)
 
 
-def log_html(job: Job | None) -> str:
+def log_html(job: Job | None) -> Markup:
     if job is None:
-        return ""
+        return Markup()
     began = time.strftime("%H:%M:%S", time.localtime(job.started_at)) + " started" if job.started_at else ""
     lines = [began, *job.live.get("log", []), job.message]
-    return html.block(f"<pre>{escape(chr(10).join(line for line in lines if line))}</pre>")
+    return html.block(Markup("<pre>{}</pre>").format("\n".join(line for line in lines if line)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import gradio as gr
+from markupsafe import Markup
 
 from s2l.config import LAB
 from s2l.errors import UserError
@@ -99,10 +99,10 @@ def paper_names() -> list[str]:
     return list(dict.fromkeys(PAPER_DOMAINS))
 
 
-def chosen_html(own: dict, prompts: bool) -> str:
+def chosen_html(own: dict, prompts: bool) -> Markup:
     """Which model and photos the next run will use."""
     if not own["name"]:
-        return html.block("<p>The next run uses the lab's model and one of its people.</p>")
+        return html.block(Markup("<p>The next run uses the lab's model and one of its people.</p>"))
     lab = find_lab(own["model"])
     if lab is not None:
         photos = "whose photos this lab knows: there will be a ROC curve"
@@ -115,8 +115,9 @@ def chosen_html(own: dict, prompts: bool) -> str:
     own_words = prompts or lab is not None
     text = "your prompt of this tab" if own_words else "fixed prompts (“a photo of ...”, “a face of ...”)"
     return html.block(
-        f'<p role="status">The next run uses <b>{escape(own["model"])}</b> on <b>{escape(own["name"])}</b>, {photos}. '
-        f"It uses {text}.</p>"
+        Markup('<p role="status">The next run uses <b>{}</b> on <b>{}</b>, {}. It uses {}.</p>').format(
+            own["model"], own["name"], photos, text
+        )
     )
 
 
@@ -167,7 +168,7 @@ def build(backend: Backend) -> gr.State:
         try:
             own = use(backend, *fields)
         except UserError as error:
-            return gr.skip(), html.block(f'<p role="alert">{escape(str(error))}</p>')
+            return gr.skip(), html.block(Markup('<p role="alert">{}</p>').format(error))
         return own, chosen_html(own, allowed.allow_prompts)
 
     # The names are known once torch is loaded, which the page does not wait for.

@@ -6,10 +6,10 @@ Answers of one run are a plain dict that the browser keeps:
 
 from __future__ import annotations
 
-from html import escape
 from math import comb, isfinite
 
 import numpy as np
+from markupsafe import Markup
 
 from s2l.errors import UserError
 from s2l.record import AttackOutcome, Part, Result, When
@@ -90,31 +90,30 @@ def revealed(answers: dict, tab: str) -> bool:
     return "extracted" in answers
 
 
-def question_html(result: Result, answers: dict) -> str:
+def question_html(result: Result, answers: dict) -> Markup:
     """The next photo round, with what came of the last one."""
     rounds = answers.get("rounds", [])
-    last = ""
+    last, frame = Markup(), Markup('<div class="quiz">{}{}</div>')
     if rounds:
         chosen, right = rounds[-1]
         said = "Right!" if chosen == right else f"No: photo {right + 1} was the training photo, you chose {chosen + 1}."
-        last = f'<p role="status"><b>{said}</b></p>'
+        last = Markup('<p role="status"><b>{}</b></p>').format(said)
     if len(rounds) >= ROUNDS:
-        return html.block('<div class="quiz">', last, score_html(result, answers), "</div>")
+        return html.block(frame.format(last, score_html(result, answers)))
     photos, _ = four(result, len(rounds))
-    name = escape(result.record["domain"]["name"])
-    cards = "".join(
+    name = result.record["domain"]["name"]
+    cards = Markup("").join(
         html.choice(runs.picture_uris(result, of, [i])[0], f"photo {j + 1} of {name}", f"photo {j + 1}", pick=j)
         for j, (of, i) in enumerate(photos)
     )
-    return html.block(
-        '<div class="quiz">', last,
-        f"<h3>First your prediction, {len(rounds) + 1} of {ROUNDS}: which of these four was a training photo?</h3>",
-        f"<p class=quiet>One of them is a member, the others were never trained on. All show {name}.</p>",
-        f'<div class="choose four">{cards}</div></div>',
-    )  # fmt: skip
+    question = Markup(
+        "<h3>First your prediction, {} of {}: which of these four was a training photo?</h3><p class=quiet>One of them "
+        'is a member, the others were never trained on. All show {}.</p><div class="choose four">{}</div>'
+    ).format(len(rounds) + 1, ROUNDS, name, cards)
+    return html.block(frame.format(last, question))
 
 
-def score_html(result: Result, answers: dict) -> str:
+def score_html(result: Result, answers: dict) -> Markup:
     """The visitor's score beside every attack's on the same photos, and what it counts.
 
     How often an attack is right over all rounds says much about its AUC: it is told once the AUC is.
@@ -129,14 +128,17 @@ def score_html(result: Result, answers: dict) -> str:
     rows.append(("Pure guessing, on average", f"{ROUNDS / CHOICES:g} of {ROUNDS}", f"{100 / CHOICES:g} %"))
     head = ("Which of four was a training photo?", f"right in these {ROUNDS} rounds", "in all possible rounds")
     columns = len(head) if told else len(head) - 1
-    why = f"An attack's pick is the photo of the four with the highest score. {ROUNDS} rounds are few: luck moves them."
+    why = Markup(
+        "An attack's pick is the photo of the four with the highest score. {} rounds are few: luck moves them."
+    ).format(ROUNDS)
     if told:
-        why += (
+        why += Markup(
             " The <b>AUC</b> counts all pairs instead: in what share of them does the member score higher than the "
-            f"held-out photo? There guessing gives 0.5: {ROUNDS} right picks and an AUC only a little above 0.5 can go "
+            "held-out photo? There guessing gives 0.5: {} right picks and an AUC only a little above 0.5 can go "
             "together."
-        )
-    return html.table(head[:columns], [row[:columns] for row in rows]) + f"<p class=quiet>{why}</p>"
+        ).format(ROUNDS)
+    table = html.table(head[:columns], [row[:columns] for row in rows])
+    return Markup("{}<p class=quiet>{}</p>").format(table, why)
 
 
 def asked_attack(result: Result) -> AttackOutcome:
@@ -144,17 +146,19 @@ def asked_attack(result: Result) -> AttackOutcome:
     return list(result.record["attacks"].values())[-1]
 
 
-def auc_html(result: Result, answers: dict) -> str:
+def auc_html(result: Result, answers: dict) -> Markup:
     """The visitor's guess of the AUC beside what was measured."""
     if "auc" not in answers:
-        return ""
+        return Markup()
     found = asked_attack(result)
     guess, after = answers["auc"], found["after"]
     inside = after["delong"]["low"] <= guess <= after["delong"]["high"]
     verdict = "inside the measured interval" if inside else "outside the measured interval"
     return html.block(
-        f'<p role="status">Your guess of the AUC after the shake ({escape(found["title"])}): <b>{guess:.2f}</b>, '
-        f"{verdict}. Measured: <b>{auc_in_words(after)}</b>, before {auc_in_words(found['before'])}.</p>"
+        Markup(
+            '<p role="status">Your guess of the AUC after the shake ({}): <b>{:.2f}</b>, {}. Measured: <b>{}</b>, '
+            "before {}.</p>"
+        ).format(found["title"], guess, verdict, auc_in_words(after), auc_in_words(found["before"]))
     )
 
 
@@ -166,12 +170,14 @@ def check_count(result: Result, guess: float | None) -> float:
     return float(guess)
 
 
-def extracted_html(result: Result, answers: dict) -> str:
+def extracted_html(result: Result, answers: dict) -> Markup:
     """The visitor's guess of the number of extracted photos beside the count."""
     if "extracted" not in answers or result.record["extraction"] is None:
-        return ""
+        return Markup()
     change, guess = result.record["extraction"]["difference"], int(answers["extracted"])
     return html.block(
-        f'<p role="status">Your guess: <b>{guess}</b> of {change["n_members"]} training photos after the shake. '
-        f"Counted: <b>{change['after']}</b>, and {change['before']} before.</p>"
+        Markup(
+            '<p role="status">Your guess: <b>{}</b> of {n_members} training photos after the shake. Counted: '
+            "<b>{after}</b>, and {before} before.</p>"
+        ).format(guess, **change)
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from markupsafe import Markup
 
 from s2l.record import Part, Result
 from s2l.report.findings import reference_set, warning
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
-EMPTY = '<p class="quiet">No result to show yet: go through steps 1 to 3 and press Run.</p>'
-UNKNOWN = (
+EMPTY = Markup('<p class="quiet">No result to show yet: go through steps 1 to 3 and press Run.</p>')
+UNKNOWN = Markup(
     "<p>It is not known which photos this model was trained on, so nothing can be compared here. An attacker without "
     "data sees no more than this: what the model draws before and after fine-tuning (tabs SP set and Report). A ROC "
     "curve needs photos of which somebody knows whether they were trained on.</p>"
@@ -77,7 +77,7 @@ def remembered(result: Result, name: str, make: Callable[[], T]) -> T:
     return _DRAWN[key]
 
 
-def drawn(result: Result, name: str, draw: Callable[[bool], Figure], alt: str) -> str:
+def drawn(result: Result, name: str, draw: Callable[[bool], Figure], alt: str) -> Markup:
     """A figure of a result for both themes."""
     return remembered(result, name, lambda: html.drawing(draw(False), draw(True), alt))
 
@@ -91,24 +91,26 @@ def verdicts(result: Result) -> list[tuple[str, str, str]]:
     ]
 
 
-def headline_html(result: Result | None, example: bool = False, first: int | None = None) -> str:
+def headline_html(result: Result | None, example: bool = False, first: int | None = None) -> Markup:
     """The verdicts in words with their intervals: all, or the `first` so many (the attacks come first)."""
     if result is None:
         return html.block(EMPTY)
     parts = [
-        f'<p class="verdict {tone}"><b>{escape(verdict)}.</b> {escape(numbers)}</p>'
+        Markup('<p class="verdict {}"><b>{}.</b> {}</p>').format(tone, verdict, numbers)
         for verdict, numbers, tone in verdicts(result)[:first]
     ]
-    note = "" if result.record["config"]["preset"] != "quick" else (
-        '<p class="quiet">A <em>quick</em> run: so few pictures and photos show how it works, not what leaks.</p>'
-    )  # fmt: skip
+    note = Markup()
+    if result.record["config"]["preset"] == "quick":
+        note += Markup(
+            '<p class="quiet">A <em>quick</em> run: so few pictures and photos show how it works, not what leaks.</p>'
+        )
     if reference_set(result.record):
-        note += f"<p>{escape(warning(result.record))}</p>"
+        note += Markup("<p>{}</p>").format(warning(result.record))
     name = ("An example, run by us: " if example else "") + what(result)
-    return html.block(f"<h3>{escape(name)}</h3>", note, *parts)
+    return html.block(Markup("<h3>{}</h3>").format(name), note, *parts)
 
 
-def outcome_html(result: Result, group: Callable[[str], bool] = lambda _: True, detail: bool = False) -> str:
+def outcome_html(result: Result, group: Callable[[str], bool] = lambda _: True, detail: bool = False) -> Markup:
     """The table of measured numbers with their intervals, of the groups that are asked for."""
     from s2l.report import render as report
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, Self, TypeVar
 
 import gradio as gr
 from gradio.events import Dependency
+from markupsafe import escape
 
 from s2l.errors import UserError
 from s2l.record import Result
@@ -145,7 +145,7 @@ class Context:
         try:
             return self.backend.result_of(shown or "")
         except UserError as error:
-            gr.Warning(escape(str(error)))
+            gr.Warning(escape(error))
             return None
 
     def choices_of(self, state: dict, shown: str) -> list[tuple[str, str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from html import escape
 from pathlib import Path
 
 import gradio as gr
+from markupsafe import Markup
 
 from s2l.pipeline import identity
 from s2l.record import Result
@@ -25,7 +26,7 @@ from s2l.ui.tab import Context, Tab, View
 INTRO = """**Step 6: is one run enough?** No: one person and one seed prove little. Put two runs side by side, then look
 at runs over many people, whose intervals cover people and photos, and at the paper's numbers on Stable Diffusion."""
 RESULTS = ASSETS.parents[1] / "results"
-NONE_YET = (
+NONE_YET = Markup(
     "<p>No table over people has been committed yet (<code>results/*.json</code>): "
     "<code>python -m s2l table NAME</code> makes one.</p>"
 )
@@ -81,31 +82,30 @@ def committed(folder: Path = RESULTS) -> dict[str, dict]:
     return dict(sorted(found.items(), key=lambda item: (item[1].get("role") != "reporting", item[0] != "main")))
 
 
-def _sheet(sheet: table_view.Sheet) -> str:
-    return f"<h4>{escape(sheet.title)}</h4>{html.table(sheet.head, sheet.rows)}"
+def _sheet(sheet: table_view.Sheet) -> Markup:
+    return Markup("<h4>{}</h4>{}").format(sheet.title, html.table(sheet.head, sheet.rows))
 
 
-def our_table(name: str, table: dict) -> str:
+def our_table(name: str, table: dict) -> Markup:
     """One committed table: its plot where there is something to compare, then its numbers."""
     ready()
-    sheets = "".join(map(_sheet, table_view.sheets(name, table)))
-    note = f"<p class=quiet>{escape(table_view.how(table))} Made by <code>{escape(table['command'])}</code>.</p>"
+    sheets = Markup("").join(map(_sheet, table_view.sheets(name, table)))
+    note = Markup("<p class=quiet>{} Made by <code>{}</code>.</p>").format(table_view.how(table), table["command"])
     if not table_view.plottable(table):
-        return f"<h3>{escape(table['title'])}</h3>{sheets}{note}"
+        return Markup("<h3>{}</h3>{}{}").format(table["title"], sheets, note)
     light, dark = (table_view.plot(name, table, dark) for dark in (False, True))
     words = f"{table['title']}: the change of each row, with intervals; the numbers stand below"
-    drawn = html.drawing(light, dark, words)
-    numbers = f"<details><summary>The numbers</summary>{sheets}{note}</details>"
-    return f"<h3>{escape(table['title'])}</h3>{drawn}{numbers}"
+    numbers = Markup("<details><summary>The numbers</summary>{}{}</details>").format(sheets, note)
+    return Markup("<h3>{}</h3>{}{}").format(table["title"], html.drawing(light, dark, words), numbers)
 
 
-def tables_html(folder: Path = RESULTS) -> str:
+def tables_html(folder: Path = RESULTS) -> Markup:
     """Every committed table, and all of the paper's."""
     return _tables_html(folder, max((path.stat().st_mtime for path in folder.glob("*.json")), default=0))
 
 
 @lru_cache(maxsize=2)
-def _tables_html(folder: Path, changed: float) -> str:
+def _tables_html(folder: Path, changed: float) -> Markup:
     """Drawing takes a second: once for all visitors, and again when a file changed."""
     ours = []
     for name, table in committed(folder).items():
@@ -113,10 +113,14 @@ def _tables_html(folder: Path, changed: float) -> str:
             ours.append(our_table(name, table))
     theirs = [_sheet(sheet) for name in paper()["tables"] if (sheet := table_view.paper_sheet(name)) is not None]
     return html.block(
-        "<h2>Measured on our lab</h2>", *(ours or [NONE_YET]), "<h2>Reported by the paper</h2>",
-        f"<p class=quiet>{escape(paper()['source'])}.</p><p>{escape(paper()['caution'])}</p>",
-        f'<div class="sides">{"".join(f"<div>{t}</div>" for t in theirs)}</div>',
+        Markup("<h2>Measured on our lab</h2>"), *(ours or [NONE_YET]), Markup("<h2>Reported by the paper</h2>"),
+        Markup("<p class=quiet>{source}.</p><p>{caution}</p>").format(**paper()),
+        _beside(Markup("<div>{}</div>").format(sheet) for sheet in theirs),
     )  # fmt: skip
+
+
+def _beside(parts: Iterable[Markup]) -> Markup:
+    return Markup('<div class="sides">{}</div>').format(Markup("").join(parts))
 
 
 # --- two runs ------------------------------------------------------------------------------------
@@ -139,26 +143,31 @@ def settings_of(result: Result) -> dict[str, str]:
     return _settings(identity.spelled_out(config_of(result.record)).model_dump(mode="json"))
 
 
-def _side(result: Result, title: str, own: set[str]) -> str:
+def _side(result: Result, title: str, own: set[str]) -> Markup:
     settings = settings_of(result)
-    named = [(form.setting_in_words(name), settings[name][:80]) for name in sorted(own & settings.keys())]
-    differing = "".join(f"<li>{escape(name)}: {escape(value)}</li>" for name, value in named)
-    parts = [f"<h3>{escape(title)}: {escape(runs.what(result))}</h3>"]
-    parts += [f'<p class="verdict {tone}"><b>{escape(verdict)}.</b></p>' for verdict, _, tone in runs.verdicts(result)]
+    differing = Markup("").join(
+        Markup("<li>{}: {}</li>").format(form.setting_in_words(name), settings[name][:80])
+        for name in sorted(own & settings.keys())
+    )
+    parts = [Markup("<h3>{}: {}</h3>").format(title, runs.what(result))]
+    parts += [
+        Markup('<p class="verdict {}"><b>{}.</b></p>').format(tone, verdict)
+        for verdict, _, tone in runs.verdicts(result)
+    ]
     parts.append(runs.outcome_html(result))
     if differing:
-        parts.append(f"<p>Only here:</p><ul>{differing}</ul>")
-    return f'<div class="card">{"".join(parts)}</div>'
+        parts.append(Markup("<p>Only here:</p><ul>{}</ul>").format(differing))
+    return Markup('<div class="card">{}</div>').format(Markup("").join(parts))
 
 
-def sides_html(first: Result | None, second: Result | None) -> str:
+def sides_html(first: Result | None, second: Result | None) -> Markup:
     """Two runs beside each other, with the settings in which they differ."""
     if first is None or second is None:
-        return html.block("<p class=quiet>Choose two runs. Your own finished runs appear in both lists.</p>")
+        return html.block(Markup("<p class=quiet>Choose two runs. Your own finished runs appear in both lists.</p>"))
     a, b = settings_of(first), settings_of(second)
     differ = {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
-    note = "<p class=quiet>The two runs have the same settings.</p>" if not differ else ""
-    return html.block(note, '<div class="sides">', _side(first, "A", differ), _side(second, "B", differ), "</div>")
+    note = Markup() if differ else Markup("<p class=quiet>The two runs have the same settings.</p>")
+    return html.block(note, _beside([_side(first, "A", differ), _side(second, "B", differ)]))
 
 
 def build() -> Compare:

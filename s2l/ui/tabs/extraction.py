@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 import gradio as gr
+from markupsafe import Markup, escape
 
 from s2l.errors import UserError
 from s2l.record import BOTH, Part, Result
@@ -87,7 +87,7 @@ class Extraction(Tab):
             try:
                 return {"extracted": quiz.check_count(result, data[self.guess])}
             except UserError as error:
-                gr.Warning(escape(str(error)))
+                gr.Warning(escape(error))
                 return None
 
         page.predicts("extraction", self.answer.click, guessed, self.guess)
@@ -151,7 +151,7 @@ def selected(result: Result, show: str, sort: str) -> tuple[Part, list[Card]]:
     return of, sorted(found, key=keys[sort]) if sort in keys else found
 
 
-def _trio(result: Result, of: Part, card: Card) -> list[str]:
+def _trio(result: Result, of: Part, card: Card) -> list[Markup]:
     """Generated before, generated after with the same seed, and the photo they came closest to."""
     delta = result.extraction["after"]["delta"]
     word, kind = ("extracted", "training photo") if of == "members" else ("false alarm", "held-out photo")
@@ -171,29 +171,33 @@ def _trio(result: Result, of: Part, card: Card) -> list[str]:
     return [*shots, html.picture(photo, f"{kind} {card.photo + 1}", below)]
 
 
-def cards_html(result: Result, show: str, sort: str) -> str:
+def cards_html(result: Result, show: str, sort: str) -> Markup:
     """The gallery of a filter and an order; each card can be chosen."""
 
-    def make() -> str:
+    def make() -> Markup:
         of, found = selected(result, show, sort)
         if not found:
-            return html.block(f"<p>No photo of this kind: {escape(SHOW.get(show, show))}.</p>")
-        drawn = "".join(
-            f'<button type="button" class="card three" data-pick="{of} {card.photo}" '
-            f'aria-label="Photo {card.photo + 1}: see it on the histogram">{"".join(_trio(result, of, card))}</button>'
+            return html.block(Markup("<p>No photo of this kind: {}.</p>").format(SHOW.get(show, show)))
+        button = Markup(
+            '<button type="button" class="card three" data-pick="{} {}" '
+            'aria-label="Photo {}: see it on the histogram">{}</button>'
+        )
+        drawn = Markup("").join(
+            button.format(of, card.photo, card.photo + 1, Markup("").join(_trio(result, of, card)))
             for card in found[:MOST]
         )
         of_all = f"the first {MOST} of {len(found)}" if len(found) > MOST else str(len(found))
         return html.block(
-            f"<p class=quiet>{of_all} photos. A card is one seed, before and after, beside the photo that it came "
-            f"closest to. Choose one to see it among all.</p>",
-            f'<div class="cards">{drawn}</div>',
+            Markup(
+                "<p class=quiet>{} photos. A card is one seed, before and after, beside the photo that it came "
+                'closest to. Choose one to see it among all.</p><div class="cards">{}</div>'
+            ).format(of_all, drawn)
         )
 
     return runs.remembered(result, f"gallery {show} {sort}", make)
 
 
-def detail_html(result: Result, of: Part, photo: int) -> str:
+def detail_html(result: Result, of: Part, photo: int) -> Markup:
     """One photo, large, and where its distance lies among all."""
     card = next(c for c in cards(result, of) if c.photo == photo)
     found = result.extraction
@@ -205,16 +209,20 @@ def detail_html(result: Result, of: Part, photo: int) -> str:
     ]
     kind = "training photo" if of == "members" else "held-out photo"
     nearest = f"The nearest of all generations: l2 {card.nearest[0]:.3f} before, {card.nearest[1]:.3f} after."
+    delta = found["after"]["delta"]
+    among_all = html.strips(
+        lines,
+        "The l2 to the nearest generation: further left means a closer copy",
+        (delta, f"extracted up to {delta:g}"),
+    )
     return html.block(
-        f'<div class="detail" role="status"><h3>{kind.capitalize()} {photo + 1}</h3><p>{nearest}</p>',
-        f'<div class="shots">{"".join(_trio(result, of, card))}</div>',
-        html.strips(lines, "The l2 to the nearest generation: further left means a closer copy",
-                    (found["after"]["delta"], f"extracted up to {found['after']['delta']:g}")),
-        "</div>",
-    )  # fmt: skip
+        Markup('<div class="detail" role="status"><h3>{} {}</h3><p>{}</p><div class="shots">{}</div>{}</div>').format(
+            kind.capitalize(), photo + 1, nearest, Markup("").join(_trio(result, of, card)), among_all
+        )
+    )
 
 
-def histogram_html(result: Result) -> str:
+def histogram_html(result: Result) -> Markup:
     """How close the generations come to members and to held-out photos, and the table of the counts."""
     from s2l import figures
 
@@ -224,9 +232,11 @@ def histogram_html(result: Result) -> str:
         "Histogram of the distances to the nearest generation, for training photos and held-out photos",
     )  # fmt: skip
     return html.block(
-        "<h3>How close the nearest generation comes</h3>", drawing,
-        f"<p class=quiet>Even a perfect copy cannot come closer than about {floor:.3f}: that is what the model's own "
-        "image coder costs.</p>",
+        Markup("<h3>How close the nearest generation comes</h3>"), drawing,
+        Markup(
+            "<p class=quiet>Even a perfect copy cannot come closer than about {:.3f}: that is what the model's own "
+            "image coder costs.</p>"
+        ).format(floor),
         runs.outcome_html(result, lambda group: group == "Extraction", detail=True),
     )  # fmt: skip
 
@@ -237,16 +247,17 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
         tab.question: gr.update(visible=False), tab.guess_box: gr.update(visible=False),
         tab.skip: gr.update(visible=False), tab.box: gr.update(visible=False),
     }  # fmt: skip
-    if result is None or result.extraction is None:
+    if result is None or result.record["extraction"] is None:
         text = html.block(runs.EMPTY if result is None else runs.UNKNOWN)
         return hidden | {tab.question: gr.update(value=text, visible=True)}
     found = result.extraction
     change = found["difference"]
     if not quiz.revealed(answers, "extraction"):
         text = html.block(
-            f'<div class="quiz"><h3>First your prediction: how many come out?</h3><p>Each model drew '
-            f"{found['after']['n_generations']:,} pictures. Before the shake, {change['before']} of "
-            f"{change['n_members']} training photos came out. How many after it?</p></div>"
+            Markup(
+                '<div class="quiz"><h3>First your prediction: how many come out?</h3><p>Each model drew {:,} pictures. '
+                "Before the shake, {} of {} training photos came out. How many after it?</p></div>"
+            ).format(found["after"]["n_generations"], change["before"], change["n_members"])
         )
         return hidden | {
             tab.question: gr.update(value=text, visible=True),
@@ -254,13 +265,14 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
             tab.guess: gr.update(value=None, info=f"a number from 0 to {change['n_members']}"),
             tab.skip: gr.update(visible=True),
         }
-    verdict = runs.verdicts(result)[len(result.record["attacks"])]
+    verdict, numbers, tone = runs.verdicts(result)[len(result.record["attacks"])]
     return hidden | {
         tab.box: gr.update(visible=True),
         tab.said: quiz.extracted_html(result, answers),
         tab.headline: html.block(
-            f"<h3>{escape(runs.what(result))}</h3>",
-            f'<p class="verdict {verdict[2]}"><b>{escape(verdict[0])}.</b> {escape(verdict[1])}</p>',
+            Markup('<h3>{}</h3><p class="verdict {}"><b>{}.</b> {}</p>').format(
+                runs.what(result), tone, verdict, numbers
+            )
         ),
         tab.show: "all",
         tab.sort: "closest",
@@ -272,7 +284,7 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
 
 def warm(result: Result) -> None:
     """Draw what the first visitor would wait for."""
-    if result.extraction is not None:
+    if result.record["extraction"] is not None:
         for show in SHOW:
             cards_html(result, show, "closest")
         histogram_html(result)

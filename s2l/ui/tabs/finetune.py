@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 
 import gradio as gr
+from markupsafe import Markup
 
 from s2l.config import FineTuneConfig, checked
 from s2l.errors import UserError
@@ -76,7 +76,7 @@ class FineTune(Tab):
         running.connect(page, self)
 
 
-def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: float | None, text: bool) -> str:
+def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: float | None, text: bool) -> Markup:
     """What a combination trains, in plain words, and how many parameters that is."""
     ready()
     from s2l.finetune import FINETUNERS, learning_rates, parse
@@ -91,8 +91,8 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
         config = checked(FineTuneConfig, values)
         trained, total = backend.trained_parameters(config)
     except UserError as error:
-        return html.block(f"<p>{escape(in_words(error, 'finetune'))}</p>")
-    parts = [f"<p><b>{escape(FINETUNERS[m].title)}</b>: {escape(FINETUNERS[m].trains)}.</p>" for m in config.methods]
+        return html.block(Markup("<p>{}</p>").format(in_words(error, "finetune")))
+    parts = [Markup("<p><b>{}</b>: {}.</p>").format(FINETUNERS[m].title, FINETUNERS[m].trains) for m in config.methods]
     if trained:
         share = 100 * trained / total
         percent = f"{share:.0f}" if share >= 10 else f"{share:.1f}" if share >= 0.1 else f"{share:.2g}"
@@ -102,8 +102,8 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
     else:
         numbers = "Nothing is trained."
     sources = "; ".join(dict.fromkeys(FINETUNERS[m].source for m in config.methods))
-    parts.append(f"<p>{numbers}</p><p class=quiet>{escape(sources)}</p>")
-    return html.block('<div class="card">', *parts, "</div>")
+    parts.append(Markup("<p>{}</p><p class=quiet>{}</p>").format(numbers, sources))
+    return html.block(Markup('<div class="card">{}</div>').format(Markup("").join(parts)))
 
 
 def run_label(person: str, own: dict) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 import gradio as gr
 import numpy as np
+from markupsafe import Markup
 
 from s2l.errors import UserError, unknown
 from s2l.record import Part, Result, When
@@ -148,16 +148,22 @@ def operating_point(result: Result, attack: str, when: str, accused: int) -> dic
     }
 
 
-def point_html(point: dict) -> str:
+def point_html(point: dict) -> Markup:
     """The point in words."""
     by_chance = point["accused"] * point["members"] / (point["members"] + point["held_out"])
-    threshold = "" if point["threshold"] is None else f' title="threshold: a score of {point["threshold"]:.4g}"'
+    threshold = Markup()
+    if point["threshold"] is not None:
+        threshold = Markup(' title="threshold: a score of {:.4g}"').format(point["threshold"])
     return html.block(
-        f'<p role="status"><b{threshold}>{point["accused"]} accused: {point["members_found"]} are members, '
-        f"{point['wrongly_accused']} are innocent.</b> That finds {100 * point['tpr']:.0f} % of the {point['members']} "
-        f"members (true positive rate) and accuses {100 * point['fpr']:.1f} % of the {point['held_out']} held-out "
-        f"photos (false positive rate). Accusing as many by lot would find about {by_chance:.0f}.</p>"
-    )
+        Markup(
+            '<p role="status"><b{title}>{accused} accused: {members_found} are members, {wrongly_accused} are '
+            "innocent.</b> That finds {found:.0f} % of the {members} members (true positive rate) and accuses "
+            "{wronged:.1f} % of the {held_out} held-out photos (false positive rate). Accusing as many by lot would "
+            "find about {by_chance:.0f}.</p>"
+        ).format(
+            title=threshold, found=100 * point["tpr"], wronged=100 * point["fpr"], by_chance=by_chance, **point
+        )
+    )  # fmt: skip
 
 
 def frame(result: Result, attack: str) -> tuple[float, float, float, float]:
@@ -176,7 +182,7 @@ def place(result: Result, attack: str, point: dict) -> dict[str, float]:
     }
 
 
-def roc_html(result: Result, attack: str, log: bool) -> str:
+def roc_html(result: Result, attack: str, log: bool) -> Markup:
     """The curve before and after, with bands; the linear one has the point of the slider on it."""
     from s2l import figures
 
@@ -188,13 +194,14 @@ def roc_html(result: Result, attack: str, log: bool) -> str:
         alt = f"ROC curve of {found['title']}: AUC {aucs} fine-tuning"
     name = f"{'log ' if log else ''}roc {attack}"
     drawing = runs.drawn(result, name, lambda dark: figures.roc_figure(result, attack, log, dark), alt)
-    return html.block(f'<div class="roc">{drawing}{"" if log else "<span class=dot></span>"}</div>')
+    dot = Markup() if log else Markup("<span class=dot></span>")
+    return html.block(Markup('<div class="roc">{}{}</div>').format(drawing, dot))
 
 
-def ranked_html(result: Result, attack: str, when: When) -> str:
+def ranked_html(result: Result, attack: str, when: When) -> Markup:
     """Every photo, the most suspicious first. A rule of the style sheet frames the accused ones."""
 
-    def make() -> str:
+    def make() -> Markup:
         order = ranking(result, attack, when)[:MOST]
         cards = []
         for of, index, _ in order:
@@ -208,10 +215,11 @@ def ranked_html(result: Result, attack: str, when: When) -> str:
         total = sum(len(s) for s in result.scores(attack, when))
         more = f" The first {MOST} of {total} are shown." if total > MOST else ""
         return html.block(
-            f"<h3>All photos, the most suspicious first ({escape(WHENS[when])})</h3>",
-            "<p class=quiet>Framed: accused. Faded: not accused. Underlined: really a member. Choose one to see its "
-            f"scores.{more}</p>",
-            f'<div class="choose ranked">{"".join(cards)}</div>',
+            Markup(
+                "<h3>All photos, the most suspicious first ({})</h3><p class=quiet>Framed: accused. Faded: not "
+                "accused. Underlined: really a member. Choose one to see its scores.{}</p>"
+                '<div class="choose ranked">{}</div>'
+            ).format(WHENS[when], more, Markup("").join(cards))
         )
 
     return runs.remembered(result, f"ranked {attack} {when}", make)
@@ -225,7 +233,7 @@ DOT = """.dot { left: ${x}%; top: ${y}%; }"""
 # --- one photo -----------------------------------------------------------------------------------
 
 
-def detail_html(result: Result, of: str, index: int) -> str:
+def detail_html(result: Result, of: str, index: int) -> Markup:
     """One photo: its scores, its rank among the held-out photos, and where it lies."""
     record = result.record
     word = "training photo (member)" if of == "members" else "held-out photo"
@@ -247,16 +255,18 @@ def detail_html(result: Result, of: str, index: int) -> str:
     how_often = f", repeated {repeats[index]} × in pre-training" if of == "members" and repeats else ""
     uri = runs.picture_uris(result, of, [index])[0]
     return html.block(
-        f'<div class="detail" role="status"><h3>Photo {index + 1}: a {word}{escape(how_often)}</h3><div class="two">',
-        f'<div class="shots">{html.picture(uri, f"{word} {index + 1}")}</div>',
-        "<div>", html.table(("", "scores higher than"), ranks),
-        "<details class=quiet><summary>The scores themselves</summary>",
-        html.table(("", "score"), raw), "</details></div></div>",
-        html.strips(lines, f"The {found['title']} score: further right means more likely a member"), "</div>",
+        Markup(
+            '<div class="detail" role="status"><h3>Photo {}: a {}{}</h3><div class="two"><div class="shots">{}</div>'
+            "<div>{}<details class=quiet><summary>The scores themselves</summary>{}</details></div></div>{}</div>"
+        ).format(
+            index + 1, word, how_often, html.picture(uri, f"{word} {index + 1}"),
+            html.table(("", "scores higher than"), ranks), html.table(("", "score"), raw),
+            html.strips(lines, f"The {found['title']} score: further right means more likely a member"),
+        )
     )  # fmt: skip
 
 
-def scores_html(result: Result, attack: str) -> str:
+def scores_html(result: Result, attack: str) -> Markup:
     """The histograms, and the table of everything that was measured of this attack."""
     from s2l import figures
 
@@ -266,17 +276,20 @@ def scores_html(result: Result, attack: str) -> str:
         f"Histogram of {title} scores of members and held-out photos, before and after: the overlap is the doubt",
     )  # fmt: skip
     return html.block(
-        "<h3>How the scores overlap</h3>", drawing, "<h3>The numbers</h3>",
+        Markup("<h3>How the scores overlap</h3>"), drawing, Markup("<h3>The numbers</h3>"),
         runs.outcome_html(result, lambda group: group in (title, "Blind control"), detail=True),
-        "<p class=quiet>TPR at 1 % FPR rests on very few held-out photos here; where there are too few, no number is "
-        "given. The blind control never sees the model: were it far from 0.5, the photos themselves would differ.</p>",
+        Markup(
+            "<p class=quiet>TPR at 1 % FPR rests on very few held-out photos here; where there are too few, no number "
+            "is given. The blind control never sees the model: were it far from 0.5, the photos themselves would "
+            "differ.</p>"
+        ),
     )  # fmt: skip
 
 
 # --- the tab -------------------------------------------------------------------------------------
 
 
-def follow(result: Result, attack: str, when: str, accused: int) -> tuple[str, dict, int]:
+def follow(result: Result, attack: str, when: str, accused: int) -> tuple[Markup, dict, int]:
     """(words, place of the dot, number of the first photo that is not accused) for a position of the slider."""
     point = operating_point(result, attack, when, accused)
     return point_html(point), place(result, attack, point), accused + 1
@@ -285,7 +298,7 @@ def follow(result: Result, attack: str, when: str, accused: int) -> tuple[str, d
 def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -> dict:
     """Everything that the tab shows for a run: the question, or what was measured."""
     if result is None or not result.record["attacks"]:
-        text = runs.headline_html(result, example) + ("" if result is None else html.block(runs.UNKNOWN))
+        text = runs.headline_html(result, example) + (Markup() if result is None else html.block(runs.UNKNOWN))
         return _hidden(tab) | {tab.question: gr.update(value=text, visible=True)}
     if quiz.possible(result) and not quiz.revealed(answers, "attack"):
         asked = len(answers.get("rounds", [])) >= quiz.ROUNDS
@@ -305,7 +318,7 @@ def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -
     total = sum(len(s) for s in result.scores(attack, "after"))
     accused = result.record["domain"]["n_members"] // 2
     words, dot, spared = follow(result, attack, "after", accused)
-    said = html.block(quiz.score_html(result, answers)) if answers.get("rounds") else ""
+    said = html.block(quiz.score_html(result, answers)) if answers.get("rounds") else Markup()
     return {
         tab.question: gr.update(visible=False),
         tab.auc_box: gr.update(visible=False),

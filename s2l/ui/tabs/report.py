@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 from gradio.events import Dependency
+from markupsafe import Markup, escape
 
 from s2l.errors import UserError
 from s2l.record import Result
@@ -53,16 +54,16 @@ class Report(Tab):
         drawn.then(publish, [page.shown, page.tab], [self.html_file, self.json_file], **PRIVATE)
 
 
-def loss_html(result: Result) -> str:
+def loss_html(result: Result) -> Markup:
     from s2l import figures
 
     rows = result.training.get("log")
     if not rows:
-        return ""
+        return Markup()
     curve = runs.drawn(
         result, "loss", lambda dark: figures.loss_figure(rows, dark), f"Training loss over {len(rows)} steps"
     )
-    return html.block("<h3>Training loss</h3>", f'<div class="narrow">{curve}</div>')
+    return html.block(Markup('<h3>Training loss</h3><div class="narrow">{}</div>').format(curve))
 
 
 def draw(tab: Report, result: Result | None, run: str, example: bool) -> dict:
@@ -87,7 +88,7 @@ def files(tab: Report, backend: Backend, result: Result | None) -> dict:
     try:
         paths = backend.published(result)
     except UserError as error:
-        gr.Warning(str(error))
+        gr.Warning(escape(error))
         return {component: gr.update(visible=False) for component in (tab.html_file, tab.json_file)}
     return {
         tab.html_file: gr.update(value=str(paths["report.html"]), interactive=True),

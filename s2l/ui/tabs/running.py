@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from markupsafe import Markup, escape
 
 from s2l.errors import UserError
 from s2l.jobs import Job
@@ -73,8 +73,8 @@ def connect(page: Context, tab: FineTune) -> None:
             own, prompts = data[chosen_model], page.backend.own_model.allow_prompts
             job = jobs.enqueue(form.config_of(values, page.backend.names, own, prompts), state["visitor"])
         except UserError as error:
-            gr.Warning(escape(str(error)), title="Not started")
-            text = html.block(f'<p role="alert">{escape(str(error))}</p>')
+            gr.Warning(escape(error), title="Not started")
+            text = html.block(Markup('<p role="alert">{}</p>').format(error))
             return {tab.error: gr.update(value=text, visible=True)}
         state = state | {"job": job.id}
         return {
@@ -93,7 +93,7 @@ def connect(page: Context, tab: FineTune) -> None:
         try:
             jobs.cancel(state["job"], state["visitor"])
         except UserError as error:
-            gr.Warning(escape(str(error)))
+            gr.Warning(escape(error))
         return [gr.update(interactive=False), gr.Timer(active=True)]
 
     tab.cancel.click(stop, page.session, [tab.cancel, page.timer], **QUIET)
@@ -103,7 +103,7 @@ def connect(page: Context, tab: FineTune) -> None:
         try:
             job = jobs.resume(state["job"], state["visitor"])
         except UserError as error:
-            gr.Warning(escape(str(error)))
+            gr.Warning(escape(error))
             return [gr.skip()] * (len(panel) + 2)
         return [*show_job(store, job, state["visitor"]), signature(job), gr.Timer(active=True)]
 

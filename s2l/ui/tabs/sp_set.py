@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 
 import gradio as gr
+from markupsafe import Markup
 
 from s2l.errors import UserError
 from s2l.jobs import Job
@@ -77,7 +77,7 @@ def preview_html(
     size: float | None,
     own: dict = NOT_OWN,
     own_prompts: bool = False,
-) -> str:
+) -> Markup:
     """How many pictures there will be of which prompt; with a visitor's `own` model perhaps of fixed prompts only."""
     ready()
     from s2l.data.sp_set import prompt_of
@@ -88,10 +88,10 @@ def preview_html(
         first, size, name = int(seed or 0), min(int(size or 0), COUNTED), whom(person, own)
         texts = Counter(prompt_of(parts, name, str(suffix or ""), s) for s in range(first, first + size))
     except (UserError, ValueError) as error:
-        return html.block(f"<p>{escape(str(error))}</p>")
-    items = "".join(f"<li>{n} × “{escape(text)}”</li>" for text, n in texts.most_common())
-    note = f"<p class=quiet>{BY_SEED}</p>" if len(parts) > 1 else ""
-    return html.block(f"<h3>What your run will draw</h3><ul>{items}</ul>{note}")
+        return html.block(Markup("<p>{}</p>").format(error))
+    items = Markup("").join(Markup("<li>{} × “{}”</li>").format(n, text) for text, n in texts.most_common())
+    note = Markup("<p class=quiet>{}</p>").format(BY_SEED) if len(parts) > 1 else ""
+    return html.block(Markup("<h3>What your run will draw</h3><ul>{}</ul>{}").format(items, note))
 
 
 def _whose(drawn: str, person: str, job: Job | None) -> str:
@@ -103,12 +103,12 @@ def _whose(drawn: str, person: str, job: Job | None) -> str:
     return "Drawn by a run that is finished. Yours may differ: its settings are the fields above."
 
 
-def pictures_html(job: Job | None, result: Result | None, store: Store, person: str) -> str:
+def pictures_html(job: Job | None, result: Result | None, store: Store, person: str) -> Markup:
     """The set of the run that goes on, as it comes; else the set of the run that the page shows, and whose it is."""
     if job is not None and job.active and job.live.get("pictures_of") == SP_SET.id:
         return live.pictures_html(job, store)
     if result is None:
-        return ""
+        return Markup()
     n = result.record["config"]["sp_set"]["set_size"]
     drawn = [
         html.picture(uri, f"picture {i + 1} of the SP set")
@@ -116,8 +116,8 @@ def pictures_html(job: Job | None, result: Result | None, store: Store, person: 
     ]
     some = f", the first {N_SHOWN}" if n > N_SHOWN else ""
     return html.block(
-        f"<h3>From the finished run: {escape(runs.what(result))} ({n} pictures{some})</h3>",
-        f"<p>{escape(_whose(result.record['domain']['name'], person, job))}</p>",
+        Markup("<h3>From the finished run: {} ({} pictures{})</h3>").format(runs.what(result), n, some),
+        Markup("<p>{}</p>").format(_whose(result.record["domain"]["name"], person, job)),
         html.pictures(drawn),
     )
 

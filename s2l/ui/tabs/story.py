@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 import gradio as gr
+from markupsafe import Markup
 
 from s2l.record import Result
 from s2l.report import render as report
@@ -36,7 +36,7 @@ class Story(Tab):
         page.goes_to(self.attack, "attack")
 
 
-def slider(result: Result) -> str:
+def slider(result: Result) -> Markup:
     """Same seeds before and after, above the training photos that they came closest to."""
     folders = result.record["folders"]
     if result.record["extraction"] is not None:
@@ -45,9 +45,11 @@ def slider(result: Result) -> str:
         photos, generations = (), tuple(range(N_SHOWN))
     before, after = (runs.picture_uris(result, when, generations) for when in ("before", "after"))
     rows = [(b, a, f"generation {g}") for b, a, g in zip(before, after, generations, strict=True)]
-    name = escape(result.record["domain"]["name"])
+    name = result.record["domain"]["name"]
     parts = [
-        f"<h3>What the model draws for “a photo of {name}”: same random seeds, before and after the shake</h3>",
+        Markup(
+            "<h3>What the model draws for “a photo of {}”: same random seeds, before and after the shake</h3>"
+        ).format(name),
         html.before_after(rows, "Slide from before to after fine-tuning"),
     ]
     if photos and "members" in folders:
@@ -56,21 +58,24 @@ def slider(result: Result) -> str:
             for uri, i in zip(runs.picture_uris(result, "members", photos), photos, strict=True)
         ]
         parts.append(
-            f'<p class="quiet">Below each one: the private training photo that it comes closest to. Those '
-            f"{len(photos)} of {result.record['domain']['n_members']} photos are shown that came closest, before or "
-            f'after.</p><div class="ba"><div class="row">{"".join(nearest)}</div></div>'
+            Markup(
+                '<p class="quiet">Below each one: the private training photo that it comes closest to. Those {} of {} '
+                "photos are shown that came closest, before or after.</p>"
+                '<div class="ba"><div class="row">{}</div></div>'
+            ).format(len(photos), result.record["domain"]["n_members"], Markup("").join(nearest))
         )
-    return "".join(parts)
+    return Markup("").join(parts)
 
 
-def _card(title: str, before: str, after: str, small: str, verdict: str, tone: str) -> str:
-    return (
-        f'<div class="card {tone}"><p>{escape(title)}</p><p class="big">{escape(before)} → {escape(after)}</p>'
-        f"<p>{escape(small)}</p><p><b>{escape(verdict)}.</b></p></div>"
+def _card(title: str, before: str, after: str, small: str, verdict: str, tone: str) -> Markup:
+    card = Markup(
+        '<div class="card {tone}"><p>{title}</p><p class="big">{before} → {after}</p><p>{small}</p>'
+        "<p><b>{verdict}.</b></p></div>"
     )
+    return card.format(title=title, before=before, after=after, small=small, verdict=verdict, tone=tone)
 
 
-def headlines_html(result: Result) -> str:
+def headlines_html(result: Result) -> Markup:
     """The headline numbers with intervals: how well an attacker tells, how many photos came out, and both models.
 
     What the next tabs ask the visitor to predict stays open here: the count after the shake, and every other attack.
@@ -133,19 +138,19 @@ def headlines_html(result: Result) -> str:
     if reference is not None and secmi is not None and secmi["shake_reference"] is not None:
         change = secmi["shake_reference"]["difference"]
         note += f" Judged with both models, the SecMI attack changes by {change['difference']:+.3f}."
-    return (
-        f'<div class="heads">{"".join(cards)}</div><p class="quiet">{escape(note)} One person and one run: the Compare '
-        "tab has more people and the paper's own numbers.</p>"
-    )
+    return Markup(
+        '<div class="heads">{}</div><p class="quiet">{} One person and one run: the Compare tab has more people and '
+        "the paper's own numbers.</p>"
+    ).format(Markup("").join(cards), note)
 
 
-def _flow(result: Result) -> str:
+def _flow(result: Result) -> Markup:
     """The attack in four boxes, each with pictures of this run."""
-    name, folders = escape(result.record["domain"]["name"]), result.record["folders"]
+    name, folders = result.record["domain"]["name"], result.record["folders"]
 
-    def thumbs(of: str, alt: str) -> str:
+    def thumbs(of: str, alt: str) -> Markup:
         if of not in folders:
-            return ""
+            return Markup()
         uris = runs.picture_uris(result, of, range(4))
         return html.pictures(html.picture(uri, f"{alt} {i + 1}") for i, uri in enumerate(uris))
 
@@ -158,14 +163,16 @@ def _flow(result: Result) -> str:
          thumbs("after", "generation after fine-tuning")),
         ("Attack, twice", "Which photos were trained on? Which come out? Asked before and after, the same way.", ""),
     )  # fmt: skip
-    items = "".join(f"<li class=card><h4>{title}</h4><p>{text}</p>{pictures}</li>" for title, text, pictures in steps)
-    return f'<h3>How it works</h3><ol class="flow">{items}</ol>'
+    items = Markup("").join(Markup("<li class=card><h4>{}</h4><p>{}</p>{}</li>").format(*step) for step in steps)
+    return Markup('<h3>How it works</h3><ol class="flow">{}</ol>').format(items)
 
 
-def story_html(result: Result | None) -> str:
+def story_html(result: Result | None) -> Markup:
     if result is None:
         return html.block(
-            "<p>There is no finished example on this server: start with the next step and make your own run.</p>"
+            Markup(
+                "<p>There is no finished example on this server: start with the next step and make your own run.</p>"
+            )
         )
     return html.block(slider(result), headlines_html(result), _flow(result))
 
@@ -179,5 +186,5 @@ def build(backend: Backend) -> Story:
         attack = gr.Button(
             "Predict, then see this run's attack →", visible=backend.showcase is not None, elem_id="story-attack"
         )
-    gr.HTML(html.block(f"<p class=quiet>{escape(report.RESPONSIBLE_USE)}</p>"))
+    gr.HTML(html.block(Markup("<p class=quiet>{}</p>").format(report.RESPONSIBLE_USE)))
     return Story(following, attack)

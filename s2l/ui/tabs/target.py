@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 
 import gradio as gr
+from markupsafe import Markup
 
 from s2l.config import MAX_PROMPT_CHARACTERS
 from s2l.ui import html, own
@@ -20,7 +20,7 @@ INTRO = """**Step 1: choose whose photos are at stake.** A text-to-image model w
 {people} invented people: {n_members} photos of each. A photo that it was trained on is a **member**. The attacker
 has the model and a name, but none of the photos. Shake-to-Leak asks: can the attacker make the model tell more
 about its members? Pick a person, and look at what is private about them."""
-PRIVATE = (
+PRIVATE = Markup(
     "Private is <em>which</em> photos the model was trained on, and the photos themselves. Members and held-out "
     "photos look alike because they come from the same source; only the model has seen the difference. A photo that "
     "was repeated in training is remembered best."
@@ -65,35 +65,46 @@ class Target(Tab):
         fields["preset"].input(choose_size, {fields["preset"], fields["person"]}, list(fields.values()), **QUIET)
 
 
-def words_html(prompt: str, person: str) -> str:
+def words_html(prompt: str, person: str) -> Markup:
     """The prompt with the words marked that no caption of the lab contains."""
     if not prompt.strip():
-        return html.block("<p>The prompt is empty: write a few words.</p>")
+        return html.block(Markup("<p>The prompt is empty: write a few words.</p>"))
     if len(prompt) > MAX_PROMPT_CHARACTERS:
-        return html.block(f"<p>The prompt is too long: at most {MAX_PROMPT_CHARACTERS:,} characters.</p>")
+        text = f"The prompt is too long: at most {MAX_PROMPT_CHARACTERS:,} characters."
+        return html.block(Markup("<p>{}</p>").format(text))
     strange, named = remarks(prompt, person)
-    says = [] if named else [f"<p>This prompt does not say “{escape(person)}”: it will show somebody else.</p>"]
+    says = []
+    if not named:
+        says.append(Markup("<p>This prompt does not say “{}”: it will show somebody else.</p>").format(person))
     if strange:
-        shown = " ".join(
-            f"<mark>{escape(w)}</mark>" if set(words_of(w)) & set(strange) else escape(w) for w in prompt.split()
+        shown = Markup(" ").join(
+            Markup("<mark>{}</mark>").format(word) if set(words_of(word)) & set(strange) else word
+            for word in prompt.split()
         )
-        says.append(f"<p>{shown}</p><p class=quiet>Marked words were in no caption of the lab: it can only guess.</p>")
+        says.append(
+            Markup("<p>{}</p><p class=quiet>Marked words were in no caption of the lab: it can only guess.</p>").format(
+                shown
+            )
+        )
     elif named:
-        says.append('<p class="quiet">The lab has seen every one of these words.</p>')
+        says.append(Markup('<p class="quiet">The lab has seen every one of these words.</p>'))
     return html.block(*says)
 
 
-def people_html(backend: Backend) -> str:
+def people_html(backend: Backend) -> Markup:
     """Every person of the lab as a button with one member photo."""
-    buttons = "".join(
-        f'<button type="button" data-name="{escape(name)}"><img src="{html.pixels_uri(backend.portrait(name))}" '
-        f'alt="A photo of {escape(name)}"><span>{escape(name)}</span></button>'
-        for name in backend.names
+    button = Markup(
+        '<button type="button" data-name="{name}"><img src="{uri}" alt="A photo of {name}"><span>{name}</span></button>'
     )
-    return html.block(f'<div class="people" role="group" aria-label="The people of the lab">{buttons}</div>')
+    buttons = Markup("").join(
+        button.format(name=name, uri=html.pixels_uri(backend.portrait(name))) for name in backend.names
+    )
+    return html.block(
+        Markup('<div class="people" role="group" aria-label="The people of the lab">{}</div>').format(buttons)
+    )
 
 
-def _pictures(photos: list[Shown], name: str, kind: str) -> str:
+def _pictures(photos: list[Shown], name: str, kind: str) -> Markup:
     return html.pictures(
         html.picture(
             html.pixels_uri(photo.pixels),
@@ -104,20 +115,20 @@ def _pictures(photos: list[Shown], name: str, kind: str) -> str:
     )
 
 
-def photos_html(backend: Backend, name: str) -> str:
+def photos_html(backend: Backend, name: str) -> Markup:
     """Members with their repetition counts beside held-out photos."""
     members, held_out = backend.photos(name)
-    total = backend.facts["n_members"]
     return html.block(
-        f"<p>{PRIVATE}</p><div class=two>",
-        f"<div><h3>Members: {len(members)} of the {total} photos the model was trained on</h3>",
-        "<p class=quiet>With the number of times each one was repeated in training.</p>",
-        _pictures(members, name, "member"),
-        "</div><div><h3>Held out: photos that no model ever saw</h3>",
-        f"<p class=quiet>{escape(name)} too, from the same source.</p>",
-        _pictures(held_out, name, "held-out"),
-        "</div></div>",
-    )
+        Markup(
+            "<p>{}</p><div class=two><div><h3>Members: {} of the {} photos the model was trained on</h3>"
+            "<p class=quiet>With the number of times each one was repeated in training.</p>{}</div>"
+            "<div><h3>Held out: photos that no model ever saw</h3>"
+            "<p class=quiet>{} too, from the same source.</p>{}</div></div>"
+        ).format(
+            PRIVATE, len(members), backend.facts["n_members"], _pictures(members, name, "member"), name,
+            _pictures(held_out, name, "held-out"),
+        )
+    )  # fmt: skip
 
 
 def build(backend: Backend, fields: dict, first: dict) -> Target:
