@@ -269,7 +269,7 @@ class Opinion(TypedDict):
     generation: Annotated[int, "the generation's place"]
     extracted: Annotated[bool, "whether the pair lies within delta"]
     l2: Annotated[float, "root mean square over pixels"]
-    tiled_l2: Annotated[float, "the largest over sixteen tiles"]
+    tiled_l2: Annotated[float | None, "the largest over sixteen tiles; null where these do not fit the picture"]
     ssim: Annotated[float, "structural similarity; 1 for equal pictures"]
 
 

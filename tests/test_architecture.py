@@ -57,3 +57,11 @@ def test_no_method_imports_its_sibling():
                 if parts[1:2] == [package] and len(parts) > 2 and parts[2] in modules - shared - {path.stem}:
                     wrong.append(f"{path.name} imports {name}")
     assert not wrong, wrong
+
+
+LONG = {"s2l/record.py": "one type for each part of result.json: declarations, read one at a time"}
+
+
+def test_no_file_is_long_without_a_reason():
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in (ROOT / "s2l").rglob("*.py")}
+    assert {name for name, lines in lengths.items() if lines > 420} == set(LONG)

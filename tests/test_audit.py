@@ -19,7 +19,7 @@ from s2l.data.domain import Domain, ImageSet, MembershipSplit, folder_domain
 from s2l.data.lab_domain import lab_domain
 from s2l.errors import UserError
 from s2l.labs import default_lab
-from s2l.measure.metrics import frozen_tpr, threshold_for_fpr
+from s2l.measure.operating_points import frozen_tpr, threshold_for_fpr
 from s2l.model.diffusion import Runtime
 from s2l.options import audit_config, read_config, reproduce_command
 from s2l.pipeline import experiment

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from s2l.measure import distances as ds
 from s2l.measure import extraction as ex
+from s2l.measure import extraction_summary as summary
 
 
 def photos(n, seed=0, size=16):
@@ -157,7 +158,7 @@ def test_paired_l2_and_ssim():
 def test_reconstruction_floor():
     a = flat(0.5, 20)
     b = a + np.linspace(0, 0.19, 20, dtype=np.float32)[:, None, None, None]
-    floor = ex.reconstruction_floor(a, b)
+    floor = summary.reconstruction_floor(a, b)
     assert floor.n == 20
     assert floor.mean == pytest.approx(0.095, abs=1e-6)
     assert floor.p95 == pytest.approx(0.1805, abs=1e-6)
@@ -198,12 +199,11 @@ def test_unfit_arguments_are_refused():
         (lambda: ex.extract(a, a, a, [1] * 3, k=0), "its own neighbour"),
         (lambda: ex.extract(a, a, a, [1] * 3, thresholds=(0.2, 0.1)), "increase"),
         (lambda: ds.paired_l2(a, a[:2]), "image by image"),
-        (lambda: ex.adaptive_threshold(a, a, 50), "number of references"),
-        (lambda: ex.extraction_curve([(0, 0)], 5, 3, [6]), "counts must"),
-        (lambda: ex.extraction_curve([(5, 0)], 5, 3), "generation 5, but there are only 5"),
-        (lambda: ex.extraction_curve([(0, 3)], 5, 3), "member 3, but there are only 3"),
+        (lambda: summary.extraction_curve([(0, 0)], 5, 3, [6]), "counts must"),
+        (lambda: summary.extraction_curve([(5, 0)], 5, 3), "generation 5, but there are only 5"),
+        (lambda: summary.extraction_curve([(0, 3)], 5, 3), "member 3, but there are only 3"),
         (lambda: ds.paired_tiled_l2(a, a, 3), "divide"),
-        (lambda: ex.efficiency(None, 0), "at least one UNet evaluation"),
+        (lambda: summary.efficiency(None, 0), "at least one UNet evaluation"),
         (lambda: ex.gallery_pairs(None, of="all"), "nonmembers"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -317,19 +317,19 @@ def test_nothing_extracted_is_a_result():
     e = ex.extract(photos(5), photos(6, seed=1), photos(7, seed=2), [1] * 6, delta=0.01)
     assert e.distinct == e.eidetic == 0 and e.matches == () and e.members.hits == ()
     assert e.members.share_low == 0 and 0 < e.members.share_high < 0.5
-    assert ex.extraction_curve(e.members.hits, 5, 6).mean == (0.0,) * 5
+    assert summary.extraction_curve(e.members.hits, 5, 6).mean == (0.0,) * 5
 
 
 def test_json_round_trip(scenario):
     _, e = scenario
     text = json.dumps(dataclasses.asdict(e), allow_nan=False)
     assert ex.extraction_from_dict(json.loads(text)) == e
-    curve = ex.extraction_curve(e.members.hits, e.n_generations, e.members.n_references)
+    curve = summary.extraction_curve(e.members.hits, e.n_generations, e.members.n_references)
     for result in (
         curve,
-        ex.efficiency(e, 10),
-        ex.paired_extraction(e, e),
-        ex.reconstruction_floor(photos(2), photos(2)),
+        summary.efficiency(e, 10),
+        summary.paired_extraction(e, e),
+        summary.reconstruction_floor(photos(2), photos(2)),
     ):
         json.dumps(dataclasses.asdict(result), allow_nan=False)
 
@@ -346,12 +346,12 @@ def test_gallery_pairs(scenario):
     assert len(ex.gallery_pairs(e, top=1000)) == 30
 
 
-# --- curve, pairs, adaptive threshold ----------------------------------------------------------------------------
+# --- curve, pairs -------------------------------------------------------------------------------------------------
 
 
 def test_curve_grows_to_the_count_and_matches_brute_force(scenario):
     _, e = scenario
-    curve = ex.extraction_curve(e.members.hits, e.n_generations, 30, range(1, 41))
+    curve = summary.extraction_curve(e.members.hits, e.n_generations, 30, range(1, 41))
     for values in (curve.mean, curve.low, curve.high):
         assert (np.diff(values) >= -1e-9).all()
     assert curve.mean[-1] == e.distinct
@@ -362,14 +362,14 @@ def test_curve_grows_to_the_count_and_matches_brute_force(scenario):
         brute = np.mean([len({m for g, m in e.members.hits if g in s}) for s in drawn])
         assert curve.mean[n - 1] == pytest.approx(brute, abs=0.06)
     shuffled = list(reversed(e.members.hits)) * 2
-    assert ex.extraction_curve(shuffled, 40, 30, range(1, 41)) == curve
+    assert summary.extraction_curve(shuffled, 40, 30, range(1, 41)) == curve
 
 
 def test_curve_ends_with_the_exact_interval_of_the_share(scenario):
     _, e = scenario
-    curve = ex.extraction_curve(e.members.hits, e.n_generations, 30)
+    curve = summary.extraction_curve(e.members.hits, e.n_generations, 30)
     assert (curve.low[-1], curve.high[-1]) == pytest.approx((30 * e.members.share_low, 30 * e.members.share_high))
-    none, everyone = (ex.extraction_curve(h, 9, 7, [9]) for h in ([], [(i % 9, i) for i in range(7)]))
+    none, everyone = (summary.extraction_curve(h, 9, 7, [9]) for h in ([], [(i % 9, i) for i in range(7)]))
     assert none.low == none.mean == (0,) and none.high[0] == pytest.approx(7 * (1 - 0.025 ** (1 / 7)))
     assert everyone.high == everyone.mean == (7,) and everyone.low[0] == pytest.approx(7 * 0.025 ** (1 / 7))
 
@@ -388,14 +388,14 @@ def test_the_curve_covers_what_fresh_generations_extract_on_average(twins):
         hit = rng.random((n, 20)) < chances
         if twins:
             hit[:, 1::2] = hit[:, ::2]
-        curve = ex.extraction_curve(np.argwhere(hit), n, 20, counts)
+        curve = summary.extraction_curve(np.argwhere(hit), n, 20, counts)
         covered += (np.array(curve.low) <= truth) & (np.array(curve.high) >= truth)
     assert (covered / 300 >= (0.9 if twins else 0.95)).all(), covered / 300
 
 
 def test_efficiency_is_counts_over_cost(scenario):
     _, e = scenario
-    worth = ex.efficiency(e, 2_000)
+    worth = summary.efficiency(e, 2_000)
     assert (worth.unet_evaluations, worth.per_1000) == (2_000, pytest.approx(3 / 2))
     assert (worth.low, worth.high) == pytest.approx((15 * e.members.share_low, 15 * e.members.share_high))
     assert worth.nonmembers_per_1000 == pytest.approx(1 / 3 / 2)  # 1 of 90 non-members, 30 members
@@ -426,7 +426,7 @@ def test_ssim_and_tiled_pairs_equal_a_naive_loop():
 
 def test_second_opinions_belong_to_the_nearest_pairs(scenario):
     (generations, members, *_), e = scenario
-    found = ex.second_opinions(e, generations, members, top=5)
+    found = summary.second_opinions(e, generations, members, top=5)
     assert [(o.reference, o.generation, o.l2, o.extracted) for o in found] == [
         (m.reference, m.generation, m.distance, m.extracted) for m in ex.gallery_pairs(e, top=5)
     ]
@@ -435,9 +435,9 @@ def test_second_opinions_belong_to_the_nearest_pairs(scenario):
         assert o.tiled_l2 == pytest.approx(naive_l2(*pair, tiles=4)[0, 0], abs=1e-6)
         assert o.tiled_l2 >= o.l2 and o.ssim == pytest.approx(ds.ssim_pairs(*pair)[0], abs=1e-6)
     assert min(o.ssim for o in found if o.extracted) > max(o.ssim for o in found if not o.extracted)
-    assert len(ex.second_opinions(e, generations, members, top=1)) == 3  # every extracted one
+    assert len(summary.second_opinions(e, generations, members, top=1)) == 3  # every extracted one
     odd = [x[..., :14, :15] for x in (generations, members)]  # four tiles a side do not fit
-    assert ex.second_opinions(e, *odd, top=1)[0].tiled_l2 is None
+    assert summary.second_opinions(e, *odd, top=1)[0].tiled_l2 is None
 
 
 def test_search_stays_within_its_memory():
@@ -457,7 +457,7 @@ def test_paired_extraction(scenario):
     more[20:27] = near(members[10:17], 0.05)  # seven members more
     more[7] = generations[9]  # and member 20 no more
     after = ex.extract(more, members, nonmembers, repeats)
-    paired = ex.paired_extraction(before, after)
+    paired = summary.paired_extraction(before, after)
     assert (paired.before, paired.after, paired.difference) == (3, 9, 6)
     assert (paired.only_before, paired.only_after, paired.n_members) == (1, 7, 30)
     assert paired.p_value == pytest.approx(binomtest(1, 8, 0.5).pvalue)
@@ -467,9 +467,9 @@ def test_paired_extraction(scenario):
     index = np.random.default_rng(1).integers(30, size=(4000, 30))
     low, high = np.percentile((a.astype(int) - b)[index].sum(axis=1), [2.5, 97.5])
     assert abs(paired.low - low) <= 1 and abs(paired.high - high) <= 1
-    back = ex.paired_extraction(after, before)
+    back = summary.paired_extraction(after, before)
     assert (back.difference, back.p_value) == (-6, paired.p_value)
-    same = ex.paired_extraction(before, before)
+    same = summary.paired_extraction(before, before)
     assert (same.difference, same.p_value) == (0, 1)
     # No member of 30 changed: if a share of .095 did, that would still happen with probability .05.
     assert (-same.low, same.high) == pytest.approx((30 * 0.09503, 30 * 0.09503), rel=1e-3)
@@ -483,15 +483,4 @@ def test_paired_extraction_refuses_unequal_runs(scenario):
         (ex.extract(generations, members, nonmembers, [1] * 30), "repeats"),
     ):
         with pytest.raises(ValueError, match=message):
-            ex.paired_extraction(e, other)
-
-
-def test_adaptive_threshold():
-    members = photos(60)
-    generations = np.concatenate([near(members[4:6], 0.02), near(photos(3, seed=1), 0)])
-    index, ratio = ex.adaptive_threshold(generations, members, k=50)
-    nearest = np.sort(naive_l2(generations, members), axis=1)[:, :50]
-    np.testing.assert_allclose(ratio, nearest[:, 0] / (0.5 * nearest.mean(axis=1)), rtol=1e-5)
-    assert index[:2].tolist() == [4, 5] and ratio[:2].max() < 0.5 < ratio[2:].min() and ratio.max() <= 2
-    _, ratio = ex.adaptive_threshold(flat(0.5), flat(0.5, 50))  # 0 / 0: nothing stands out
-    assert ratio == 2
+            summary.paired_extraction(e, other)

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import binomtest, kstest, norm, sem, t
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from s2l.measure import metrics
-from s2l.measure.intervals import _bootstrap_p_value, _newcombe_interval, constant_interval, mean_interval
+from s2l.measure import intervals, metrics, operating_points, over_people
+from s2l.measure.intervals import bootstrap_p_value, constant_interval, mean_interval, newcombe_interval
 
 
 def random_scores(seed: int = 0, N: int = 60, M: int = 45, shift: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +49,7 @@ def test_roc_and_auc_equal_sklearn(m, n):
     assert curve.fpr == fpr.tolist()
     assert curve.tpr == tpr.tolist()
     assert curve.thresholds[1:] == thresholds[1:].tolist()
-    assert metrics.auc(m, n) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert intervals.auc(m, n) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
 
 
 @cases
@@ -61,8 +61,8 @@ def test_every_roc_threshold_gives_its_point_by_the_rule(m, n):
 
 @cases
 def test_swapping_the_groups_mirrors_the_auc(m, n):
-    assert metrics.auc(m, n) == pytest.approx(1 - metrics.auc(n, m), abs=1e-12)
-    forth, back = metrics.delong_interval(m, n), metrics.delong_interval(n, m)
+    assert intervals.auc(m, n) == pytest.approx(1 - intervals.auc(n, m), abs=1e-12)
+    forth, back = intervals.delong_interval(m, n), intervals.delong_interval(n, m)
     assert (forth.low, forth.high) == pytest.approx((1 - back.high, 1 - back.low))
 
 
@@ -71,13 +71,15 @@ def test_a_monotone_transform_changes_nothing(m, n):
     def transform(scores):
         return np.exp(scores / 2) * 3 - 7
 
-    assert metrics.auc(m, n) == metrics.auc(transform(m), transform(n))
-    assert metrics.delong_interval(m, n) == metrics.delong_interval(transform(m), transform(n))
-    assert metrics.bootstrap_interval(m, n, 200) == metrics.bootstrap_interval(transform(m), transform(n), 200)
+    assert intervals.auc(m, n) == intervals.auc(transform(m), transform(n))
+    assert intervals.delong_interval(m, n) == intervals.delong_interval(transform(m), transform(n))
+    assert intervals.bootstrap_interval(m, n, 200) == intervals.bootstrap_interval(transform(m), transform(n), 200)
     assert metrics.set_evidence(m, n) == metrics.set_evidence(transform(m), transform(n))
-    change = metrics.paired_auc_difference(m, n, transform(m), transform(n))
+    change = intervals.paired_auc_difference(m, n, transform(m), transform(n))
     assert (change.difference, change.p_value) == (0, 1) and "no pair changed its order" in change.method
-    assert metrics.tpr_at_fpr(m, n, 0.2).tpr == metrics.tpr_at_fpr(transform(m), transform(n), 0.2).tpr
+    assert (
+        operating_points.tpr_at_fpr(m, n, 0.2).tpr == operating_points.tpr_at_fpr(transform(m), transform(n), 0.2).tpr
+    )
 
 
 @cases
@@ -98,7 +100,7 @@ def test_delong_variance_equals_the_naive_double_loop(m, n):
     estimate = v10.mean()
     z = norm.ppf(0.95)  # both tails of a 90 % interval
     odds = np.log(estimate / (1 - estimate)) + np.array([-1, 1]) * z * deviation / (estimate * (1 - estimate))
-    interval = metrics.delong_interval(m, n, confidence=0.9)
+    interval = intervals.delong_interval(m, n, confidence=0.9)
     assert (interval.low, interval.high) == pytest.approx(tuple(1 / (1 + np.exp(-odds))), abs=1e-12)
     assert interval.method == "DeLong (logit)"
 
@@ -106,20 +108,20 @@ def test_delong_variance_equals_the_naive_double_loop(m, n):
 @cases
 def test_bootstrap_agrees_with_explicit_resampling(m, n):
     rng = np.random.default_rng(5)
-    naive = [metrics.auc(rng.choice(m, len(m)), rng.choice(n, len(n))) for _ in range(1000)]
-    interval = metrics.bootstrap_interval(m, n, n_resamples=4000)
+    naive = [intervals.auc(rng.choice(m, len(m)), rng.choice(n, len(n))) for _ in range(1000)]
+    interval = intervals.bootstrap_interval(m, n, n_resamples=4000)
     tolerance = 0.25 * np.std(naive)  # Monte Carlo noise of a 2.5 % quantile is about 0.1 standard deviations
     assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])), abs=tolerance)
 
 
 def test_bootstrap_of_many_scores_runs_in_several_blocks():
     m, n = random_scores(0, 3000, 3000)  # 6000 scores: several blocks of resamples
-    interval = metrics.bootstrap_interval(m, n, n_resamples=700)
-    delong = metrics.delong_interval(m, n)
+    interval = intervals.bootstrap_interval(m, n, n_resamples=700)
+    delong = intervals.delong_interval(m, n)
     assert (interval.low, interval.high) == pytest.approx((delong.low, delong.high), abs=0.003)
 
 
-@pytest.mark.parametrize("make", [metrics.delong_interval, metrics.bootstrap_interval])
+@pytest.mark.parametrize("make", [intervals.delong_interval, intervals.bootstrap_interval])
 def test_separated_scores_get_a_sensible_interval(make):
     high, low = np.arange(10.0) + 100, np.arange(8.0)
     perfect, inverted, tied = make(high, low), make(low, high), make(np.ones(10), np.ones(8))
@@ -132,8 +134,8 @@ def test_separated_scores_get_a_sensible_interval(make):
     assert single.high == 1 and single.low < 0.5
 
 
-def test_newcombe_interval_bounds_solve_the_score_equation():
-    interval = _newcombe_interval(0.8, 30, 50, 0.95)
+def testnewcombe_interval_bounds_solve_the_score_equation():
+    interval = newcombe_interval(0.8, 30, 50, 0.95)
     size = (30 + 50) / 2 - 1
     for theta in (interval.low, interval.high):
         q = 1 + size * (1 - theta) / (2 - theta) + size * theta / (1 + theta)
@@ -143,7 +145,7 @@ def test_newcombe_interval_bounds_solve_the_score_equation():
 @pytest.mark.parametrize("successes, trials", [(0, 5), (5, 5), (3, 400), (1, 1)])
 def test_binomial_interval_is_scipys_exact_one(successes, trials):
     expected = binomtest(successes, trials).proportion_ci(0.9, method="exact")
-    interval = metrics.binomial_interval(successes, trials, 0.9)
+    interval = intervals.binomial_interval(successes, trials, 0.9)
     assert (interval.low, interval.high) == (expected.low, expected.high)
 
 
@@ -170,16 +172,16 @@ def test_paired_difference_equals_the_naive_covariance_matrix(make):
     covariance = np.cov([a10, b10]) / len(m0) + np.cov([a01, b01]) / len(n0)
     deviation = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     difference = b10.mean() - a10.mean()
-    change = metrics.paired_auc_difference(m0, n0, m1, n1)
+    change = intervals.paired_auc_difference(m0, n0, m1, n1)
     assert change.difference == pytest.approx(difference, abs=1e-12)
-    assert change.difference == pytest.approx(metrics.auc(m1, n1) - metrics.auc(m0, n0), abs=1e-12)
+    assert change.difference == pytest.approx(intervals.auc(m1, n1) - intervals.auc(m0, n0), abs=1e-12)
     assert (change.low, change.high) == pytest.approx(
         (difference - 1.959964 * deviation, difference + 1.959964 * deviation)
     )
     assert change.p_value == pytest.approx(2 * norm.sf(abs(difference) / deviation))
 
 
-@pytest.mark.parametrize("compare", [metrics.paired_auc_difference, metrics.paired_bootstrap_difference])
+@pytest.mark.parametrize("compare", [intervals.paired_auc_difference, intervals.paired_bootstrap_difference])
 def test_sign_and_significance_of_a_change(compare):
     m0, n0, m1, n1 = before_and_after(gain=1.0)
     more, less = compare(m0, n0, m1, n1), compare(m1, n1, m0, n0)
@@ -192,8 +194,8 @@ def test_sign_and_significance_of_a_change(compare):
 def test_paired_bootstrap_agrees_with_delong():
     scores = before_and_after(3)
     delong, bootstrap = (
-        metrics.paired_auc_difference(*scores),
-        metrics.paired_bootstrap_difference(*scores, n_resamples=4000),
+        intervals.paired_auc_difference(*scores),
+        intervals.paired_bootstrap_difference(*scores, n_resamples=4000),
     )
     assert bootstrap.difference == pytest.approx(delong.difference, abs=1e-12)
     assert (bootstrap.low, bootstrap.high) == pytest.approx(
@@ -204,18 +206,18 @@ def test_paired_bootstrap_agrees_with_delong():
 def test_paired_bootstrap_keeps_both_scores_of_an_image_together():
     m, n = random_scores(4)
     # every image falls as far as it stood high: before and after are as dependent as can be, and not by rank
-    delong = metrics.paired_auc_difference(m, n, -m, -n)
-    bootstrap = metrics.paired_bootstrap_difference(m, n, -m, -n, n_resamples=4000)
+    delong = intervals.paired_auc_difference(m, n, -m, -n)
+    bootstrap = intervals.paired_bootstrap_difference(m, n, -m, -n, n_resamples=4000)
     assert (bootstrap.low, bootstrap.high) == pytest.approx((delong.low, delong.high), abs=0.03)
 
 
-def test_bootstrap_p_value_is_two_sided_and_never_zero():
-    assert _bootstrap_p_value(np.array([-1.0] + [1.0] * 98)) == pytest.approx(2 * (1 + 1) / 100)
-    assert _bootstrap_p_value(np.ones(99)) == pytest.approx(2 / 100)
-    assert _bootstrap_p_value(np.array([-1.0, 1.0])) == 1
+def testbootstrap_p_value_is_two_sided_and_never_zero():
+    assert bootstrap_p_value(np.array([-1.0] + [1.0] * 98)) == pytest.approx(2 * (1 + 1) / 100)
+    assert bootstrap_p_value(np.ones(99)) == pytest.approx(2 / 100)
+    assert bootstrap_p_value(np.array([-1.0, 1.0])) == 1
 
 
-@pytest.mark.parametrize("compare", [metrics.paired_auc_difference, metrics.paired_bootstrap_difference])
+@pytest.mark.parametrize("compare", [intervals.paired_auc_difference, intervals.paired_bootstrap_difference])
 def test_a_ceiling_is_not_certainty(compare):
     n, climbing = np.zeros(20), np.arange(1.0, 21.0)
     both_perfect = compare(climbing, n, climbing[::-1], n)  # AUC 1 twice, but another ranking
@@ -239,7 +241,7 @@ def test_equal_draws_are_not_certainty(value, n, least, most):
         constant_interval(0, 0, 0, 1)
 
 
-@pytest.mark.parametrize("compare", [metrics.paired_auc_difference, metrics.paired_bootstrap_difference])
+@pytest.mark.parametrize("compare", [intervals.paired_auc_difference, intervals.paired_bootstrap_difference])
 def test_the_same_order_of_few_images_is_not_certainty(compare):
     m, n = random_scores(0, 12, 30)
     few = compare(m, n, m * 2, n * 2)
@@ -263,7 +265,7 @@ def test_an_auc_near_one_of_twelve_photos_is_covered(true_auc):
     shift = np.sqrt(2) * norm.ppf(true_auc)
 
     def draw(rng):
-        return metrics.delong_interval(rng.normal(shift, 1, 12), rng.normal(0, 1, 12)), true_auc
+        return intervals.delong_interval(rng.normal(shift, 1, 12), rng.normal(0, 1, 12)), true_auc
 
     covered, without_width = share_covered(np.random.default_rng(0), 600, draw)
     assert covered > 0.93 and without_width == 0
@@ -278,7 +280,7 @@ def test_a_small_change_of_twelve_photos_is_covered(gain):
     def draw(rng):
         m, n, change_m, change_n = rng.normal(size=(4, 12))
         m_after, n_after = m + shift + gain + noise * change_m, n + noise * change_n
-        return metrics.paired_auc_difference(m + shift, n, m_after, n_after), truth
+        return intervals.paired_auc_difference(m + shift, n, m_after, n_after), truth
 
     covered, without_width = share_covered(np.random.default_rng(1), 600, draw)
     assert covered > 0.93 and without_width == 0
@@ -287,9 +289,9 @@ def test_a_small_change_of_twelve_photos_is_covered(gain):
 def test_a_pairing_of_different_lengths_is_refused():
     m, n = random_scores()
     with pytest.raises(ValueError, match=r"same members .* got 60 before and 59 after"):
-        metrics.paired_auc_difference(m, n, m[1:], n)
+        intervals.paired_auc_difference(m, n, m[1:], n)
     with pytest.raises(ValueError, match="non-members"):
-        metrics.paired_bootstrap_difference(m, n, m, n[1:])
+        intervals.paired_bootstrap_difference(m, n, m, n[1:])
 
 
 # ---------------------------------------------------------------------------------------------- many domains
@@ -302,14 +304,14 @@ def domains_before_and_after(gain: float, n_domains: int = 6):
 
 def test_hierarchical_difference_means_over_domains_and_repeats_by_seed():
     before, after = domains_before_and_after(gain=1.0)
-    change = metrics.hierarchical_difference(before, after, n_resamples=400, seed=3)
-    expected = [metrics.auc(*a) - metrics.auc(*b) for b, a in zip(before, after, strict=True)]
+    change = over_people.hierarchical_difference(before, after, n_resamples=400, seed=3)
+    expected = [intervals.auc(*a) - intervals.auc(*b) for b, a in zip(before, after, strict=True)]
     assert change.per_domain == expected
     assert change.difference == pytest.approx(np.mean(expected))
     assert 0 < change.low < change.difference < change.high and change.p_value < 0.02
-    assert change == metrics.hierarchical_difference(before, after, n_resamples=400, seed=3)
-    assert change != metrics.hierarchical_difference(before, after, n_resamples=400, seed=4)
-    assert metrics.hierarchical_difference(after, before, n_resamples=400).difference == -change.difference
+    assert change == over_people.hierarchical_difference(before, after, n_resamples=400, seed=3)
+    assert change != over_people.hierarchical_difference(before, after, n_resamples=400, seed=4)
+    assert over_people.hierarchical_difference(after, before, n_resamples=400).difference == -change.difference
 
 
 def test_hierarchical_bootstrap_agrees_with_a_naive_one():
@@ -320,34 +322,34 @@ def test_hierarchical_bootstrap_agrees_with_a_naive_one():
         for d in rng.integers(len(before), size=len(before)):
             (m0, n0), (m1, n1) = before[d], after[d]
             i, j = rng.integers(len(m0), size=len(m0)), rng.integers(len(n0), size=len(n0))
-            changes.append(metrics.auc(m1[i], n1[j]) - metrics.auc(m0[i], n0[j]))
+            changes.append(intervals.auc(m1[i], n1[j]) - intervals.auc(m0[i], n0[j]))
         naive.append(np.mean(changes))
-    change = metrics.hierarchical_difference(before, after, n_resamples=4000)
+    change = over_people.hierarchical_difference(before, after, n_resamples=4000)
     tolerance = 0.25 * np.std(naive)
     assert (change.low, change.high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])), abs=tolerance)
 
 
 def test_hierarchical_intervals_without_spread_are_not_certainty():
     before, _ = domains_before_and_after(gain=1.0)
-    same = metrics.hierarchical_difference(before, before, n_resamples=200)  # one model
+    same = over_people.hierarchical_difference(before, before, n_resamples=200)  # one model
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
     apart, tied = (np.array([2.0, 3.0]), np.array([0.0, 1.0])), (np.ones(2), np.ones(2))
-    mean = metrics.hierarchical_mean([apart] * 4, n_resamples=200)
+    mean = over_people.hierarchical_mean([apart] * 4, n_resamples=200)
     assert (mean.mean, mean.high, mean.per_domain) == (1, 1, [1.0] * 4)
     assert mean.low == pytest.approx(0.05 ** (1 / 4)) and "4 domains" in mean.method
-    change = metrics.hierarchical_difference([tied] * 4, [apart] * 4, n_resamples=200)
+    change = over_people.hierarchical_difference([tied] * 4, [apart] * 4, n_resamples=200)
     assert change.difference == 0.5 and change.low < 0.5 < change.high < 1 and change.per_domain == [0.5] * 4
     assert (change.low > 0) == (change.p_value < 0.05)
-    alone = metrics.hierarchical_mean([apart], n_resamples=200)
-    assert alone.low == metrics.delong_interval(*apart).low and alone.method.startswith("Newcombe")
-    change = metrics.hierarchical_difference([tied], [apart], n_resamples=200)
-    assert change.low == metrics.paired_auc_difference(*tied, *apart).low and change.per_domain == [0.5]
+    alone = over_people.hierarchical_mean([apart], n_resamples=200)
+    assert alone.low == intervals.delong_interval(*apart).low and alone.method.startswith("Newcombe")
+    change = over_people.hierarchical_difference([tied], [apart], n_resamples=200)
+    assert change.low == intervals.paired_auc_difference(*tied, *apart).low and change.per_domain == [0.5]
 
 
 def test_the_interval_of_equal_domains_and_its_p_value_agree():
     tied, apart = (np.ones(2), np.ones(2)), (np.array([2.0, 3.0]), np.array([0.0, 1.0]))
     for n in (2, 5, 7, 8, 12):
-        found = metrics.hierarchical_difference([tied] * n, [apart] * n, n_resamples=50)
+        found = over_people.hierarchical_difference([tied] * n, [apart] * n, n_resamples=50)
         assert (found.low > 0) == (found.p_value < 0.05), n
 
 
@@ -358,32 +360,32 @@ def test_equal_domains_are_covered(share):
 
     def draw(rng):
         domains = [failed if rng.random() < share else apart for _ in range(4)]
-        return metrics.hierarchical_mean(domains, n_resamples=100), 1 - share
+        return over_people.hierarchical_mean(domains, n_resamples=100), 1 - share
 
     covered, without_width = share_covered(np.random.default_rng(2), 200, draw)
     assert covered > 0.93 and without_width == 0
 
 
 def test_a_rate_of_zero_for_everybody_is_not_certainty():
-    point = metrics.pooled_tpr(5.0, [np.zeros(9)] * 3, [np.zeros(20)] * 3)
+    point = operating_points.pooled_tpr(5.0, [np.zeros(9)] * 3, [np.zeros(20)] * 3)
     assert point.tpr_cluster.low == 0 and point.tpr_cluster.high == pytest.approx(1 - 0.05 ** (1 / 3))
 
 
 def test_hierarchical_mean_of_one_domain_is_its_bootstrap():
     m, n = random_scores()
-    mean, interval = metrics.hierarchical_mean([(m, n)], 4000), metrics.bootstrap_interval(m, n, 4000)
-    assert mean.mean == pytest.approx(metrics.auc(m, n))
+    mean, interval = over_people.hierarchical_mean([(m, n)], 4000), intervals.bootstrap_interval(m, n, 4000)
+    assert mean.mean == pytest.approx(intervals.auc(m, n))
     assert (mean.low, mean.high) == pytest.approx((interval.low, interval.high), abs=0.02)
     assert "says nothing about other domains" in mean.method
 
 
 def test_a_common_image_count_is_not_needed_but_the_same_images_are():
     before = [random_scores(0, 30, 20), random_scores(1, 12, 50)]
-    metrics.hierarchical_difference(before, before, n_resamples=20)
+    over_people.hierarchical_difference(before, before, n_resamples=20)
     with pytest.raises(ValueError, match="same domains"):
-        metrics.hierarchical_difference(before, before[:1])
+        over_people.hierarchical_difference(before, before[:1])
     with pytest.raises(ValueError, match="members of domain 1"):
-        metrics.hierarchical_difference(before, [before[0], (before[1][0][1:], before[1][1])])
+        over_people.hierarchical_difference(before, [before[0], (before[1][0][1:], before[1][1])])
 
 
 # ---------------------------------------------------------------------------------------------- TPR at a low FPR
@@ -392,41 +394,41 @@ def test_a_common_image_count_is_not_needed_but_the_same_images_are():
 @cases
 @pytest.mark.parametrize("target", [0.12, 0.2, 0.29, 0.5, 0.99])
 def test_tpr_at_fpr_is_the_best_that_brute_force_finds(m, n, target):
-    point = metrics.tpr_at_fpr(m, n, target)
+    point = operating_points.tpr_at_fpr(m, n, target)
     candidates = np.append(np.r_[m, n], np.inf)
     allowed = [t for t in candidates if np.mean(n >= t) <= target + 1e-12]
     assert point.tpr == pytest.approx(max(np.mean(m >= t) for t in allowed))
     assert point.realised_fpr <= target + 1e-12
     assert (np.mean(m >= point.threshold), np.mean(n >= point.threshold)) == (point.tpr, point.realised_fpr)
-    exact = metrics.binomial_interval(round(point.tpr * len(m)), len(m))
+    exact = intervals.binomial_interval(round(point.tpr * len(m)), len(m))
     assert (point.low, point.high) == (exact.low, exact.high)
 
 
 def test_too_few_nonmembers_give_no_number():
     m, n = random_scores(N=50, M=99)
-    point = metrics.tpr_at_fpr(m, n, 0.01)
+    point = operating_points.tpr_at_fpr(m, n, 0.01)
     assert (point.tpr, point.low, point.high, point.threshold, point.realised_fpr) == (None,) * 5
     assert point.note == "too few non-members for this FPR: needs at least 100, has 99"
     with pytest.raises(ValueError, match="needs at least 100, has 99"):
-        metrics.threshold_for_fpr(n, 0.01)
-    enough = metrics.tpr_at_fpr(m, np.arange(100.0), 0.01)
+        operating_points.threshold_for_fpr(n, 0.01)
+    enough = operating_points.tpr_at_fpr(m, np.arange(100.0), 0.01)
     assert enough.realised_fpr == 0.01 and "rests on 1 of 100" in enough.note
 
 
 @pytest.mark.parametrize("target", [0.07, 0.29, 0.57])
 def test_rounding_of_the_target_costs_no_false_positive(target):
     n = np.arange(100.0)  # in floating point 0.29 * 100 is 28.999999999999996
-    assert np.mean(n >= metrics.threshold_for_fpr(n, target)) == target
+    assert np.mean(n >= operating_points.threshold_for_fpr(n, target)) == target
 
 
 def test_threshold_holds_in_the_precision_of_the_scores():
     n = np.linspace(0, 1, 200, dtype=np.float32)
-    threshold = metrics.threshold_for_fpr(n, 0.1)
+    threshold = operating_points.threshold_for_fpr(n, 0.1)
     assert np.mean(n >= threshold) == 0.1  # a float64 step would be rounded away: 0.105
 
 
 def test_all_tied_nonmembers_leave_only_what_is_above_them():
-    point = metrics.tpr_at_fpr([0.0, 1.0, 2.0], np.ones(50), 0.1)
+    point = operating_points.tpr_at_fpr([0.0, 1.0, 2.0], np.ones(50), 0.1)
     assert point.realised_fpr == 0 and point.tpr == pytest.approx(1 / 3)
 
 
@@ -434,17 +436,17 @@ def test_pooled_tpr_counts_over_people_and_bootstraps_people():
     rng = np.random.default_rng(0)
     members = [rng.normal(person, 1, 40) for person in range(5)]
     nonmembers = [rng.normal(0, 1, 100 + person) for person in range(5)]
-    point = metrics.pooled_tpr(1.5, members, nonmembers)
+    point = operating_points.pooled_tpr(1.5, members, nonmembers)
     assert point.tpr == np.mean(np.concatenate(members) >= 1.5)
     assert point.realised_fpr == np.mean(np.concatenate(nonmembers) >= 1.5)
     assert (point.n_domains, point.n_members, point.n_nonmembers) == (5, 200, 510)
     assert point.tpr_exact.low < point.tpr < point.tpr_exact.high
     # people differ a lot here, so the interval over people must be the wider one
     assert point.tpr_cluster.high - point.tpr_cluster.low > 2 * (point.tpr_exact.high - point.tpr_exact.low)
-    assert metrics.pooled_tpr(1.5, members[:1], nonmembers[:1]).tpr_cluster is None
-    assert point == metrics.pooled_tpr(1.5, members, nonmembers)
+    assert operating_points.pooled_tpr(1.5, members[:1], nonmembers[:1]).tpr_cluster is None
+    assert point == operating_points.pooled_tpr(1.5, members, nonmembers)
     with pytest.raises(ValueError, match="same people"):
-        metrics.pooled_tpr(1.5, members, nonmembers[1:])
+        operating_points.pooled_tpr(1.5, members, nonmembers[1:])
 
 
 # ---------------------------------------------------------------------------------------------- sets and images
@@ -507,14 +509,14 @@ def test_every_result_is_plain_json(m, n):
         metrics.roc(m, n),
         metrics.summary(m, n, n_resamples=50),
         metrics.summary(*perfect, n_resamples=50),
-        metrics.paired_auc_difference(m, n, m[::-1], n),
-        metrics.hierarchical_difference([(m, n)] * 2, [(m[::-1], n)] * 2, n_resamples=50),
-        metrics.hierarchical_mean([(m, n), perfect], n_resamples=50),
+        intervals.paired_auc_difference(m, n, m[::-1], n),
+        over_people.hierarchical_difference([(m, n)] * 2, [(m[::-1], n)] * 2, n_resamples=50),
+        over_people.hierarchical_mean([(m, n), perfect], n_resamples=50),
         metrics.set_evidence(m, n),
         metrics.histogram(m, n),
-        metrics.pooled_tpr(1.0, [m, m], [n, n], n_resamples=50),
-        metrics.frozen_tpr(n, [m], [n], 0.1),
-        metrics.frozen_tpr(n, [m], [n], 1e-9),
+        operating_points.pooled_tpr(1.0, [m, m], [n, n], n_resamples=50),
+        operating_points.frozen_tpr(n, [m], [n], 0.1),
+        operating_points.frozen_tpr(n, [m], [n], 1e-9),
         *metrics.most_exposed(m, m, n, n, top=3),
     ]
     for result in results:
@@ -532,7 +534,7 @@ def test_every_result_is_plain_json(m, n):
     ],
 )
 @pytest.mark.parametrize(
-    "measure", [metrics.auc, metrics.roc, metrics.delong_interval, metrics.set_evidence, metrics.summary]
+    "measure", [intervals.auc, metrics.roc, intervals.delong_interval, metrics.set_evidence, metrics.summary]
 )
 def test_bad_scores_are_refused_with_a_reason(measure, bad, message):
     for arguments, who in (((bad, [0.0, 1.0]), "member scores"), (([0.0, 1.0], bad), "non-member scores")):
@@ -544,10 +546,10 @@ def test_bad_scores_are_refused_with_a_reason(measure, bad, message):
 def test_bad_settings_are_refused_with_the_allowed_range():
     m, n = random_scores()
     with pytest.raises(ValueError, match=r"such as 0\.95; got 95"):
-        metrics.delong_interval(m, n, confidence=95)
+        intervals.delong_interval(m, n, confidence=95)
     with pytest.raises(ValueError, match=r"such as 0\.01; got 1"):
-        metrics.tpr_at_fpr(m, n, 1)
+        operating_points.tpr_at_fpr(m, n, 1)
     with pytest.raises(ValueError, match="5 of 4"):
-        metrics.binomial_interval(5, 4)
+        intervals.binomial_interval(5, 4)
     with pytest.raises(ValueError, match="at least 1"):
         metrics.histogram(m, n, bins=0)

@@ -19,7 +19,7 @@ from s2l.assets import ASSETS
 from s2l.config import preset
 from s2l.errors import UserError
 from s2l.figures import galleries
-from s2l.measure import metrics
+from s2l.measure import operating_points
 from s2l.model.diffusion import Runtime
 from s2l.pipeline import experiment
 from s2l.record import RunRecord
@@ -241,7 +241,8 @@ def test_attacks_with_frozen_thresholds_and_fitted_weights_say_so(result):
     record = copy.deepcopy(result.record)
     attack = record["attacks"]["loss"]
     nobody = np.random.default_rng(0).normal(size=150)
-    points = [asdict(metrics.frozen_tpr(nobody, [nobody[:20] + 3], [nobody[50:90]], fpr)) for fpr in (0.1, 0.001)]
+    members, held_out = [nobody[:20] + 3], [nobody[50:90]]
+    points = [asdict(operating_points.frozen_tpr(nobody, members, held_out, fpr)) for fpr in (0.1, 0.001)]
     attack["frozen"] = {"before": points, "after": points}
     attack["calibration"] = {"alpha": 0.7, "scales": [], "fitted_on": 7, "auc": 0.6}
     record["domain"]["n_calibration"] = [5, 150]

@@ -31,7 +31,8 @@ from s2l.data.photos import picture_files
 from s2l.errors import UserError
 from s2l.keys import file_hash, key_of
 from s2l.labs import default_lab, find_lab
-from s2l.measure.extraction import extract, second_opinions
+from s2l.measure.extraction import extract
+from s2l.measure.extraction_summary import second_opinions
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.memory import halving
 from s2l.pipeline import guidance, membership

@@ -256,7 +256,8 @@ def extract(
     base.check_folder(out)
     from s2l.cli import folders
     from s2l.figures import match_figure, png
-    from s2l.measure.extraction import efficiency, extraction_from_dict, gallery_pairs
+    from s2l.measure.extraction import extraction_from_dict, gallery_pairs
+    from s2l.measure.extraction_summary import efficiency
     from s2l.pipeline.guidance import generation_cost
     from s2l.store import write_json
 

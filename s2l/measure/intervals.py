@@ -9,7 +9,7 @@ Notation
 Which one to use
     one person or domain                        delong_interval, paired_auc_difference
     the same, without a normal approximation    bootstrap_interval, paired_bootstrap_difference
-    a claim about people in general             hierarchical_mean, hierarchical_difference
+    a claim about people in general             over_people.py
     a rate such as TPR at a given threshold     binomial_interval
     a mean over domains, such as a count        mean_interval
     a sample that shows no spread at all        constant_interval, where the others would have no width
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
@@ -55,16 +55,6 @@ class PairedDifference:
     per_domain: list[float] | None = None  # one difference a domain; None for a single domain
 
 
-@dataclass(frozen=True)
-class HierarchicalMean:
-    mean: float
-    low: float
-    high: float
-    method: str
-    confidence: float
-    per_domain: list[float]
-
-
 # ---------------------------------------------------------------------------------------------- validation
 
 
@@ -86,27 +76,23 @@ def check_scores(scores: Scores, name: str) -> np.ndarray:
     return array
 
 
+def check_pair(m: Scores, n: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of members (N,) and non-members (M,) as float64 arrays. Raises ValueError for what are no scores."""
+    return check_scores(m, "member scores"), check_scores(n, "non-member scores")
+
+
 def check_confidence(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is a fraction between 0 and 1, such as 0.95; got {confidence}")
     return float(confidence)
 
 
-def _check_paired(before: np.ndarray, after: np.ndarray, who: str) -> None:
+def check_paired(before: np.ndarray, after: np.ndarray, who: str) -> None:
     if len(before) != len(after):
         raise ValueError(
             f"a paired comparison scores the same {who} in the same order before and after; "
             f"got {len(before)} before and {len(after)} after"
         )
-
-
-def _check_domains(domains: Sequence[Pair], name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    if len(domains) == 0:
-        raise ValueError(f"{name} is empty; give one (member scores, non-member scores) pair a domain")
-    return [
-        (check_scores(m, f"{name}[{d}] members"), check_scores(n, f"{name}[{d}] non-members"))
-        for d, (m, n) in enumerate(domains)
-    ]
 
 
 # ---------------------------------------------------------------------------------------------- rates
@@ -175,7 +161,7 @@ def auc(m: Scores, n: Scores) -> float:
 
     Equals sklearn's roc_auc_score and the Mann-Whitney U / (N M). 0.5 is chance. ValueError for bad scores.
     """
-    m, n = check_scores(m, "member scores"), check_scores(n, "non-member scores")
+    m, n = check_pair(m, n)
     return float(_placements(m, n)[0].sum() / (len(m) * len(n)))
 
 
@@ -197,7 +183,7 @@ def _null_variance(theta: float, N: int, M: int) -> float:
     return theta * (1 - theta) * (1 + size * (1 - theta) / (2 - theta) + size * theta / (1 + theta)) / (N * M)
 
 
-def _newcombe_interval(estimate: float, N: int, M: int, confidence: float) -> Interval:
+def newcombe_interval(estimate: float, N: int, M: int, confidence: float) -> Interval:
     """Wilson-like score interval of an AUC (Newcombe 2006, part 2, method 5).
 
     Holds every theta whose *own* variance makes the estimate plausible, so it keeps a sensible width at
@@ -222,13 +208,13 @@ def delong_interval(m: Scores, n: Scores, confidence: float = 0.95) -> Interval:
     be. Perfect separation (AUC 0 or 1), all scores tied, or a single image in a group leave no variance to
     estimate: then `method` says so and the interval is Newcombe's score interval.
     """
-    m, n = check_scores(m, "member scores"), check_scores(n, "non-member scores")
+    m, n = check_pair(m, n)
     confidence = check_confidence(confidence)
     members_place, nonmembers_place = _placements(m, n)
     estimate = members_place.sum() / (len(m) * len(n))
     variance = _delong_variance(members_place, nonmembers_place)
     if variance == 0:
-        return _newcombe_interval(estimate, len(m), len(n), confidence)
+        return newcombe_interval(estimate, len(m), len(n), confidence)
     half_width = norm.ppf((1 + confidence) / 2) * math.sqrt(variance) / (estimate * (1 - estimate))  # delta method
     low, high = expit(logit(estimate) + np.array([-half_width, half_width]))
     return Interval(float(low), float(high), confidence, "DeLong (logit)")
@@ -240,7 +226,7 @@ def _draw_counts(rng: np.random.Generator, size: int, n_resamples: int) -> np.nd
     return np.bincount(picks.ravel(), minlength=n_resamples * size).reshape(n_resamples, size)
 
 
-def _resampled_aucs(rng: np.random.Generator, conditions: Sequence[Pair], n_resamples: int) -> np.ndarray:
+def resampled_aucs(rng: np.random.Generator, conditions: Sequence[Pair], n_resamples: int) -> np.ndarray:
     """(n_resamples, conditions): AUCs of stratified resamples; all conditions see the same drawn images.
 
     A resample only changes how often an image counts, never the order of the scores. So each condition is
@@ -267,12 +253,12 @@ def _resampled_aucs(rng: np.random.Generator, conditions: Sequence[Pair], n_resa
     return aucs
 
 
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+def percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def _bootstrap_p_value(differences: np.ndarray) -> float:
+def bootstrap_p_value(differences: np.ndarray) -> float:
     """Two-sided: the smallest 1 - confidence whose percentile interval excludes 0; at least 2 / (resamples + 1)."""
     one_sided = 1 + min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     return float(min(1.0, 2 * one_sided / (len(differences) + 1)))
@@ -285,12 +271,12 @@ def bootstrap_interval(
 
     Perfect separation gives AUC 1 in every resample; then Newcombe's interval stands in and `method` says so.
     """
-    m, n = check_scores(m, "member scores"), check_scores(n, "non-member scores")
+    m, n = check_pair(m, n)
     confidence = check_confidence(confidence)
-    aucs = _resampled_aucs(np.random.default_rng(seed), [(m, n)], n_resamples)[:, 0]
+    aucs = resampled_aucs(np.random.default_rng(seed), [(m, n)], n_resamples)[:, 0]
     if np.ptp(aucs) == 0:
-        return _newcombe_interval(auc(m, n), len(m), len(n), confidence)
-    return Interval(*_percentiles(aucs, confidence), confidence, f"stratified percentile bootstrap ({n_resamples})")
+        return newcombe_interval(auc(m, n), len(m), len(n), confidence)
+    return Interval(*percentiles(aucs, confidence), confidence, f"stratified percentile bootstrap ({n_resamples})")
 
 
 # ---------------------------------------------------------------------------------------------- a change of AUC
@@ -301,12 +287,12 @@ def _check_before_after(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     m_before, n_before = check_scores(m_before, "members before"), check_scores(n_before, "non-members before")
     m_after, n_after = check_scores(m_after, "members after"), check_scores(n_after, "non-members after")
-    _check_paired(m_before, m_after, "members")
-    _check_paired(n_before, n_after, "non-members")
+    check_paired(m_before, m_after, "members")
+    check_paired(n_before, n_after, "non-members")
     return m_before, n_before, m_after, n_after
 
 
-def _difference_without_variance(
+def difference_without_variance(
     m_before: np.ndarray, n_before: np.ndarray, m_after: np.ndarray, n_after: np.ndarray, confidence: float
 ) -> PairedDifference:
     """The change of AUC when the sample shows no variance of it: no pair changed its order, or all did alike.
@@ -323,8 +309,8 @@ def _difference_without_variance(
 
     # Newcombe's square-and-add: combine the two separate intervals, without credit for the pairing
     before, after = auc(m_before, n_before), auc(m_after, n_after)
-    interval_before = _newcombe_interval(before, N, M, confidence)
-    interval_after = _newcombe_interval(after, N, M, confidence)
+    interval_before = newcombe_interval(before, N, M, confidence)
+    interval_after = newcombe_interval(after, N, M, confidence)
     down = math.hypot(after - interval_after.low, interval_before.high - before)
     up = math.hypot(interval_after.high - after, before - interval_before.low)
     difference = after - before
@@ -352,7 +338,7 @@ def paired_auc_difference(
     difference = members_change.mean() / len(nonmembers_change)
     deviation = math.sqrt(_delong_variance(members_change, nonmembers_change))
     if deviation == 0:
-        return _difference_without_variance(*scores, confidence)
+        return difference_without_variance(*scores, confidence)
     half_width = norm.ppf((1 + confidence) / 2) * deviation
     return PairedDifference(
         difference=float(difference),
@@ -379,118 +365,11 @@ def paired_bootstrap_difference(
     """
     scores = _check_before_after(m_before, n_before, m_after, n_after)
     confidence = check_confidence(confidence)
-    aucs = _resampled_aucs(np.random.default_rng(seed), [scores[:2], scores[2:]], n_resamples)
+    aucs = resampled_aucs(np.random.default_rng(seed), [scores[:2], scores[2:]], n_resamples)
     differences = aucs[:, 1] - aucs[:, 0]
     if np.ptp(differences) == 0:
-        return _difference_without_variance(*scores, confidence)
-    low, high = _percentiles(differences, confidence)
+        return difference_without_variance(*scores, confidence)
+    low, high = percentiles(differences, confidence)
     method = f"paired percentile bootstrap ({n_resamples})"
     difference = auc(*scores[2:]) - auc(*scores[:2])
-    return PairedDifference(difference, low, high, _bootstrap_p_value(differences), method, confidence)
-
-
-# ---------------------------------------------------------------------------------------------- many domains
-
-
-def _hierarchical_resamples(domains: Sequence[Sequence[Pair]], n_resamples: int, seed: int) -> np.ndarray:
-    """(n_resamples, conditions): mean AUC over domains drawn with replacement, images redrawn within each.
-
-    domains[d] is the list of conditions of domain d: [(m, n)], or [(m, n) before, (m, n) after]. A domain that
-    is drawn twice gets two independent draws of its images (Davison & Hinkley 1997, section 3.8).
-    """
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(domains), size=(n_resamples, len(domains)))
-    aucs = np.empty((*drawn.shape, len(domains[0])))
-    for d, conditions in enumerate(domains):
-        slots = drawn == d
-        aucs[slots] = _resampled_aucs(rng, conditions, int(slots.sum()))
-    return aucs.mean(axis=1)
-
-
-def _hierarchical_method(n_domains: int, n_resamples: int) -> str:
-    if n_domains == 1:
-        return f"percentile bootstrap over images of 1 domain ({n_resamples}); says nothing about other domains"
-    return f"hierarchical percentile bootstrap over {n_domains} domains, then images ({n_resamples})"
-
-
-def hierarchical_mean(
-    domains: Sequence[Pair], n_resamples: int = 2000, seed: int = 0, confidence: float = 0.95
-) -> HierarchicalMean:
-    """Mean AUC over domains, domains[d] = (m (N_d,), n (M_d,)), each domain weighing the same.
-
-    The interval speaks of *domains like these*, not only of these: it resamples domains, then images. Where every
-    resample gives the same (AUC 1 for everybody), `method` names what stands in.
-    """
-    domains = _check_domains(domains, "domains")
-    confidence = check_confidence(confidence)
-    per_domain = [auc(m, n) for m, n in domains]
-    resampled = _hierarchical_resamples([[pair] for pair in domains], n_resamples, seed)[:, 0]
-    mean, method = float(np.mean(per_domain)), _hierarchical_method(len(domains), n_resamples)
-    low, high = _percentiles(resampled, confidence)
-    if np.ptp(resampled) == 0:
-        if len(domains) == 1:
-            found = _newcombe_interval(mean, len(domains[0][0]), len(domains[0][1]), confidence)
-        else:
-            found = constant_interval(mean, len(domains), 0, 1, confidence, "domains")
-        low, high, method = found.low, found.high, found.method
-    return HierarchicalMean(mean, low, high, method, confidence, per_domain)
-
-
-def _hierarchical_difference_without_variance(
-    before: Sequence[Pair], after: Sequence[Pair], per_domain: list[float], confidence: float
-) -> PairedDifference:
-    """The mean change of AUC when every domain shows the same one and no resample another."""
-    if len(before) == 1:
-        (m0, n0), (m1, n1) = before[0], after[0]
-        found = _difference_without_variance(np.asarray(m0), np.asarray(n0), np.asarray(m1), np.asarray(n1), confidence)
-    elif all(np.array_equal(x, y) for b, a in zip(before, after, strict=True) for x, y in zip(b, a, strict=True)):
-        found = PairedDifference(0.0, 0.0, 0.0, 1.0, "identical scores before and after", confidence)
-    else:
-        n, value = len(per_domain), float(np.mean(per_domain))
-        same = constant_interval(value, n, -1, 1, confidence, "domains")
-        p_value = (1 + abs(value)) ** -n  # of the widest interval that ends at 0
-        found = PairedDifference(value, same.low, same.high, p_value, same.method, confidence)
-    return replace(found, per_domain=per_domain)
-
-
-def hierarchical_difference(
-    before: Sequence[Pair],
-    after: Sequence[Pair],
-    n_resamples: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> PairedDifference:
-    """Mean over domains of AUC after minus AUC before; before[d] and after[d] = (m (N_d,), n (M_d,)), same images.
-
-    Interval and two-sided p-value by a hierarchical bootstrap: domains with replacement, then within each drawn
-    domain images with replacement, each with both of its scores. `per_domain` lists the differences.
-
-    Two errors pull against each other: domains alone already carry the images' noise, so resampling images as
-    well widens the interval, while few domains narrow it. Measured at 95 % (results/coverage.json): cautious, 96 to
-    99 % coverage, where domains are alike; 92 % with 10 domains that gain very differently. A domain at AUC 1 shows
-    no spread and is taken at its word, unless all of them do: then `method` names what stands in.
-    """
-    before, after = _check_domains(before, "before"), _check_domains(after, "after")
-    confidence = check_confidence(confidence)
-    if len(before) != len(after):
-        raise ValueError(f"need the same domains before and after; got {len(before)} before and {len(after)} after")
-    for d, ((m_before, n_before), (m_after, n_after)) in enumerate(zip(before, after, strict=True)):
-        _check_paired(m_before, m_after, f"members of domain {d}")
-        _check_paired(n_before, n_after, f"non-members of domain {d}")
-
-    per_domain = [auc(*pair_after) - auc(*pair_before) for pair_before, pair_after in zip(before, after, strict=True)]
-    resampled = _hierarchical_resamples(list(zip(before, after, strict=True)), n_resamples, seed)
-    # rounding: means of equal numbers must differ by exactly 0, or the p-value of "no change" would not be 1
-    differences = np.round(resampled[:, 1] - resampled[:, 0], 12)
-    if np.ptp(differences) == 0:
-        return _hierarchical_difference_without_variance(before, after, per_domain, confidence)
-    low, high = _percentiles(differences, confidence)
-    return PairedDifference(
-        difference=float(np.mean(per_domain)),
-        low=low,
-        high=high,
-        p_value=_bootstrap_p_value(differences),
-        method=_hierarchical_method(len(before), n_resamples),
-        confidence=confidence,
-        per_domain=per_domain,
-    )
+    return PairedDifference(difference, low, high, bootstrap_p_value(differences), method, confidence)

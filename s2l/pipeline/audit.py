@@ -16,9 +16,9 @@ from s2l.data.domain import Domain, MembershipSplit
 from s2l.measure.blind import EDGE, MIN_SIZE, blind_clusters, score_blind
 from s2l.measure.control import blind_control
 from s2l.measure.distances import Images
-from s2l.measure.extraction import (
+from s2l.measure.extraction import extract
+from s2l.measure.extraction_summary import (
     efficiency,
-    extract,
     extraction_curve,
     paired_extraction,
     reconstruction_floor,

@@ -16,6 +16,7 @@ from s2l.config import AuditConfig
 from s2l.data.domain import Domain
 from s2l.errors import UserError
 from s2l.measure import intervals, metrics
+from s2l.measure.operating_points import frozen_tpr
 from s2l.pipeline import identity
 from s2l.pipeline import stages as declared
 from s2l.pipeline.stages import Stages
@@ -125,9 +126,8 @@ def score_attacks(
 def _frozen(calibration_nonmembers: np.ndarray, test: Pair, confidence: float) -> list[dict]:
     """TPR and FPR of the test part at thresholds that the calibration part froze, one per FPR."""
     members, nonmembers = test
-    return [
-        asdict(metrics.frozen_tpr(calibration_nonmembers, [members], [nonmembers], fpr, confidence)) for fpr in FPRS
-    ]
+    points = (frozen_tpr(calibration_nonmembers, [members], [nonmembers], fpr, confidence) for fpr in FPRS)
+    return [asdict(point) for point in points]
 
 
 def _pair(scores: np.ndarray, domain: Domain) -> Pair:

@@ -19,8 +19,9 @@ from s2l.config import LAB, RunConfig, preset
 from s2l.errors import UserError, unknown
 from s2l.finetune import FINETUNERS, legal_combinations
 from s2l.labs import default_lab
-from s2l.measure.intervals import hierarchical_difference, hierarchical_mean, mean_interval
-from s2l.measure.metrics import frozen_tpr
+from s2l.measure.intervals import mean_interval
+from s2l.measure.operating_points import frozen_tpr
+from s2l.measure.over_people import hierarchical_difference, hierarchical_mean
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.pipeline import identity
 from s2l.pipeline.experiment import calibration_people, run

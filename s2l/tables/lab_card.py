@@ -26,7 +26,8 @@ from s2l.labs import Lab, find_lab
 from s2l.measure.control import blind_control
 from s2l.measure.distances import paired_l2
 from s2l.measure.extraction import extract
-from s2l.measure.intervals import auc, hierarchical_mean
+from s2l.measure.intervals import auc
+from s2l.measure.over_people import hierarchical_mean
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
 

@@ -17,7 +17,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageFilter
 
-from s2l.worlds.portraits import HAIR_STYLES, RESOLUTION, Identity, Photo, draw, identity, photo
+from s2l.worlds.drawing import draw
+from s2l.worlds.portraits import HAIR_STYLES, RESOLUTION, Identity, Photo, identity, photo
 
 CELEBRITY_NAMES = (
     "Mira Solwyn", "Taro Quillan", "Oona Brask", "Felix Marrow", "Zadie Plume", "Bruno Kestle",

@@ -20,7 +20,7 @@ import pytest
 import scipy
 from scipy.stats import binom, norm
 
-from s2l.measure import metrics
+from s2l.measure import intervals, metrics, operating_points, over_people
 
 RESULT = Path(__file__).resolve().parents[2] / "results" / "coverage.json"
 CONFIDENCE = 0.95
@@ -85,7 +85,7 @@ def cover_paired(n_datasets: int) -> dict:
     for before, after in ((0.55, 0.55), (0.55, 0.60), (0.70, 0.75), (0.90, 0.95)):
         rng = np.random.default_rng(2)
         x = norm.ppf([before, after])
-        changes = [metrics.paired_auc_difference(*draw_before_after(rng, *x)) for _ in range(n_datasets)]
+        changes = [intervals.paired_auc_difference(*draw_before_after(rng, *x)) for _ in range(n_datasets)]
         figures[f"{before} -> {after}"] = {
             "coverage": share([c.low <= after - before <= c.high for c in changes]),
             "rejections_at_0.05": share([c.p_value < 0.05 for c in changes]),
@@ -98,7 +98,7 @@ def cover_binomial() -> dict:
     for trials in (50, 100, 400):
         low, high = np.array([
             (interval.low, interval.high)
-            for interval in (metrics.binomial_interval(k, trials, CONFIDENCE) for k in range(trials + 1))
+            for interval in (intervals.binomial_interval(k, trials, CONFIDENCE) for k in range(trials + 1))
         ]).T  # fmt: skip
         rates = np.linspace(0.001, 0.999, 999)[:, None]
         covered = ((low <= rates) & (rates <= high)) * binom.pmf(np.arange(trials + 1), trials, rates)
@@ -113,15 +113,15 @@ def cover_binomial() -> dict:
 def cover_tpr(n_datasets: int, M: int, frozen: bool, true_auc: float = 0.8, target: float = 0.01) -> dict:
     rng = np.random.default_rng(3)
     shift = math.sqrt(2) * norm.ppf(true_auc)
-    threshold = metrics.threshold_for_fpr(rng.normal(0, 1, M), target)
+    threshold = operating_points.threshold_for_fpr(rng.normal(0, 1, M), target)
     truth = norm.sf((threshold if frozen else norm.isf(target)) - shift)
     covered = []
     for _ in range(n_datasets):
         m, n = draw(rng, true_auc, 400, M)
         if frozen:
-            interval = metrics.binomial_interval(int((m >= threshold).sum()), len(m))
+            interval = intervals.binomial_interval(int((m >= threshold).sum()), len(m))
         else:
-            interval = metrics.tpr_at_fpr(m, n, target)
+            interval = operating_points.tpr_at_fpr(m, n, target)
         covered.append(interval.low <= truth <= interval.high)
     return share(covered) | {"true_tpr": round(float(truth), 4)}
 
@@ -141,7 +141,7 @@ def cover_hierarchical(n_datasets: int, n_domains: int, images: int, gain: float
             m0, n0, m1, n1 = draw_before_after(rng, x, x + rng.normal(gain, gain_sd), images)
             before.append((m0, n0))
             after.append((m1, n1))
-        changes.append(metrics.hierarchical_difference(before, after, n_resamples=1000, seed=repeat))
+        changes.append(over_people.hierarchical_difference(before, after, n_resamples=1000, seed=repeat))
     ideal = 2 * norm.ppf(0.975) * np.std([c.difference for c in changes], ddof=1)
     return {
         "n_domains": n_domains,
@@ -172,8 +172,8 @@ def simulate(path: Path | None = None) -> dict:
         (10, 400, 0.1, 0.05),
     ]
     figures = {
-        "delong": cover_auc(metrics.delong_interval, 4000, AUCS),
-        "bootstrap": cover_auc(lambda m, n: metrics.bootstrap_interval(m, n, 1000), 500, AUCS),
+        "delong": cover_auc(intervals.delong_interval, 4000, AUCS),
+        "bootstrap": cover_auc(lambda m, n: intervals.bootstrap_interval(m, n, 1000), 500, AUCS),
         "paired_delong": cover_paired(4000),
         "binomial": cover_binomial(),
         "tpr_at_fpr": {f"{M} non-members": cover_tpr(4000, M, frozen=False) for M in (100, 400, 4000)},
