@@ -322,13 +322,28 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_are_finite_float32_one_an_image(name, random_model, contract):
+def test_scores_are_finite_float32_one_per_image(name, random_model, contract):
     query, runs = contract
     scores = attacks.run_attack(name, random_model, query.part(slice(0, 5)), CONFIG)
     assert scores.shape == (5,) and scores.dtype == torch.float32 and scores.isfinite().all()
     columns = runs[7][name]
     assert columns.shape == (7, max(1, len(ATTACKS[name].components))) and columns.dtype == torch.float32
     assert len(columns[:, 0].unique()) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_attack_leaves_the_weights_and_the_global_chance_as_they_were(name, random_model, contract):
+    query, _ = contract
+
+    def state() -> list[torch.Tensor]:
+        modules = (random_model.unet, random_model.vae, random_model.text_encoder)
+        return [tensor.clone() for module in modules for tensor in module.state_dict().values()] + [
+            torch.get_rng_state()
+        ]
+
+    before = state()
+    attacks.run_attack(name, random_model, query.part(slice(0, 2)), CONFIG)
+    assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,6 +21,12 @@ from s2l.store import Store
 
 NAME = "Mira Solwyn"
 CPU = Runtime(device="cpu", dtype="float32", batch_size=4)
+SMALL = {
+    "sp_set": {"set_size": 2, "sampler": {"num_inference_steps": 2}},
+    "finetune": {"max_train_steps": 2, "train_batch_size": 2},
+    "audit": {"attacks": ["loss"]},
+    "extraction": {"n_generations": 2, "sampler": {"num_inference_steps": 2}},
+}
 
 
 def numbers(record: dict) -> dict:
@@ -58,6 +64,14 @@ def test_second_run_is_entirely_from_the_cache(tiny_lab, store, config):
     stages = {k: v for k, v in second.record["stages"].items() if k != "total"}
     assert all(stage["cached"] for stage in stages.values()), stages
     assert all(event.info.get("cached") for event in events)
+
+
+def test_runs_in_one_process_do_not_influence_each_other(tiny_lab, tmp_path):
+    domains = ({"name": name, "n_members": 2, "n_nonmembers": 2} for name in (NAME, "Taro Quillan"))
+    config, other = (preset("quick", domain, **SMALL) for domain in domains)
+    first = numbers(run(config, Store(tmp_path / "first"), CPU).record)
+    run(other, Store(tmp_path / "other"), CPU)
+    assert numbers(run(config, Store(tmp_path / "again"), CPU).record) == first
 
 
 def test_a_new_attack_reuses_the_fine_tuned_weights(tiny_lab, store, config):
