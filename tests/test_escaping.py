@@ -110,6 +110,11 @@ class Scene:
         return Result(record, self.result.store)
 
     @property
+    def short_table(self) -> dict:
+        """A table of one row, which has no plot."""
+        return called(read_json(ROOT / "results" / "attacks.json"), self.text)
+
+    @property
     def reference(self) -> Result:
         """A run whose photos the model was never trained on."""
         domain = self.result.record["domain"]
@@ -252,6 +257,7 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "extraction.draw question": lambda s: shown_by(extraction.draw(s.tabs.extraction, s.result, {})),
     "extraction.draw unknown": lambda s: shown_by(extraction.draw(s.tabs.extraction, s.unknown, {})),
     "compare.our_table": lambda s: compare.our_table("tokens", s.table),
+    "compare.our_table of one row": lambda s: compare.our_table("attacks", s.short_table),
     "compare.tables_html": lambda s: compare.tables_html(s.tables),
     "compare.sides_html": lambda s: compare.sides_html(s.result, s.other),
     "report.loss_html": lambda s: report.loss_html(s.result),
