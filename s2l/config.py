@@ -1,4 +1,4 @@
-"""Frozen settings, one model a stage. A run is decided by them and nothing else.
+"""Frozen settings, one class per stage. They alone decide what a run computes.
 
 They round-trip through JSON, and `keys.key_of` turns them into the name under which a stage's result
 is cached. What only changes speed (device, batch sizes of inference) is *not* here: see `Runtime`
@@ -66,21 +66,23 @@ class PromptPart(Settings):
 
 
 class DomainConfig(Settings):
-    """Whose photos are at stake, and which of them the attacks are judged on.
+    """Whose photos may leak, and which of them the attacks are judged on.
 
     For the lab a name is enough. For a checkpoint of your own give folders: `members` and
     `nonmembers` (images, optional captions.jsonl). Without folders there is no ROC.
     """
 
-    name: str = Field(title="Person", description="Whom to target: a name of `domains`, or your own.")
+    name: str = Field(title="Person", description="Person whose photos may leak: a name from `domains`, or your own.")
     members: str | None = Field(
-        None, title="Members", description="Photos it was trained on: a folder, or a .jsonl/.parquet list."
+        None, title="Members", description="Photos the model was trained on: a folder, or a .jsonl/.parquet list."
     )
     nonmembers: str | None = Field(
-        None, title="Held-out folder", description="Photos of the same source that it was not, likewise."
+        None,
+        title="Held-out folder",
+        description="Photos of the same source, not used in training: a folder or a list.",
     )
     n_members: int | None = Field(
-        None, ge=1, le=MAX_IMAGES, title="Number of members", description="Use so many members; default: all."
+        None, ge=1, le=MAX_IMAGES, title="Number of members", description="Number of members to use; default: all."
     )
     # The lab's supply of held-out photos is unlimited.
     n_nonmembers: int = Field(
@@ -89,9 +91,9 @@ class DomainConfig(Settings):
     )  # fmt: skip
     calibration_share: float = Field(
         0.0, ge=0, lt=1, title="Calibration share",
-        description="Share of both folders to set aside, to freeze thresholds and weights on.",
+        description="Share of members and held-out photos set aside to choose thresholds and weights.",
     )  # fmt: skip
-    seed: int = Field(0, title="Seed", description="Seed of the choice of photos.")
+    seed: int = Field(0, title="Seed", description="Seed for choosing the photos.")
 
     @field_validator("name")
     @classmethod
@@ -102,9 +104,9 @@ class DomainConfig(Settings):
 class SamplerConfig(Settings):
     """How pictures are generated. Field names as in diffusers."""
 
-    scheduler: Literal["ddim", "dpmsolver"] = Field("dpmsolver", title="Sampler", description="Kind of sampler.")
+    scheduler: Literal["ddim", "dpmsolver"] = Field("dpmsolver", title="Sampler", description="Sampling algorithm.")
     num_inference_steps: int = Field(
-        20, ge=1, le=1000, title="Sampler steps", description="Steps of the sampler.",
+        20, ge=1, le=1000, title="Sampler steps", description="Number of sampler steps.",
         json_schema_extra={"app_max": 100},
     )  # fmt: skip
     guidance_scale: float = Field(3.0, ge=0, le=50, title="Guidance", description="Guidance scale of the sampler.")
@@ -114,7 +116,7 @@ class SamplerConfig(Settings):
 
 
 class SPSetConfig(Settings):
-    """The synthetic private set: prompts in a weighted mix, one seed an image."""
+    """The synthetic private set: prompts in a weighted mix, one seed per picture."""
 
     prompts: tuple[PromptPart, ...] = Field(
         (
@@ -122,10 +124,10 @@ class SPSetConfig(Settings):
             PromptPart(template="a face of {name}", weight=0.3),
         ),
         title="Prompts",
-        description="Prompt of the SP set; {name} stands for the domain.",
+        description="Prompt for the SP set; {name} stands for the person's name.",
     )
     suffix: str = Field(
-        "", max_length=MAX_PROMPT_CHARACTERS, title="Suffix", description="Words that go behind every prompt."
+        "", max_length=MAX_PROMPT_CHARACTERS, title="Suffix", description="Words added to the end of every prompt."
     )
     set_size: int = Field(
         128, ge=1, le=MAX_IMAGES, title="Set size", description="Number of pictures in the SP set.",
@@ -144,8 +146,8 @@ METHOD_ALIASES = {
     "end2end": "end_to_end", "noise": "gaussian_noise",
 }  # fmt: skip
 
-# {method: its settings} as they stood side by side in one section before each method had a class of its own. Frozen:
-# it reads old files, and short forms such as preset("demo", name, finetune={"rank": 16}).
+# {method: names of its settings}. Older files list the settings of all methods side by side in one section. Frozen: it
+# is what reads those files, and short forms such as preset("demo", name, finetune={"rank": 16}).
 FLAT_SETTINGS: dict[str, tuple[str, ...]] = {
     "lora": ("rank", "lora_alpha", "target_modules"),
     "textual_inversion": ("num_vectors", "placeholder_token", "initializer_token"),
@@ -165,13 +167,13 @@ class FineTuneConfig(Settings):
     )
     settings: dict[str, dict] = {}
     learning_rate: float | None = Field(
-        None, gt=0, le=1, title="Learning rate", description="Learning rate; default: each method's own."
+        None, gt=0, le=1, title="Learning rate", description="Learning rate; the default depends on the method."
     )
     max_train_steps: int = Field(
         200, ge=0, le=1_000_000, title="Steps", description="Training steps.", json_schema_extra={"app_max": 5000}
     )
     train_batch_size: int = Field(
-        8, ge=1, le=4096, title="Batch size", description="Pictures per training step, of all processes together.",
+        8, ge=1, le=4096, title="Batch size", description="Pictures per training step, over all processes.",
         json_schema_extra={"app_max": 64},
     )  # fmt: skip
     gradient_accumulation_steps: int = Field(
@@ -180,23 +182,23 @@ class FineTuneConfig(Settings):
     lr_scheduler: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
     ] = Field("constant", title="Schedule", description="How the learning rate changes.")  # fmt: skip
-    lr_warmup_steps: int = Field(0, ge=0, title="Warm-up steps", description="Steps until the full learning rate.")
-    max_grad_norm: float = Field(1.0, gt=0, title="Gradient norm", description="Longer gradients are shortened to it.")
+    lr_warmup_steps: int = Field(0, ge=0, title="Warm-up steps", description="Steps until the learning rate is full.")
+    max_grad_norm: float = Field(1.0, gt=0, title="Gradient norm", description="Longer gradients are scaled down.")
     weight_decay: float = Field(1e-2, ge=0, title="Weight decay", description="Weight decay of AdamW.")
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, title="EMA decay", description="Averaging of the trained weights; 0: none."
+        0.0, ge=0, lt=1, title="EMA decay", description="Decay of the average of the trained weights; 0: no averaging."
     )
     seed: int = Field(
         0, ge=0, title="Seed", description="Seed of the training.", json_schema_extra={"app_max": MAX_APP_SEED}
     )
     train_text_encoder: bool = Field(
-        False, title="Train the text encoder too", description="Of end_to_end, dreambooth alone, and lora."
+        False, title="Train the text encoder too", description="For end_to_end, lora, and dreambooth on its own."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, values):
-        """Move settings in the flat spelling to their methods; what a whole record says of other methods is dropped."""
+        """Move flat settings to their methods; a full record's settings of methods that are not used are dropped."""
         if not isinstance(values, dict):
             return values
         given = {name for names in FLAT_SETTINGS.values() for name in names if name in values}
@@ -204,8 +206,8 @@ class FineTuneConfig(Settings):
         methods = values.get("methods", cls.model_fields["methods"].default)
         kinds = isinstance(settings, dict) and all(isinstance(own, dict) for own in settings.values())
         if not given or not kinds or not isinstance(methods, list | tuple):
-            return values  # what has the wrong kind is named by its own field
-        whole = all(given.intersection(names) for names in FLAT_SETTINGS.values())  # records spelt every method's
+            return values  # a value of the wrong type is reported by its own field
+        whole = all(given.intersection(names) for names in FLAT_SETTINGS.values())  # full records list every method's
         methods = [METHOD_ALIASES.get(str(m), m) for m in methods]
         settings = {method: dict(own) for method, own in settings.items()}
         for method, names in FLAT_SETTINGS.items():
@@ -226,7 +228,7 @@ class FineTuneConfig(Settings):
     @field_validator("settings")
     @classmethod
     def _of_a_method_that_is_used(cls, value: dict[str, dict], info: ValidationInfo) -> dict[str, dict]:
-        methods = info.data.get("methods")  # absent when they were wrong themselves
+        methods = info.data.get("methods")  # absent if they were invalid themselves
         for name, own in value.items():
             if own and methods is not None and name not in methods:
                 raise ValueError(
@@ -244,11 +246,11 @@ class AuditConfig(Settings):
         description="Attacks, separated by commas (see `attacks`); default: secmi,loss.",
     )  # fmt: skip
     settings: dict[str, dict] = {}
-    confidence: float = Field(0.95, gt=0.5, lt=1, title="Confidence", description="Confidence of the intervals.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, title="Confidence", description="Confidence level of the intervals.")
     seed: int = Field(0, ge=0, title="Seed", description="Seed of the noise, which is drawn per image index.")
     # Frozen on calibration people.
     shake_weight: float = Field(
-        0.8, ge=0, le=1, title="Shake weight", description="Weight of the shaken model as a reference."
+        0.8, ge=0, le=1, title="Shake weight", description="Weight of the fine-tuned model as a reference."
     )
 
 
@@ -259,42 +261,45 @@ class ExtractionConfig(Settings):
         (PromptPart(template="a photo of {name}"),), title="Prompts", description="Prompts of the generations."
     )
     n_generations: int = Field(
-        256, ge=1, le=MAX_IMAGES, title="Generations", description="Generations to search, before and after each.",
+        256, ge=1, le=MAX_IMAGES, title="Generations", description="Number of generations to search, from each model.",
         json_schema_extra={"app_max": 2000},
     )  # fmt: skip
     sampler: SamplerConfig = SamplerConfig()
     delta: float = Field(
         0.1, gt=0, le=1, title="Extracted when l2 is at most",
-        description="l2 within which a training photo counts as extracted.",
+        description="Largest l2 distance at which a training photo counts as extracted.",
     )  # fmt: skip
-    k: int = Field(10, ge=1, title="Eidetic k", description="Most training photos that near, for an eidetic one.")
+    k: int = Field(
+        10, ge=1, title="Eidetic k",
+        description="An extracted photo is eidetic if at most k training photos, repeats counted, are as close to it.",
+    )  # fmt: skip
     # Far from the SP set's seeds: an SP image must not be "extracted" again.
     seed: int = Field(500_000, ge=0, title="First seed", description="Seed of the first picture; the others follow.")
     seed_pool: int | None = Field(
         None, ge=2, le=MAX_IMAGES, title="Seed pool",
-        description="Look at so many seeds (2 UNet evaluations each) and denoise the promising ones.",
+        description="Number of seeds to screen (2 UNet evaluations each); only the most promising are denoised.",
     )  # fmt: skip
     guidance_w: float | None = Field(
         None, ge=0, le=50, title="Guidance towards the change",
-        description="After: follow base + w (tuned - base), at twice the cost. FineXtract: w = 5.",
+        description="After fine-tuning, sample with base + w (tuned - base), at twice the cost. FineXtract: w = 5.",
     )  # fmt: skip
 
     @field_validator("seed_pool")
     @classmethod
     def _more_than_are_drawn(cls, value: int | None, info: ValidationInfo) -> int | None:
-        drawn = info.data.get("n_generations")  # absent when it was wrong itself
-        if value is not None and drawn is not None and value <= drawn:
-            raise ValueError(f"the pool must hold more seeds than the {drawn:,} generations that are chosen from it")
+        generations = info.data.get("n_generations")  # absent if it was invalid itself
+        if value is not None and generations is not None and value <= generations:
+            raise ValueError(f"the pool must hold more seeds than the {generations:,} generations chosen from it")
         return value
 
     @property
     def pool_size(self) -> int:
-        """How many seeds are looked at: from `seed` on, one after the other."""
+        """How many seeds are screened: consecutive ones, starting at `seed`."""
         return self.seed_pool or self.n_generations
 
 
 class RunConfig(Settings):
-    """The whole path: target -> SP set -> fine-tuning -> attacks before and after."""
+    """Everything from the SP set to the report: SP set -> fine-tuning -> attacks before and after."""
 
     model: str = Field(LAB, title="Model", description=MODEL_HELP)
     preset: str = Field("demo", title="Preset", description="Sizes and settings to start from.")
@@ -314,10 +319,10 @@ class RunConfig(Settings):
 
 
 class AuditRunConfig(Settings):
-    """Judging a model that was fine-tuned elsewhere. `tuned` is a folder of `finetune`, or a whole checkpoint."""
+    """An audit of a model that was fine-tuned elsewhere; `tuned` is a folder from `finetune`, or a whole checkpoint."""
 
     model: str = Field(LAB, title="Model", description=MODEL_HELP)
-    tuned: str = Field(title="Fine-tuned model", description="Folder of `finetune`: judge this model.")
+    tuned: str = Field(title="Fine-tuned model", description="Fine-tuned model: a folder from `finetune`.")
     preset: str = Field("demo", title="Preset", description="Sizes and settings to start from.")
     domain: DomainConfig
     audit: AuditConfig = AuditConfig()
@@ -326,7 +331,7 @@ class AuditRunConfig(Settings):
 
 # The sizes of `demo` are frozen in docs/lab.md; speed targets refer to exactly that work.
 PRESETS: dict[str, dict] = {
-    # Seconds on a tiny model: for tests and for a first look.
+    # Takes seconds on a tiny model: for tests and a first look.
     "quick": {
         "domain": {"n_members": 12, "n_nonmembers": 12},
         "sp_set": {"set_size": 8, "sampler": {"num_inference_steps": 4, "guidance_scale": 1.0}},
@@ -334,7 +339,7 @@ PRESETS: dict[str, dict] = {
         "audit": {"settings": {"secmi": {"t": 100}}},
         "extraction": {"n_generations": 8, "sampler": {"num_inference_steps": 4}},
     },
-    # A live run in class: minutes on two cores.
+    # A live run in class: takes minutes on two cores.
     "demo": {
         "domain": {"n_nonmembers": 120},
         # Unguided pictures are what the model has *learnt*; see docs/lab.md, the search on calibration people.
@@ -351,7 +356,7 @@ PRESETS: dict[str, dict] = {
                 {"template": "photo of {name}", "weight": 0.7},
                 {"template": "face of {name}", "weight": 0.3},
             ],
-            # The published script's words; it draws the template once a person, here every image draws its own.
+            # The published script's words. The script draws one template per person; here every picture draws its own.
             "suffix": ", dslr, ultra quality, sharp focus, tack sharp, dof, film grain, Fujifilm XT3, crystal clear, "
             "8K UHD",
             "set_size": 5000,
@@ -373,7 +378,7 @@ PRESETS: dict[str, dict] = {
 
 
 def merged(base: dict, over: dict) -> dict:
-    """`over` on top of `base`, section by section; a None in `over` means: not given."""
+    """`over` on top of `base`, section by section; None in `over` means: not given."""
     result = dict(base)
     for name, value in over.items():
         if isinstance(value, dict):
@@ -396,7 +401,7 @@ def preset(name: str, domain: str | dict, **overrides) -> RunConfig:
 
 
 def checked(kind: type[Settings], values: dict):
-    """Build a settings model; pydantic's report becomes one sentence a person can act on."""
+    """Build a settings model; pydantic's report becomes one sentence that people can act on."""
     from pydantic import ValidationError
 
     try:
@@ -404,7 +409,7 @@ def checked(kind: type[Settings], values: dict):
     except ValidationError as error:
         first = error.errors()[0]
         reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        if not first["loc"]:  # several fields do not go together
+        if not first["loc"]:  # several fields contradict each other
             raise UserError(reason) from None
         field = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{reason} (given: {str(first.get('input'))[:80]!r})", field) from None

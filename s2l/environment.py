@@ -1,7 +1,7 @@
 """The environment variables that the program reads, each declared once. Loads no torch.
 
-A value that makes no sense is one sentence at the start, instead of a surprise in the middle of a lesson. Read anew
-every time, so that a test or a notebook may change one. Those of a server are in jobs/limits.py.
+An invalid value is reported in one sentence at the start, not in the middle of a lesson. They are read each time they
+are needed, so that a test or a notebook may change one. Those of a server are in jobs/limits.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from s2l.errors import UserError
 
 PREFIX = "S2L_"
 
-# An opt-in: only "1" counts, so that a typing error opens nothing.
+# An opt-in: only "1" counts, so that a typing error never switches anything on.
 Switch = Annotated[bool, BeforeValidator(lambda value: value in (True, "1"))]
 
 

@@ -1,4 +1,4 @@
-"""What is said to somebody whose input was wrong."""
+"""Errors about wrong input, as one sentence that says what is allowed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class UserError(ValueError):
     """The input was wrong; the message says what is allowed. The command line exits with code 2.
 
     `field` is the path of the setting at fault ("sp_set.set_size"), if it is one; `reason` is the message without it.
-    Whoever took the input replaces the path by their own word for it: an option, or the label of a form row.
+    Whoever took the input replaces the path by the name it has there: an option, or the label of a form row.
     """
 
     def __init__(self, reason: str, field: str | None = None):

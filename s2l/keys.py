@@ -12,7 +12,7 @@ from pydantic import BaseModel
 def key_of(*parts) -> str:
     """sha256 over settings, strings and numbers, as 24 hex digits: the name of a cached result.
 
-    A field that is None is absent: a setting or a section that was added since changes no key as long as it is off.
+    A field that is None counts as absent: a setting or section that is added later changes no key while it is off.
     """
 
     def plain(part):

@@ -1,6 +1,6 @@
 """The options of `python -m s2l run` and `audit`, as a table: from options to a RunConfig and back.
 
-Back matters as much: every report ends with the command that reproduces it, and that command is
+The way back matters as much: every report ends with the command that reproduces it, and that command is
 checked here by building the run again and comparing.
 """
 
@@ -42,7 +42,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "guidance-w": ("extraction.guidance_w",),
     "seed": ("domain.seed", "sp_set.seed", "finetune.seed", "audit.seed", "extraction.seed"),
 }
-# Of a stage command, or told apart from the others: for error messages alone.
+# Options that only some commands have. They are listed for error messages only.
 OTHER_FIELDS = {"domain": ("domain.name",), "delta": ("extraction.delta",), "k": ("extraction.k",)}
 
 
@@ -66,7 +66,7 @@ def declaration(path: str) -> FieldInfo:
 
 
 def help_of(option: str) -> str:
-    """What the field says that an option sets."""
+    """The help of the field that an option sets."""
     return declaration((FIELDS | OTHER_FIELDS)[option][0]).description or ""
 
 
@@ -86,7 +86,7 @@ def _set(values: dict, field: str, value) -> None:
 
 
 def _seed_fields(seed: int) -> dict[str, int]:
-    """One --seed moves every seed of a run; 0 gives the defaults. SP set and generations stay apart."""
+    """One --seed shifts every seed of a run; 0 gives the defaults. SP set and generations never share a seed."""
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"--seed: {seed} is not between 0 and {MAX_SEED:,}")
     image = seed * SEED_STRIDE
@@ -144,9 +144,9 @@ def in_options(error: UserError) -> str:
 
 
 def _option_of(field: str | None) -> str | None:
-    """ "sp_set.set_size" -> "--set-size"; None for what no option sets."""
+    """ "sp_set.set_size" -> "--set-size"; None for a field that no option sets."""
     for option, fields in (FIELDS | OTHER_FIELDS).items():
-        # pydantic counts into lists: sp_set.prompts.0.template
+        # pydantic adds list indices: sp_set.prompts.0.template
         if field is not None and any(field == f or field.startswith(f + ".") for f in fields):
             return f"--{option}"
     return None
@@ -165,10 +165,10 @@ def read_config(path: str | Path, kind: type[Settings] = RunConfig):
         raise UserError(f"--config: {path} holds no settings: a JSON object with a 'domain' is needed")
     for command, other in (("run", RunConfig), ("audit", AuditRunConfig)):
         if values.get("kind") == command and kind is not other:
-            raise UserError(f"--config: {path} is the result of `{command}`: give it to `python -m s2l {command}`")
+            raise UserError(f"--config: {path} is the result of `{command}`: pass it to `python -m s2l {command}`")
     try:
         return checked(kind, values.get("config", values))
-    except UserError as error:  # the file set this field, no option did
+    except UserError as error:  # the file set this field, not an option
         raise UserError(f"--config: {path}: {error}") from None
 
 
@@ -188,7 +188,7 @@ def reproduce_command(config: RunConfig | AuditRunConfig, out: str = "DIR", dtyp
     """The shortest `python -m s2l run ...` (or `audit ...`) that gives this configuration.
 
     `dtype` is the precision that a result was computed in: "auto" is not the same on every machine. Falls back to
-    `--config result.json` when the configuration holds what no option can say.
+    `--config result.json` when no options can express the configuration.
     """
     command = "audit" if isinstance(config, AuditRunConfig) else "run"
     program, name = ["python", "-m", "s2l", command], config.domain.name
@@ -226,7 +226,7 @@ def _with_defaults(config: RunConfig) -> RunConfig:
 
 
 def _same(one: RunConfig | AuditRunConfig, other: RunConfig | AuditRunConfig) -> bool:
-    """Whether two configurations are one run: a record spells out the defaults, options leave them out."""
+    """Whether two configurations mean the same run: a record spells out the defaults, options leave them out."""
     return one == other or identity.spelled_out(one) == identity.spelled_out(other)
 
 

@@ -1,4 +1,4 @@
-"""How a long stage tells others where it is, and how others stop it.
+"""How a long stage reports its progress, and how others stop it.
 
 A stage calls `progress(Event(...))` after each unit of work. A listener that raises `Cancelled`
 stops the stage between two units; what was finished stays on disk and the same call resumes.
@@ -29,7 +29,7 @@ Progress = Callable[[Event], None]
 
 
 class Cancelled(Exception):
-    """Somebody asked a running stage to stop."""
+    """A running stage was asked to stop."""
 
 
 def silent(event: Event) -> None:

@@ -1,8 +1,8 @@
 """The cache: every stage's result in a folder named by what it depends on.
 
 A stage works in `KEY.partial` and the folder is renamed to `KEY` when it is complete, so a reader
-never sees half a result and a killed run finds what it had. One lock a key gives single flight:
-thirty students with one configuration cost one run.
+never sees half a result and a killed run finds what it had. One lock per key makes sure that work is done once:
+thirty students with the same configuration cost one run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Store:
             yield
 
     def stage(self, stage: str, key: str, work: Callable[[Path], object]) -> tuple[Path, bool]:
-        """The finished folder of a stage, and whether it was there already.
+        """The finished folder of a stage, and whether it was already there.
 
         `work(folder)` fills the folder; it finds what an interrupted run left in it.
         """
@@ -53,7 +53,7 @@ class Store:
             os.utime(final)  # recently used: the last to be evicted
             return final, True
         with self._locked(stage, key):
-            if final.is_dir():  # somebody else finished it while we waited
+            if final.is_dir():  # another process finished it while this one waited
                 return final, True
             partial = final.with_name(key + ".partial")
             partial.mkdir(parents=True, exist_ok=True)

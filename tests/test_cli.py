@@ -124,7 +124,7 @@ def test_ctrl_c_loses_nothing(tiny_lab, tmp_path, call, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(console, "progress", lambda: stops_in("finetune", 3))
         code, out, err = call(*RUN, *FAST, "--out", tmp_path / "a")
-        assert (code, out, err) == (130, "", "Interrupted. The same command goes on from here.\n")
+        assert (code, out, err) == (130, "", "Interrupted. Run the same command again to resume.\n")
     code, out, err = call(*RUN, *FAST, "--out", tmp_path / "a")
     assert code == 0 and "SP set: from the cache" in err and "Fine-tuning: done" in err
 
@@ -139,7 +139,7 @@ def test_ctrl_c_outside_a_stage(tiny_lab, tmp_path, call, monkeypatch, stop):
         raise stop
 
     monkeypatch.setattr(experiment, "run", stopped)
-    assert call(*RUN, "--out", tmp_path / "a") == (130, "", "Interrupted. The same command goes on from here.\n")
+    assert call(*RUN, "--out", tmp_path / "a") == (130, "", "Interrupted. Run the same command again to resume.\n")
 
 
 def test_without_folders_another_model_has_no_roc(foreign_checkpoint, tmp_path, call, monkeypatch):
@@ -174,7 +174,7 @@ def test_stages_one_by_one_in_the_authors_spelling(tiny_lab, tmp_path, call):
     assert code == 0 and "5 pictures: done" in out
     assert (tuned / "pytorch_lora_weights.safetensors").exists()
     code, out, _ = call(*train)
-    assert code == 0 and "was there already" in out
+    assert code == 0 and "already there" in out
 
     judge = ["attack", "--domain", NAME, "--n-nonmembers", "6", "--tuned", tuned, "--attacks", "loss", *FAST]
     code, out, _ = call(*judge, "--out", tmp_path / "attack.json")
@@ -298,7 +298,7 @@ def test_lab_build_hands_its_options_to_the_recipe(tmp_path, call, monkeypatch):
         (["--out", SHIPPED], "ships with the program"),
         (["--out", SHIPPED / "deeper"], "ships with the program"),
         (["--steps", "0"], "--steps: should be at least 1"),
-        (["--keep", "a few"], "--keep: numbers of steps"),
+        (["--keep", "a few"], "--keep: should be numbers of steps"),
     ],
 )
 def test_lab_build_refuses_in_one_sentence(options, words, call, monkeypatch):
@@ -564,7 +564,7 @@ def test_finetune_on_photos_of_ones_own(tiny_model, tiny_lab, tmp_path, call, re
     assert "--caption" in refused(*command)
     code, out, err = call(*command, "--caption", "a photo of a person")
     assert code == 0 and "on 3 pictures: done" in out and "broken.png" in err
-    assert "was there already" in call(*command, "--caption", "a photo of a person")[1]
+    assert "already there" in call(*command, "--caption", "a photo of a person")[1]
     (photos / "broken.png").unlink()
     assert "other settings" in refused(*command, "--caption", "a portrait")
     assert "--sp-set" in refused("finetune", "--caption", "a photo", "--logdir", tmp_path / "u", *FAST)

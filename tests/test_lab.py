@@ -308,7 +308,7 @@ def test_every_command_refuses_an_unknown_lab(two_labs, tmp_path, capsys, monkey
 @pytest.mark.parametrize("arguments", [["domains"], ["warm"], ["bench", "--demo"], ["lab", "measure"]])
 def test_what_needs_a_lab_says_so(two_labs, foreign_checkpoint, capsys, arguments):
     code, _, err = call(capsys, *arguments, "--model", foreign_checkpoint)
-    assert code == 2 and "is no lab: give 'lab', 'lab:NAME'" in err and err.count("\n") == 1
+    assert code == 2 and "is not a lab: give 'lab', 'lab:NAME'" in err and err.count("\n") == 1
 
 
 def test_a_measurement_is_of_the_lab_that_was_named(two_labs, tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""The command `audit`: judge a model that was fine-tuned elsewhere."""
+"""The command `audit`: compare a model that was fine-tuned elsewhere with its base model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from s2l.store import read_json
 
 Tuned = Annotated[
     Path | None,
-    typer.Option(help="The model to judge: a folder of `finetune`, or a whole checkpoint in diffusers layout."),
+    typer.Option(help="Fine-tuned model: a folder from `finetune`, or a whole checkpoint in diffusers layout."),
 ]
-NameOfTarget = Annotated[
+PersonName = Annotated[
     str | None,
-    typer.Option("--domain", "--name", help="What prompts call the target; default: what the tuned folder says."),
+    typer.Option("--domain", "--name", help="Person's name in the prompts; default: the one that --tuned records."),
 ]
 
 
@@ -38,30 +38,32 @@ def audit(
         Path, typer.Option(help="Folder for result.json, roc.png, histograms.png, extractions.png, report.html.")
     ],
     tuned: Tuned = None,
-    domain: NameOfTarget = None,
+    domain: PersonName = None,
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
     n_nonmembers: base.Held = None,
     calibration_share: base.CalibrationShare = None,
     attacks: base.AttackNames = None,
-    n_generations: Annotated[int | None, typer.Option(help="Generations of each model to search.")] = None,
+    n_generations: Annotated[int | None, typer.Option(help="Number of generations to search, from each model.")] = None,
     guidance: base.Guidance = None,
     seed_pool: base.SeedPool = None,
     guidance_w: base.GuidanceW = None,
-    seed: Annotated[int | None, typer.Option(help="One number that moves every seed; 0: the preset's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="One number that shifts every seed; 0: the preset's seeds.")] = None,
     preset_name: base.Preset = "demo",
-    config: Annotated[Path | None, typer.Option(help="JSON file with a whole audit, such as its result.json.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with all settings of an audit, such as a result.json.")
+    ] = None,
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
     batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
-    """Compare a fine-tuned model with its base and write a report.
+    """Compare a fine-tuned model with its base model and write a report.
 
     Attacks, extraction, controls and membership-blind clusters, before and after. Without --members and
-    --nonmembers (and outside the lab) only the clusters remain, and the report says why. Everything is cached:
-    stopped or killed, the same command goes on.
+    --nonmembers (and outside the lab) only the clusters remain, and the report says why. Every finished stage is
+    cached: if the command is stopped or killed, run it again to resume.
     """
     base.check_runtime(device, dtype, batch_size)
     if config is not None:
@@ -90,11 +92,11 @@ def audit(
 
 
 def _recorded_name(tuned: Path, members: Path | None) -> str:
-    """What the captions of the fine-tuning called the target, or the name of the members' folder."""
+    """The person's name in the captions of the fine-tuning, or else the name of the members' folder."""
     record = tuned / "config.json"
     name = read_json(record).get("name") if record.exists() else None
     if not name and members is not None:
         name = members.resolve().name
     if not name:
-        raise UserError(f"--name is missing: {tuned} does not say what its prompts call the target")
+        raise UserError(f"--name is missing: {tuned} does not record the person's name")
     return name

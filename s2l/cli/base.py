@@ -1,4 +1,4 @@
-"""What all commands share: the group that answers wrong input and Ctrl-C, the options, the checks."""
+"""What all commands share: the group that handles wrong input and Ctrl-C, the options, the checks."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from s2l.model.diffusion import DiffusionModel, Runtime
 
 PROGRAM = "python -m s2l"
-INTERRUPTED = "Interrupted. The same command goes on from here."
+INTERRUPTED = "Interrupted. Run the same command again to resume."
 NOTICE = """
-Responsible use: this model is not the lab's, so photos of real people may be at stake. Use it only on models and
-photos that you own or have permission to test, keep what comes out to yourself, and tell the model's owner
-what you find.
+Responsible use: this model is not a lab, so photos of real people may be at stake. Test only models and photos that
+you own or have permission to test, do not publish what the model reproduces, and tell the model's owner what you
+find.
 """
 PERMISSION = variable("accept_responsible_use")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "mixed")
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
-UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings a click of its own since 0.20
+UsageError: Any = typer.BadParameter.__mro__[1]  # since 0.20 typer brings its own click
 
 
 class Commands(TyperGroup):
@@ -56,9 +56,9 @@ class Commands(TyperGroup):
             say(f"Error: {error.strerror}" + (f" ({error.filename})" if error.filename else ""))
             code = 2
         except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, told by name: torch may not be loaded
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, recognized by name: torch may not be loaded
                 raise
-            say("Error: the memory of the device does not suffice: try a smaller --batch-size")
+            say("Error: the device ran out of memory: try a smaller --batch-size")
             code = 2
         raise typer.Exit(code)
 
@@ -147,10 +147,12 @@ DType = Annotated[str, typer.Option(help=f"Precision: {', '.join(DTYPES)}.")]
 Batch = Annotated[
     int | None,
     typer.Option(
-        help="Images per forward pass; changes speed and memory, not results. Default: by the device's memory."
+        help="Images per forward pass; changes speed and memory, not results. Default: what fits the device's memory."
     ),
 ]
-Permission = Annotated[bool, typer.Option("--i-have-permission", help="I may test this model (if it is no lab).")]
+Permission = Annotated[
+    bool, typer.Option("--i-have-permission", help="I may test this model (required unless it is a lab).")
+]
 
 
 # --- checks -------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def make_runtime(device: str, dtype: str, batch_size: int | None) -> Runtime:
 
 
 def check_permission(model: str, given: bool) -> None:
-    """Raises UserError for a model that cannot be; real ones need a word of the person who runs this."""
+    """Raises UserError for a model's name that cannot exist, and for a model that is not a lab without permission."""
     from s2l.model.checkpoints import check_name as check_model
 
     check_model(model)
@@ -188,23 +190,21 @@ def check_permission(model: str, given: bool) -> None:
         return
     say(NOTICE)
     if not given and not Program.read().accept_responsible_use:
-        raise UserError(
-            f"this model is not the lab's: add --i-have-permission (or set {PERMISSION}=1) if you may test it"
-        )
+        raise UserError(f"this model is not a lab: add --i-have-permission (or set {PERMISSION}=1) if you may test it")
 
 
 def quiet_libraries() -> None:
-    """No bars for loading files: a stage shows its own."""
+    """Turn off the libraries' own progress bars and notes: the stages have bars of their own."""
     import diffusers
     import transformers
 
-    diffusers.utils.logging.set_verbosity_error()  # that the safety checker is off is meant so
+    diffusers.utils.logging.set_verbosity_error()  # the safety checker is off on purpose
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 
 
 def load_model(model: str, permission: bool, device: str, dtype: str, batch_size: int | None) -> DiffusionModel:
-    """The model, once the folder is a checkpoint and the person may test it."""
+    """Load the model. Raises UserError if it is no checkpoint, or without permission to test it."""
     from s2l.model.diffusion import DiffusionModel
 
     check_permission(model, permission)
@@ -213,25 +213,25 @@ def load_model(model: str, permission: bool, device: str, dtype: str, batch_size
 
 
 def check_name(name: str, model: str, members: Path | None) -> str:
-    """The name as the lab writes it; any name for other models and photos. Raises UserError."""
+    """The name as the lab spells it; any name is fine for other models and photos. Raises UserError."""
     lab = labs.find_lab(model)
     return name if lab is None or members is not None else lab.person(name).name
 
 
 def need_lab(model: str) -> labs.Lab:
-    """The lab that --model means. Raises UserError for any other model."""
+    """The lab that --model names. Raises UserError for any other model."""
     lab = labs.find_lab(model)
     if lab is None:
-        raise UserError(f"--model: {model!r} is no lab: give 'lab', 'lab:NAME' (see `{PROGRAM} labs`) or its folder")
+        raise UserError(f"--model: {model!r} is not a lab: give 'lab', 'lab:NAME' (see `{PROGRAM} labs`) or its folder")
     return lab
 
 
 def check_folder(path: Path) -> Path:
-    """Raises UserError for an output folder that cannot be, before hours are spent. Makes nothing yet."""
+    """Raises UserError if an output folder cannot be written, before hours are spent. Creates nothing yet."""
     place = path.absolute()
     there = next(p for p in (place, *place.parents) if os.path.lexists(p))
     if not there.is_dir():
-        raise UserError(f"{path} cannot be a folder to write to: {there} is no folder")
+        raise UserError(f"{path} cannot be used as a folder: {there} is not a folder")
     if not os.access(there, os.W_OK):
         raise UserError(f"{path} cannot be written to: permission denied")
     return path

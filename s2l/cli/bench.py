@@ -21,10 +21,10 @@ from s2l.errors import UserError
 )
 def bench(
     out: Annotated[Path, typer.Option(help="JSON file to write; a plot goes beside it.")] = Path("results/bench.json"),
-    quick: Annotated[bool, typer.Option("--quick", help="Tiny amounts of work, to see that it runs.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Do tiny amounts of work, to check that it runs.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Time a whole run of the lab from an empty cache too.")] = False,
     quality: Annotated[
-        int, typer.Option(help="On so many people, compare runs with 50 steps in float32 and with the fast settings.")
+        int, typer.Option(help="Number of people on whom to compare the fast settings with 50 steps in float32.")
     ] = 0,
     growth: Annotated[bool, typer.Option("--growth", help="Measure and plot how cost grows with size.")] = False,
     model: base.Model = LAB,
@@ -35,7 +35,7 @@ def bench(
 ) -> None:
     """Measure this machine: rates, shares of its matmul peak, memory, and ratios to straightforward code.
 
-    Ratios come from rounds of A B A B in one run. Nothing else should run meanwhile.
+    Ratios come from alternating rounds, A B A B, in one process. Nothing else should run at the same time.
     """
     base.check_runtime(device, dtype, batch_size)
     if quality < 0:
@@ -55,24 +55,24 @@ def bench(
     command += [option for option, wanted in asked.items() if wanted]
     out.parent.mkdir(parents=True, exist_ok=True)
 
-    def keep(**part) -> None:
-        """Written after each part: the long ones come last, and may be interrupted."""
-        found.update(part)
-        write_json(out, found)
+    def save(**part) -> None:
+        """Save after each part: the long ones come last and may be interrupted."""
+        record.update(part)
+        write_json(out, record)
 
     with console.progress() as progress:
-        found = run_bench(model, runtime, QUICK if quick else FULL, progress)
-        keep(quick=quick, command=" ".join(command))
+        record = run_bench(model, runtime, QUICK if quick else FULL, progress)
+        save(quick=quick, command=" ".join(command))
         if demo:
-            keep(demo=whole.demo(model, runtime, preset, progress))
+            save(demo=whole.demo(model, runtime, preset, progress))
         if growth:
             sizes = (4, 8) if quick else growing.MEASURED
-            keep(growth=growing.growth(model, device, dtype, sizes, progress=progress))
-            growing.figure(found["growth"], out.with_name("growth.png"))
+            save(growth=growing.growth(model, device, dtype, sizes, progress=progress))
+            growing.figure(record["growth"], out.with_name("growth.png"))
         if quality:
-            keep(quality=whole.quality(model, quality, runtime, preset, progress=progress))
-    print(table.machine(found), end="\n\n")
-    print(console.columns(table.rows(found)), end="\n\n")
+            save(quality=whole.quality(model, quality, runtime, preset, progress=progress))
+    print(table.machine(record), end="\n\n")
+    print(console.columns(table.rows(record)), end="\n\n")
     if not quick:  # so little work says nothing about a target
-        print(console.columns(table.target_rows(found)), end="\n\n")
+        print(console.columns(table.target_rows(record)), end="\n\n")
     print(f"written: {out}")

@@ -1,6 +1,6 @@
 """What the command line shows: progress bars and sentences on stderr, tables on stdout.
 
-On a terminal every stage has a bar. Elsewhere (a log, a pipe) a stage says in plain lines how far it is.
+On a terminal every stage has a bar. Elsewhere (a log, a pipe) a stage reports its progress in plain lines.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def outcome_table(rows: Sequence[Row]) -> str:
 
 
 def stage_table(stages: dict) -> str:
-    """Seconds a stage, and whether it came from the cache."""
+    """Seconds per stage, and whether it came from the cache."""
     rows = [("stage", "seconds", "")]
     for name, stage in stages.items():
         source = "" if "cached" not in stage else "from the cache" if stage["cached"] else "computed"
@@ -51,33 +51,33 @@ def stage_table(stages: dict) -> str:
 
 
 def _title(event: Event) -> str:
-    """What people read: work outside a run has no title but its name."""
+    """The stage's title; work outside a run has none, so its name stands in."""
     return event.title or event.stage
 
 
 def _extras(info: dict) -> str:
-    """What a stage tells beside its count: the loss and the speed."""
+    """What a stage reports besides its count: the loss and the speed."""
     texts = [f"loss {info['loss']:.4f}"] if "loss" in info else []
     texts += [f"{info['images_per_s']:.1f} images/s"] if info.get("images_per_s", 0) > 0 else []
     return "  ".join(texts)
 
 
 class _Lines:
-    """A line where a stage begins and where it ends, and in between every tenth of the way or every 30 seconds."""
+    """A line when a stage begins and when it ends, and in between after every tenth of the way or every 30 seconds."""
 
     def __init__(self) -> None:
         self.since = time.monotonic()
-        self.told: dict[str, tuple[int, float]] = {}  # running stage: step and time of its last line
+        self.last: dict[str, tuple[int, float]] = {}  # running stage: step and time of its last line
 
     def __call__(self, event: Event) -> None:
         now, name = time.monotonic(), event.stage
         if "cached" in event.info:  # only the event that closes a stage has it
             how = "from the cache" if event.info["cached"] else f"done, {now - self.since:.1f} s"
             self.since = now
-            self.told.pop(name, None)
+            self.last.pop(name, None)
             say(f"{_title(event)}: {how}")
-        elif name not in self.told or self._due(*self.told[name], event, now):
-            self.told[name] = event.step, now
+        elif name not in self.last or self._due(*self.last[name], event, now):
+            self.last[name] = event.step, now
             say("  ".join([f"{_title(event)}: {event.step:,} of {event.total:,}", _extras(event.info)]))
 
     @staticmethod
@@ -87,7 +87,7 @@ class _Lines:
 
 
 class _Bars:
-    """One bar a stage, with rich."""
+    """One bar per stage, with rich."""
 
     def __init__(self, display):
         self.display, self.tasks = display, {}

@@ -1,7 +1,7 @@
-"""The stages of a run one by one, on folders of the user's choice instead of the cache.
+"""The stages of a run one by one, in folders of the user's choice instead of the cache.
 
-Everything resumes: pictures that exist are kept, a training goes on from its checkpoint, and the
-scores of an attack are cached as soon as it is through.
+Everything resumes: existing pictures are kept, training continues from its checkpoint, and the scores of an
+attack are cached as soon as they are computed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ GENERATION, TRAINING = "generation.json", "training.json"
 
 
 def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
-    """The domain with its photos. Raises UserError when members or non-members are not known."""
+    """The domain with its photos. Raises UserError when members or held-out photos are not known."""
     domain = any_domain(config, model, resolution)
     _ = domain.membership
     return domain
@@ -62,7 +62,7 @@ def _fits(images: ImageSet, resolution: int, folder: Path) -> ImageSet:
 
 
 def _upgraded(request: dict) -> dict:
-    """A request as this version spells it: older ones had the settings of all methods side by side."""
+    """A request in this version's form: older ones list the settings of all methods side by side."""
     if "finetune" not in request:
         return request
     config = finetune.spelled_out(checked(FineTuneConfig, request["finetune"]))
@@ -70,7 +70,7 @@ def _upgraded(request: dict) -> dict:
 
 
 def claimed(folder: Path, name: str, request: dict) -> bool:
-    """Whether `folder` holds work on just this. Raises UserError when it holds other work."""
+    """Whether `folder` holds work on exactly this request. Raises UserError when it holds other work."""
     if (folder / name).exists():
         if _upgraded(read_json(folder / name)) != request:
             raise UserError(f"{folder} holds work with other settings: choose another folder, or delete it")
@@ -79,7 +79,7 @@ def claimed(folder: Path, name: str, request: dict) -> bool:
 
 
 def claim(folder: Path, name: str, request: dict) -> bool:
-    """Write down what `folder` will hold; True when that was written there before. Raises UserError if it differs."""
+    """Record what `folder` will hold. True if the same is on record; raises UserError if something else is."""
     ready = claimed(folder, name, request)
     if not ready:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def claim(folder: Path, name: str, request: dict) -> bool:
 
 
 def make_sp_set(model: DiffusionModel, name: str, config: SPSetConfig, folder: Path, progress: Progress) -> ImageSet:
-    """The SP set of prompts in `folder`, resuming what is there."""
+    """The SP set of the prompts in `folder`; resumes from what is there."""
     sp_set.check_disk(folder, range(config.seed, config.seed + config.set_size), model.resolution)
     claim(folder, GENERATION, {"model": model.key, "sampler": config.sampler.model_dump(mode="json")})
     return halving(lambda: sp_set.generate_sp_set(model, Domain(name, None), config, folder, progress), "SP set")
@@ -100,7 +100,7 @@ def make_sp_set(model: DiffusionModel, name: str, config: SPSetConfig, folder: P
 def make_generations(
     model: DiffusionModel, tuned: Tuned | None, name: str, config: ExtractionConfig, folder: Path, progress: Progress
 ) -> ImageSet:
-    """The generations of an extraction in `folder`, resuming what is there."""
+    """The generations of an extraction in `folder`; resumes from what is there."""
     request: dict[str, object] = {
         "model": model.key if tuned is None else tuned.key,
         "sampler": config.sampler.model_dump(mode="json"),
@@ -108,10 +108,10 @@ def make_generations(
     if config.guidance_w is not None:
         request["guidance_w"] = config.guidance_w
     claimed(folder, GENERATION, request)
-    drawn = guidance.draws(model, config, name, progress)
-    sp_set.check_disk(folder, drawn.seeds, model.resolution)
+    draws = guidance.draws(model, config, name, progress)
+    sp_set.check_disk(folder, draws.seeds, model.resolution)
     claim(folder, GENERATION, request)
-    prompts: Sequence[str] = drawn.prompts
+    prompts: Sequence[str] = draws.prompts
     generate = model.generate
     if tuned is not None:
         mapped = [tuned.caption(prompt) for prompt in prompts]
@@ -120,7 +120,7 @@ def make_generations(
 
     def work() -> ImageSet:
         return sp_set.generate_images(
-            model, prompts, drawn.seeds, config.sampler, folder, "generate", progress, generate
+            model, prompts, draws.seeds, config.sampler, folder, "generate", progress, generate
         )
 
     return halving(work, "generations")
@@ -130,9 +130,9 @@ def make_generations(
 
 
 def training_images(source: Path, resolution: int, caption: str | None) -> tuple[ImageSet, str]:
-    """What to fine-tune on, and its hash: generated images or, with a caption, photos of one's own.
+    """What to fine-tune on, and its hash: generated pictures or, with a caption, photos of your own.
 
-    The paper's out-of-domain control trains on such photos; `caption` is for those that have none.
+    The paper's out-of-domain control trains on such photos; `caption` is for photos that have none.
     """
     if caption is None:
         images = _fits(sp_set.load_images(source), resolution, source)
@@ -152,9 +152,9 @@ def finetune_folder(
     name: str,
     progress: Progress = silent,
 ) -> tuple[dict, bool]:
-    """Fine-tune on `images` into `logdir`; the record, and whether it was there already.
+    """Fine-tune on `images` into `logdir`. Returns the record, and whether it was already there.
 
-    `fingerprint` tells their pixels apart from others. Raises UserError when `logdir` holds another training.
+    `fingerprint` is a hash of their pixels. Raises UserError when `logdir` holds another training.
     """
     request = {
         "model": model.key,
@@ -162,7 +162,7 @@ def finetune_folder(
         "finetune": finetune.spelled_out(config).model_dump(mode="json"),
         "name": name,
     }
-    finetune.mapped_captions(images, name, config)  # a name that is missing must not claim the folder
+    finetune.mapped_captions(images, name, config)  # a missing name must not claim the folder
     record = logdir / "config.json"
     if claim(logdir, TRAINING, request) and record.exists():
         return read_json(record), True
@@ -181,7 +181,7 @@ def attack_record(
     progress: Progress = silent,
     people: Callable[[], Sequence[Domain]] = tuple,
 ) -> dict:
-    """Every attack on the base model and, if given, on the tuned one; docs/result-schema.md, "attack".
+    """Every attack on the base model and, if given, on the fine-tuned one; docs/result-schema.md, "attack".
 
     The stages and calibrations are those of a run; `people` gives the calibration people.
     """
@@ -213,18 +213,18 @@ def _domain_record(domain: Domain) -> dict:
 
 
 def generations_resolution(folder: Path, model: str) -> int:
-    """The side in pixels at which a folder of generations of a model is compared."""
+    """The side in pixels at which a folder of a model's generations is compared."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder of images")
     sides: dict[int, str] = {}
     for name in picture_files(folder):
-        with suppress(Unreadable):  # reading it says why
+        with suppress(Unreadable):  # reading the picture later reports why
             sides.setdefault(min(header(folder / name)), name)
     if len(sides) > 1:
         (a, first), (b, second) = list(sides.items())[:2]
         raise UserError(
-            f"the generations in {folder} are of different sizes ({first}: {a} pixels, {second}: {b}): they are "
-            "compared at their own, so give those of one size"
+            f"the generations in {folder} have different sizes ({first}: {a} pixels, {second}: {b}): they are "
+            "compared at their own size, so give pictures of one size"
         )
     return next(iter(sides), (find_lab(model) or default_lab()).resolution)
 
@@ -243,7 +243,7 @@ def extraction_record(generations: ImageSet, domain: Domain, config: ExtractionC
     if side != other:
         raise UserError(f"the generations are {side} pixels wide and the photos {other}: resize one of them")
     repeats = domain.repeats or (1,) * len(split.members)
-    found = extract(
+    extraction = extract(
         generations.images, split.members.images, split.nonmembers.images, repeats, delta=config.delta, k=config.k
     )
     return {
@@ -251,6 +251,6 @@ def extraction_record(generations: ImageSet, domain: Domain, config: ExtractionC
         "kind": "extract",
         "model": model,
         "domain": _domain_record(domain) | {"repeats": list(domain.repeats)},
-        "extraction": asdict(found),
-        "opinions": [asdict(x) for x in second_opinions(found, generations.images, split.members.images)],
+        "extraction": asdict(extraction),
+        "opinions": [asdict(x) for x in second_opinions(extraction, generations.images, split.members.images)],
     }

@@ -23,22 +23,24 @@ REFUSED = 3  # exit code
     )
 )
 def gate(
-    upload: Annotated[Path, typer.Option(help="Pictures that somebody wants to fine-tune on: a folder or a list.")],
+    upload: Annotated[Path, typer.Option(help="Pictures uploaded for fine-tuning: a folder or a list.")],
     out: Annotated[Path, typer.Option(help="Folder for gate.json.")],
     private: Annotated[
         Path | None, typer.Option(help="Photos to protect: a folder or a list; default: all members of the lab.")
     ] = None,
     honest: Annotated[
         list[Path] | None,
-        typer.Option(help="Pictures of one honest person, at least three times; default: held-out photos of the lab."),
+        typer.Option(
+            help="An honest upload of one person; repeat at least 3 times. Default: the lab's held-out photos."
+        ),
     ] = None,
     gates: Annotated[
-        str | None, typer.Option(help="Gates, separated by commas; default: all that have what they need.")
+        str | None, typer.Option(help="Gates, separated by commas; default: all that can run on what is given.")
     ] = None,
     alpha: Annotated[
-        float, typer.Option(help="The share of honest uploads that a gate may stop, between 0 and 0.5.")
+        float, typer.Option(help="Share of honest uploads that a gate may refuse, between 0 and 0.5.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the honest uploads that are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for drawing the honest uploads.")] = 0,
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
@@ -55,7 +57,9 @@ def gate(
         raise UserError(f"--alpha: should be between 0 and 0.5 (given: {alpha:g})")
     lab = find_lab(model)
     if lab is None and not honest:
-        raise UserError("this model is no lab: give honest pictures of at least three people, each with --honest DIR")
+        raise UserError(
+            "this model is not a lab: give honest pictures of at least three people, each with --honest DIR"
+        )
     if honest and len(honest) < 3:
         raise UserError(f"--honest: at least 3 folders are needed, one per person (given: {len(honest)})")
     base.check_folder(out)

@@ -1,4 +1,4 @@
-"""The lab's own commands, and the ones that remake the committed results."""
+"""The commands for labs, and those that reproduce the committed results."""
 
 from __future__ import annotations
 
@@ -25,37 +25,40 @@ from s2l.config import LAB, RunConfig
 from s2l.errors import UserError
 from s2l.labs import find_lab, shipped_lab, shipped_labs
 
-lab = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A lab's model: build, describe, measure it.")
+lab = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, describe or measure a lab's model.")
 app.add_typer(lab, name="lab")
 
 
 @lab.command(epilog=example("lab build --recipe quick --out quick-lab", "lab build --recipe buried --out my-lab"))
 def build(
     recipe: Annotated[str, typer.Option(help="Name of the recipe; `lab recipes` lists them.")] = "fresh",
-    out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: cache/lab-RECIPE.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint; default: cache/lab-RECIPE.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder that keeps everything needed to resume.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the recipe's last phase.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps in the recipe's last phase.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the training.")] = None,
-    keep: Annotated[str, typer.Option(help="Steps after which the model is kept too, as 500,1000.")] = "",
+    keep: Annotated[str, typer.Option(help="Steps after which to save the model too, such as 500,1000.")] = "",
     device: Device = "cpu",
 ) -> None:
-    """Draw the people and pre-train a lab's model. Resumable: the same command goes on."""
+    """Draw the people and pre-train a lab's model.
+
+    If the command is stopped or killed, run it again to resume.
+    """
     if steps is not None and steps < 1:
         raise UserError(f"--steps: should be at least 1 (given: {steps})")
     if seed is not None and seed < 0:
         raise UserError(f"--seed: should be at least 0 (given: {seed})")
     if not all(part.strip().isdigit() for part in keep.split(",") if part):
-        raise UserError(f"--keep: numbers of steps with commas between them are needed, as 500,1000 (given: {keep!r})")
+        raise UserError(f"--keep: should be numbers of steps, separated by commas, such as 500,1000 (given: {keep!r})")
     check_runtime(device, "mixed", None)
     from s2l.pretrain import build as pretraining
     from s2l.pretrain.recipe import find_recipe
     from s2l.store import cache_root
 
-    made = find_recipe(recipe)
+    chosen = find_recipe(recipe)
     if steps is not None:
-        made = replace(made, phases=(*made.phases[:-1], replace(made.phases[-1], steps=steps)))
+        chosen = replace(chosen, phases=(*chosen.phases[:-1], replace(chosen.phases[-1], steps=steps)))
     if seed is not None:
-        made = replace(made, seed=seed)
+        chosen = replace(chosen, seed=seed)
     out = out or cache_root() / f"lab-{recipe}"
     shipped = [each.folder.resolve() for each in shipped_labs()]
     if any(folder == out.resolve() or folder in out.resolve().parents for folder in shipped):
@@ -65,13 +68,13 @@ def build(
     quiet_libraries()
     with console.progress() as progress:
         wanted = [int(part) for part in keep.split(",") if part]
-        pretraining.build(out, work, made, make_runtime(device, "mixed", None), progress, wanted)
+        pretraining.build(out, work, chosen, make_runtime(device, "mixed", None), progress, wanted)
     print(f"the lab is in {out}; to use it: --model {out}, or S2L_LAB={out}")
 
 
 @lab.command(epilog=example("lab recipes"))
 def recipes() -> None:
-    """The recipes that labs are made by, one per line."""
+    """List the recipes for building labs, one per line."""
     from s2l.pretrain.recipe import RECIPES
 
     rows = [
@@ -88,7 +91,7 @@ def measure(
     ] = 0,
     model: Lab = LAB,
 ) -> None:
-    """Measure a lab's weights: baseline AUC, blind control, VAE floor, extraction."""
+    """Measure a lab's weights: AUC of the base model, blind control, VAE floor, extraction."""
     if n_generations < 0:
         raise UserError(f"--n-generations: should be greater than or equal to 0 (given: '{n_generations}')")
     need_lab(model)
@@ -106,7 +109,7 @@ def measure(
 def info(
     name: Annotated[str, typer.Argument(help="Name of a shipped lab (see `labs`), or the folder of a lab.")] = LAB,
 ) -> None:
-    """The main facts of a lab's model, from its lab.json."""
+    """Show the main facts about a lab's model, from its lab.json."""
     about = find_lab(name) or shipped_lab(name)
     roles = [person.role for person in about.people]
     weights = sum(path.stat().st_size for path in about.folder.rglob("*.safetensors"))
@@ -126,7 +129,7 @@ def info(
 
 
 def _training_rows(record: dict) -> list[tuple[str, str]]:
-    """What a record says of the training: the parts of the recipe that it has, and what was counted."""
+    """What a record says about the training: the parts of the recipe that it has, and what was counted."""
     recipe, counters, rows = record.get("recipe", {}), record.get("counters", {}), []
     if "name" in recipe:
         rows.append(("recipe", recipe["name"]))
@@ -156,7 +159,10 @@ def table(
     device: Device = "auto",
     dtype: DType = "mixed",
 ) -> None:
-    """Run what is missing of a results table; the committed ones sample and train in bfloat16 (mixed)."""
+    """Run the missing cells of a results table.
+
+    The committed tables were sampled and trained in bfloat16 (mixed).
+    """
     check_runtime(device, dtype, None)
     from s2l.tables.grid import get_table, run_table
 
@@ -191,12 +197,12 @@ def search(
 
 @app.command(epilog=example("cell results/main/lora/nell-ambrith.json"))
 def cell(
-    path: Annotated[Path, typer.Argument(help="A cell of a results table.")],
+    path: Annotated[Path, typer.Argument(help="File of a cell of a results table.")],
     device: Device = "auto",
 ) -> None:
-    """Run one committed cell of a table again, and print its numbers beside the new ones.
+    """Rerun one committed cell of a table and compare the numbers.
 
-    Stages that this machine has made before come from the cache: set S2L_CACHE to an empty folder to compute them all.
+    Stages that this machine has computed before come from the cache: set S2L_CACHE to an empty folder to compute all.
     """
     check_runtime(device, "auto", None)
     from s2l.tables.cells import make_again, numbers_of, read_cell
@@ -241,7 +247,7 @@ def showcase(
 
 @app.command(epilog=example("docs"))
 def docs() -> None:
-    """Rewrite the figures in README and docs from the results."""
+    """Update the numbers in README and docs from the results."""
     from s2l.tables.docs import update
 
     print("changed: " + (", ".join(update()) or "nothing"))

@@ -1,4 +1,4 @@
-"""What there is: `domains`, `labs`, `methods`, `attacks`, one per line."""
+"""The lists: `domains`, `labs`, `methods`, `attacks`, one entry per line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def domains(
 ) -> None:
     """List a lab's people.
 
-    Name, role (hyper-parameters are chosen on calibration people only), photos the model was trained on.
+    Name, role (settings are chosen on calibration people only), photos the model was trained on.
     """
     if paper:
         from s2l.data.domain import PAPER_DOMAINS
 
-        print("\n".join(dict.fromkeys(PAPER_DOMAINS)))  # one name stands twice in the published list
+        print("\n".join(dict.fromkeys(PAPER_DOMAINS)))  # the published list names one person twice
         return
     rows = []
     for person in need_lab(model).people:
@@ -37,7 +37,7 @@ def domains(
 def labs() -> None:
     """List the labs that come with the program.
 
-    Name, recipe, what it is for. `--model lab:NAME` uses one; plain `lab` is the one that S2L_LAB names, or the first.
+    Name, recipe, purpose. Use one with `--model lab:NAME`. Plain `lab` is the one that S2L_LAB names, or the first.
     """
     from s2l.labs import shipped_labs
 
@@ -48,7 +48,7 @@ def labs() -> None:
 def methods() -> None:
     """List the fine-tuning methods and combinations.
 
-    Name, title, what trains. The original authors' spellings, such as lora_db, are understood too.
+    Name, title, what is trained. The original authors' spellings, such as lora_db, work too.
     """
     from s2l.finetune import FINETUNERS, legal_combinations
 
@@ -65,7 +65,7 @@ def methods() -> None:
 def attacks() -> None:
     """List the membership inference attacks.
 
-    Name, title, cost of judging one photo, source.
+    Name, title, cost per photo, source.
     """
     from s2l.attacks import ATTACKS
 
@@ -78,6 +78,6 @@ def attacks() -> None:
 
 
 def _say_problems(catalogue: Catalogue) -> None:
-    """What installed packages bring and cannot be used."""
+    """Report what installed packages offer but cannot be used."""
     for problem in catalogue.problems.values():
         say(f"Note: {problem}")

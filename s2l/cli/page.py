@@ -18,7 +18,10 @@ def app(
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; default: 7860.")] = None,
 ) -> None:
-    """Serve the page, and compute what its visitors ask for, until Ctrl-C."""
+    """Serve the app.
+
+    Serves the page and computes the runs that visitors ask for, until Ctrl-C.
+    """
     if port is not None and not 1 <= port <= 65535:
         raise UserError(f"--port: should be between 1 and 65535 (given: {port})")
     if find_spec("gradio") is None:

@@ -1,4 +1,4 @@
-"""The command `run`: the whole path and its report."""
+"""The command `run`: everything from the SP set to the report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def run(
     method: base.Method = "lora",
     preset_name: base.Preset = "demo",
     model: base.Model = LAB,
-    config: Annotated[Path | None, typer.Option(help="JSON file with a whole run, such as a result.json.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with all settings of a run, such as a result.json.")
+    ] = None,
     prompt: base.Prompt = None,
     set_size: base.SetSize = None,
     guidance: base.Guidance = None,
@@ -51,17 +53,17 @@ def run(
     n_nonmembers: base.Held = None,
     calibration_share: base.CalibrationShare = None,
     seed: Annotated[
-        int | None, typer.Option(help="One number that moves every seed of the run; 0: the preset's.")
+        int | None, typer.Option(help="One number that shifts every seed of the run; 0: the preset's seeds.")
     ] = None,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
     batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
-    """Run the whole path and write a report.
+    """Run everything, from the SP set to the report.
 
-    SP set, fine-tuning, attacks and generations before and after, comparison. Every finished stage is
-    cached: stopped or killed, the same command goes on, and a second run takes seconds.
+    Generates the SP set, fine-tunes on it, attacks both models, searches their generations and compares. Every
+    finished stage is cached: if the command is stopped or killed, run it again to resume. A second run takes seconds.
     """
     base.check_runtime(device, dtype, batch_size)
     if config is not None:
@@ -84,7 +86,7 @@ def run(
 
 
 def carry_out(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime) -> None:
-    """Run what the settings describe, a whole path or an audit, and write and show its report."""
+    """Run what the settings describe, a run or an audit, and write and show its report."""
     from s2l.pipeline import experiment
     from s2l.report.render import write_report
 
@@ -98,7 +100,7 @@ def carry_out(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime)
 
 
 def show(result: Result, paths: list[Path]) -> None:
-    """What a finished run or audit says on the terminal."""
+    """Print the outcome of a finished run or audit on the terminal."""
     from s2l.report.findings import outcome, quick_note, warning
     from s2l.report.verdicts import headline
 
@@ -116,7 +118,7 @@ def show(result: Result, paths: list[Path]) -> None:
 def _settings(preset_name: str, domain: str | None, options: dict, method: str, attacks: str | None) -> RunConfig:
     """The run that the options describe. What can be checked without loading torch comes first."""
     if domain is None:
-        raise UserError("--domain is missing: name a person of `python -m s2l domains`, or give --config")
+        raise UserError("--domain is missing: name a person from `python -m s2l domains`, or give --config")
     if (options["members"] is None) != (options["nonmembers"] is None):
         raise UserError("give both folders, --members and --nonmembers, or neither")
     given = run_config(preset_name, domain, options)

@@ -25,7 +25,7 @@ from s2l.options import run_config
 def sp_gen(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and their metadata.jsonl.")],
     prompt: Annotated[
-        list[str] | None, typer.Option(help="The prompt; several --prompt are drawn equally often.")
+        list[str] | None, typer.Option(help="The prompt; repeat the option to use several equally often.")
     ] = None,
     domain: base.Name = None,
     set_size: base.SetSize = None,
@@ -40,7 +40,7 @@ def sp_gen(
 ) -> None:
     """Step 1: generate the synthetic private set.
 
-    One seed a picture: stopped or killed, the same command draws only what is missing.
+    Each picture has its own seed: if the command is stopped or killed, run it again to generate only what is missing.
     """
     base.check_runtime(device, dtype, batch_size)
     if not prompt and domain is None:
@@ -71,14 +71,16 @@ def sp_gen(
 def finetune(
     logdir: Annotated[Path, typer.Option(help="Folder for the fine-tuned weights, the log and the checkpoint.")],
     sp_set: Annotated[
-        Path | None, typer.Option(help="Folder of `sp-gen`; default: LOGDIR/sp_set, or LOGDIR itself.")
+        Path | None, typer.Option(help="Folder from `sp-gen`; default: LOGDIR/sp_set, or LOGDIR itself.")
     ] = None,
     caption: Annotated[
         str | None,
-        typer.Option(help="--sp-set holds photos of your own (an out-of-domain control); theirs where they have none."),
+        typer.Option(
+            help="Use --sp-set for photos of your own (an out-of-domain control); the caption of those without one."
+        ),
     ] = None,
     method: base.Method = "lora",
-    domain: Annotated[str, typer.Option(help="The name in the captions, which some methods replace.")] = "",
+    domain: Annotated[str, typer.Option(help="Person's name in the captions; some methods replace it.")] = "",
     steps: base.Steps = None,
     learning_rate: base.LearningRate = None,
     rank: base.Rank = None,
@@ -93,7 +95,7 @@ def finetune(
 ) -> None:
     """Step 2: fine-tune the model on an SP set.
 
-    Goes on from its last checkpoint when it was stopped or killed. `s2l` is another name for it.
+    If the command is stopped or killed, run it again to resume from its last checkpoint. `s2l` is another name for it.
     """
     base.check_runtime(device, dtype, batch_size)
     over = {
@@ -105,7 +107,7 @@ def finetune(
     source = next((place for place in places if (place / "metadata.jsonl").exists()), None)
     if caption is not None:
         if sp_set is None:
-            raise UserError("--caption: is for photos of your own, so --sp-set should be their folder")
+            raise UserError("--caption: only for photos of your own, so --sp-set should be their folder")
         source = sp_set
     if source is None:
         where = " or ".join(map(str, places))
@@ -123,7 +125,7 @@ def finetune(
     images, fingerprint = training_images(source, loaded.resolution, caption)
     with console.progress() as progress:
         record, ready = finetune_folder(loaded, images, fingerprint, settings, logdir, domain, progress)
-    state = "was there already" if ready else "done"
+    state = "already there" if ready else "done"
     print(f"{'+'.join(settings.methods)} on {record['sp_images']:,} pictures: {state}, in {logdir}")
     print(f"{record['trained_parameters']:,} of {record['model_parameters']:,} parameters trained")
 
@@ -169,8 +171,8 @@ def attack(
 ) -> None:
     """Step 3a: tell training photos from held-out ones.
 
-    Membership inference on the base model and, with --tuned, on the fine-tuned one too, with the paired
-    difference. Every score is higher for a likelier member.
+    Membership inference on the base model and, with --tuned, on the fine-tuned model too, with the paired
+    difference. A higher score always means more likely a member.
     """
     base.check_runtime(device, dtype, batch_size)
     base.section("audit", preset_name, None, {"seed": seed})
@@ -192,11 +194,11 @@ def attack(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)
     rows = [("attack", "before", "after", "after - before")]
-    for found in record["attacks"].values():
-        cells = [_auc(found[when]) if when in found else "" for when in ("before", "after")]
-        change = found.get("difference")
+    for attacked in record["attacks"].values():
+        cells = [_auc(attacked[when]) if when in attacked else "" for when in ("before", "after")]
+        change = attacked.get("difference")
         paired = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]" if change else ""
-        rows.append((found["title"], *cells, paired))
+        rows.append((attacked["title"], *cells, paired))
     print(console.columns(rows))
     for note in photos.notes:
         console.say(f"Note: {note}")
@@ -216,11 +218,11 @@ def _auc(summary: dict) -> str:
 def extract(
     out: Annotated[Path, typer.Option(help="Folder for the generations, extraction.json and extractions.png.")],
     generations: Annotated[
-        Path | None, typer.Option(help="Folder of pictures to search, instead of drawing them.")
+        Path | None, typer.Option(help="Folder of pictures to search, instead of generating them.")
     ] = None,
     domain: base.Name = None,
     tuned: base.TunedDir = None,
-    n: Annotated[int | None, typer.Option("-n", "--n-generations", help="Number of pictures to draw.")] = None,
+    n: Annotated[int | None, typer.Option("-n", "--n-generations", help="Number of pictures to generate.")] = None,
     guidance: base.Guidance = None,
     seed_pool: base.SeedPool = None,
     guidance_w: base.GuidanceW = None,
@@ -237,10 +239,10 @@ def extract(
     batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
-    """Step 3b: find the training photos that come out.
+    """Step 3b: find training photos that the model reproduces.
 
-    Draws pictures with the base or the fine-tuned model, or takes a folder of them, and searches for the
-    training photos among them, with held-out photos as the control.
+    Generates pictures with the base model or the fine-tuned one, or takes a folder of them, and searches them for
+    training photos, with held-out photos as the control.
     """
     base.check_runtime(device, dtype, batch_size)
     over = {
@@ -249,7 +251,7 @@ def extract(
     }  # fmt: skip
     settings = base.section("extraction", preset_name, None, over)
     if generations is not None and (seed_pool is not None or guidance_w is not None):
-        raise UserError("--seed-pool and --guidance-w say how pictures are drawn: leave them out with --generations")
+        raise UserError("--seed-pool and --guidance-w say how to generate: leave them out with --generations")
     if guidance_w is not None and tuned is None:
         raise UserError("--guidance-w goes from the base model towards a fine-tuned one: give its folder with --tuned")
     target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
@@ -266,31 +268,32 @@ def extract(
         resolution = folders.generations_resolution(generations, model)
         images, notes = folders.read_generations(generations, resolution)
         photos = folders.load_domain(target, model, resolution)
-        drawn_by: dict[str, str | None] = {"generations": str(generations)}
+        source: dict[str, str | None] = {"generations": str(generations)}
         cost = None
     else:
         loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
         fine_tuned = folders.Tuned(loaded, tuned) if tuned is not None else None
-        photos = folders.load_domain(target, model, loaded.resolution)  # wrong folders must not cost the pictures first
+        photos = folders.load_domain(target, model, loaded.resolution)  # before generating: wrong folders fail at once
         with console.progress() as progress:
             images = folders.make_generations(loaded, fine_tuned, target.name, settings, out / "generations", progress)
-        drawn_by = {"model": loaded.key, "tuned": fine_tuned.key if fine_tuned is not None else None}
+        source = {"model": loaded.key, "tuned": fine_tuned.key if fine_tuned is not None else None}
         cost = generation_cost(settings, "before" if tuned is None else "after")
-    record = folders.extraction_record(images, photos, settings, drawn_by)
-    found = extraction_from_dict(record["extraction"])
+    record = folders.extraction_record(images, photos, settings, source)
+    extraction = extraction_from_dict(record["extraction"])
     if cost is not None:
-        worth = efficiency(found, cost.unet_evaluations)
+        worth = efficiency(extraction, cost.unet_evaluations)
         record["cost"] = asdict(cost) | asdict(worth)
-    best = gallery_pairs(found, top=8)
+    best = gallery_pairs(extraction, top=8)
     shown = images.images[[m.generation for m in best]], photos.membership.members.images[[m.reference for m in best]]
     left, right = (x.permute(0, 2, 3, 1).numpy() for x in shown)
-    figure = match_figure(left, right, delta=found.delta)
+    figure = match_figure(left, right, delta=extraction.delta)
     out.mkdir(parents=True, exist_ok=True)
     (out / "extractions.png").write_bytes(png(figure))
     write_json(out / "extraction.json", record)
-    side, control = found.members, found.nonmembers
-    print(f"{side.distinct} of {side.n_references} training photos extracted by {found.n_generations:,} generations")
-    print(f"{found.eidetic} of them eidetic at k = {found.k}, delta = {found.delta:g}")
+    side, control = extraction.members, extraction.nonmembers
+    n = extraction.n_generations
+    print(f"{side.distinct} of {side.n_references} training photos extracted by {n:,} generations")
+    print(f"{extraction.eidetic} of them eidetic at k = {extraction.k}, delta = {extraction.delta:g}")
     print(f"control: {control.distinct} of {control.n_references} held-out photos, which cannot leak")
     if cost is not None:
         print(

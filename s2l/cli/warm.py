@@ -1,4 +1,4 @@
-"""The command `warm`: fill the cache before a lesson, so that the class's runs answer at once."""
+"""The command `warm`: fill the cache before a lesson, so that the class's runs are there at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2l.errors import UserError
 
 
 def chosen_people(text: str, model: str) -> list[str]:
-    """ "4", "all" or "Mira Solwyn, Taro Quillan" -> names as the lab writes them. Raises UserError."""
+    """ "4", "all" or "Mira Solwyn, Taro Quillan" -> names as the lab spells them. Raises UserError."""
     lab = base.need_lab(model)
     everybody = lab.names()
     if text.strip() == "all":
@@ -39,8 +39,8 @@ def warm(
 ) -> None:
     """Fill the app's cache before a lesson.
 
-    Runs what the app runs when a visitor picks a person and changes no field. Finished runs are passed over, so the
-    command can be repeated; the app then answers such a run at once.
+    Runs what the app runs when a visitor picks a person and changes no settings; the app then shows these results at
+    once. Finished runs are skipped, so the command can be repeated.
     """
     base.check_runtime(device, dtype, batch_size)
     names = chosen_people(people, model)

@@ -1,4 +1,4 @@
-"""The fine-tuning methods: what each one is, its settings, and which of them combine. Loads no torch.
+"""The fine-tuning methods: what each one is, its settings, and which of them can be combined. Loads no torch.
 
 A method is *parameters x objective*. Some say which parameters train, DreamBooth says on what data and with what loss,
 Gaussian noise trains nothing. A combination is data, ("lora", "dreambooth"): parameters are united, and at most one
@@ -25,7 +25,7 @@ from s2l.plugins import Catalogue
 
 
 class NoSettings(Settings):
-    """Of a method that has no settings of its own."""
+    """For a method that has no settings of its own."""
 
 
 class LoRASettings(Settings):
@@ -37,17 +37,17 @@ class LoRASettings(Settings):
     )  # fmt: skip
     lora_alpha: float = Field(32, gt=0, title="LoRA alpha", description="Scale of LoRA's update, alpha / rank.")
     target_modules: tuple[str, ...] = Field(
-        ("to_q", "to_k", "to_v", "to_out.0"), title="Target modules", description="Layers that get an update."
+        ("to_q", "to_k", "to_v", "to_out.0"), title="Target modules", description="Layers to update."
     )
 
 
 class TextualInversionSettings(Settings):
-    """Field names as in diffusers' script. The new tokens stand in the name's place."""
+    """Field names as in diffusers' script. The new tokens replace the name."""
 
     num_vectors: int = Field(12, ge=1, le=64, title="New tokens", description="Tokens that stand for the name.")
     placeholder_token: str = Field("<s2l>", title="Placeholder token", description="The new word.")
     initializer_token: str = Field(
-        "person", title="Initializer token", description="Words that the new tokens start from, in turn."
+        "person", title="Initializer token", description="Words whose embeddings the new tokens start from, in turn."
     )
 
     @field_validator("placeholder_token", "initializer_token")
@@ -69,9 +69,9 @@ class DreamBoothSettings(Settings):
     identifier: str = Field(
         "sks", title="Identifier", description="A rare word; {name} in it keeps the name, as the authors' script does."
     )
-    class_noun: str = Field("person", title="Class noun", description="What the subject is one of.")
+    class_noun: str = Field("person", title="Class noun", description="What kind of subject it is.")
     prior_loss_weight: float = Field(
-        1.0, ge=0, title="Prior loss weight", description="Weight of the class pictures; 0: none are drawn."
+        1.0, ge=0, title="Prior loss weight", description="Weight of the class pictures; 0: generate none."
     )
     num_class_images: int | None = Field(
         None, ge=1, le=MAX_IMAGES, title="Class pictures", description="Default: as many as the SP set, at most 1,000."
@@ -112,8 +112,8 @@ class Finetuner:
     trains         one plain sentence for people: what changes in the model
     module         the file that does the work, see method.py
     settings       the class of its settings, with defaults
-    learning_rate  its own default, looked at on the lab's calibration people (docs/lab.md); None where nothing of its
-                   own trains
+    learning_rate  its own default, chosen on the lab's calibration people (docs/lab.md); None if it trains nothing of
+                   its own
     """
 
     name: str
@@ -132,7 +132,7 @@ class Finetuner:
 
 FINETUNERS: Catalogue[Finetuner] = Catalogue("fine-tuning method", "s2l.finetuners", Finetuner)
 
-# The order is that of a combination's name.
+# The name of a combination follows this order.
 for _method in (
     Finetuner(
         name="end_to_end",
