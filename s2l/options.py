@@ -165,7 +165,7 @@ def read_config(path: str | Path, kind: type[Settings] = RunConfig):
         raise UserError(f"--config: {path} holds no settings: a JSON object with a 'domain' is needed")
     for command, other in (("run", RunConfig), ("audit", AuditRunConfig)):
         if values.get("kind") == command and kind is not other:
-            raise UserError(f"--config: {path} is the result of `{command}`: pass it to `python -m s2l {command}`")
+            raise UserError(f"--config: {path} is the result of `{command}`: give it to `python -m s2l {command}`")
     try:
         return checked(kind, values.get("config", values))
     except UserError as error:  # the file set this field, not an option
