@@ -449,7 +449,7 @@ def test_a_set_that_the_disk_cannot_hold(tiny_lab, tmp_path, refused, monkeypatc
 
 def test_an_out_folder_that_is_a_file(tiny_lab, tmp_path, refused):
     (tmp_path / "out").write_text("mine")
-    assert "cannot be a folder" in refused(*with_out(tmp_path, *RUN))
+    assert "cannot be used as a folder" in refused(*with_out(tmp_path, *RUN))
     assert (tmp_path / "out").read_text() == "mine"
 
 
