@@ -105,7 +105,11 @@ def test_the_page_is_built_without_torch(tmp_path):
 
 @pytest.mark.parametrize(
     ("low", "high", "p_value", "word", "tone"),
-    [(-0.2, -0.01, 0.02, "went down", "down"), (0.01, 0.2, 0.02, "went up", "up"), (-0.1, 0.1, 0.9, "chance", '"')],
+    [
+        (-0.2, -0.01, 0.02, "explains fell", "down"),
+        (0.01, 0.2, 0.02, "rose by more", "up"),
+        (-0.1, 0.1, 0.9, "chance", '"'),
+    ],
 )
 def test_the_story_says_what_the_numbers_say(result, low, high, p_value, word, tone):
     result.record["attacks"]["loss"]["difference"] = change(low, high, p_value)
@@ -253,7 +257,7 @@ def test_the_sp_set_says_whose_it_is(result, store):
 @pytest.mark.parametrize(("second", "explained"), [("a face of Mira Solwyn", True), ("", False)])
 def test_the_counts_of_a_prompt_mix_are_explained(second, explained):
     text = sp_set.preview_html(MIRA, f"a photo of {MIRA}", second, 70, "", 1000, 128)
-    assert ("at random" in text) == explained
+    assert ("match the share only roughly" in text) == explained
 
 
 def test_the_preview_names_whom_a_model_of_ones_own_will_draw():
@@ -301,7 +305,7 @@ def test_visitors_of_every_server_may_use_a_shipped_lab(labs, backend):
     for fields, says in (
         (("lab:hiden", MIRA, [], []), r"unknown lab 'hiden'. Did you mean 'hidden'\? Allowed: fresh, hidden"),
         (("lab:hidden", "Nobody", [], []), "unknown person"),
-        (("lab:hidden", MIRA, ["a.png"], []), "a lab knows its photos"),
+        (("lab:hidden", MIRA, ["a.png"], []), "a lab has its own photos"),
         ((str(labs / "hidden"), MIRA, [], []), "this server offers lab:fresh, lab:hidden"),
         (("owner/name", MIRA, [], []), "not allowed here"),
     ):

@@ -140,7 +140,7 @@ class Backend:
         try:
             return self._result(job.result)
         except KeyError:
-            raise UserError("this result is no longer in the cache: press Run again to make it anew") from None
+            raise UserError("this result is no longer in the cache: press Run to make it again") from None
 
     @lru_cache(maxsize=16)  # noqa: B019
     def _result(self, key: str) -> Result:

@@ -14,8 +14,8 @@ from s2l.options import checked_preset, declaration
 
 FIRST_PRESET = "demo"
 APP_PRESETS = {
-    "demo": "demo: a real measurement, some minutes",
-    "quick": "quick: a few pictures, seconds; too small to conclude anything",
+    "demo": "demo: a real measurement; takes a few minutes",
+    "quick": "quick: a few pictures in seconds; too small for conclusions",
 }
 
 
@@ -132,7 +132,7 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
         if field.zero_is_none and value == 0:
             continue
         if value is None or value == []:
-            raise UserError(f"{field.label} is empty: put a value into the field")
+            raise UserError(f"{field.label} is empty: enter a value")
         if field.most is not None and value > field.most:
             raise UserError(
                 f"{field.label} is at most {field.most:,} on this page (given: {value:,}); "

@@ -14,7 +14,7 @@ from s2l.ui import html
 from s2l.ui.heavy import ready
 
 N_PICTURES = 24
-NOTHING = Markup('<p class="quiet">Nothing is running. Press Run, and this place shows the work as it goes on.</p>')
+NOTHING = Markup('<p class="quiet">Nothing is running. Press Run to follow the work here.</p>')
 STATES = {
     "queued": "Waiting", "running": "Running", "done": "Finished", "failed": "Failed", "cancelled": "Stopped",
     "interrupted": "Interrupted",
@@ -44,13 +44,13 @@ def status_html(job: Job | None) -> Markup:
     live, what = job.live, f"{job.config.domain.name}, {method_title(job.config.finetune.methods)}"
     parts = [Markup('<p><span class="state" id="job-state">{}</span>: {}</p>').format(STATES[job.state], what)]
     if job.stopping:
-        parts.append(Markup("<p>Stopping, which takes a moment ...</p>"))
+        parts.append(Markup("<p>Stopping; this takes a moment ...</p>"))
     elif job.message:
         parts.append(Markup("<p>{}</p>").format(job.message))
     if job.state == "queued":
         runs = "no run is" if not job.ahead else "1 run is" if job.ahead == 1 else f"{job.ahead} runs are"
-        length = "" if job.waiting < 2 else f" {job.waiting} runs wait in all, a turn each visitor."
-        text = f"In the queue: {runs} before this one.{length}"
+        length = "" if job.waiting < 2 else f" {job.waiting} runs are waiting; visitors take turns."
+        text = f"In the queue: {runs} ahead of this one.{length}"
         parts.append(Markup('<p id="queue-position">{}</p>').format(text))
     if job.state == "running" and "done" in live:
         parts.append(html.progress_bar(live["done"], "the whole run"))
@@ -67,7 +67,10 @@ def status_html(job: Job | None) -> Markup:
         )
         parts.append(Markup('<ul class="steps" aria-label="Stages">{}</ul>').format(items))
     if job.state == "done":
-        took = "All of it was in the cache: the same run had been made before. The curve and samples below are its own."
+        took = (
+            "Everything came from the cache: the same run had been made before. The curve and samples below are from "
+            "that run."
+        )
         if job.started_at and job.finished_at:
             took = f"It took {duration(job.finished_at - job.started_at)}."
         parts.append(Markup("<p class=quiet>{}</p>").format(took))
@@ -120,7 +123,7 @@ def samples_html(job: Job | None, store: Store) -> Markup:
             if (folder / name).is_file()
         ]
         columns.append(Markup("<div>{}</div>").format(Markup("").join(shots)))
-    return html.block(Markup("<h3>The same seeds while it trains</h3>"), html.pictures(columns))
+    return html.block(Markup("<h3>The same seeds during training</h3>"), html.pictures(columns))
 
 
 def loss_html(job: Job | None) -> Markup:

@@ -25,9 +25,9 @@ without them it shows what an attacker without data sees, generations before and
 score is right. At most {MAX_UPLOADS} pictures of each kind, 5 MB each. They are stored without camera data, read by
 your run only, and expire."""
 OTHER_LABS = """The same attack on another lab that comes with the program: name it, and one of its people. Each
-knows which photos it was trained on, so no photos are needed."""
+lab knows which photos it was trained on, so no photos are needed."""
 NAME_WORDS = 5
-NAME_HINT = "one of those whom the paper targets, or another name"
+NAME_HINT = "one of the people in the paper, or another name"
 LAB_NAME_HINT = "a person of that lab"
 NOT_OWN = {"model": LAB, "name": "", "members": None, "nonmembers": None}  # the page's lab and its people
 
@@ -60,7 +60,7 @@ def check_name(name: str | None, prompts: bool) -> str:
     """A name that fixed prompts may call. A whole prompt in its place needs the owner's `prompts`. Raises UserError."""
     name = " ".join(str(name or "").split())
     if not 1 <= len(name) <= 80:
-        raise UserError("the name has 1 to 80 characters")
+        raise UserError("a name has 1 to 80 characters")
     if not prompts and len(name.split()) > NAME_WORDS:
         raise UserError(f"a name has at most {NAME_WORDS} words here: this server allows no prompts of your own")
     return name
@@ -75,13 +75,13 @@ def use(
     model = check_model(model, allowed)
     if (lab := find_lab(model)) is not None:
         if any(given.values()):
-            raise UserError("a lab knows its photos: take yours away, or name another checkpoint")
+            raise UserError("a lab has its own photos: remove yours, or name another checkpoint")
         return NOT_OWN | {"model": model, "name": lab.person(str(name or "")).name}
     checked = {"model": model, "name": check_name(name, allowed.allow_prompts)}
     if accepted is not True:
         raise UserError("tick the box first: it says what you may use this for")
     if any(given.values()) and not all(given.values()):
-        raise UserError("bring photos of both kinds, trained on and not trained on, or of neither")
+        raise UserError("upload photos of both kinds, trained on and not trained on, or none")
     folders = uploads.keep(backend.store, given) if all(given.values()) else {"members": None, "nonmembers": None}
     return checked | folders
 
@@ -138,7 +138,7 @@ def build(backend: Backend) -> gr.State:
                 elem_id="own-model",
             )  # fmt: skip
             name = gr.Dropdown(
-                [], label="Name: whom or what prompts call", allow_custom_value=True, elem_id="own-name",
+                [], label="Name: the person or thing in the prompts", allow_custom_value=True, elem_id="own-name",
                 info=NAME_HINT if allowed.enabled else LAB_NAME_HINT,
             )  # fmt: skip
         kinds = []

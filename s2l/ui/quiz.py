@@ -96,7 +96,7 @@ def question_html(result: Result, answers: dict) -> Markup:
     last, frame = Markup(), Markup('<div class="quiz">{}{}</div>')
     if rounds:
         chosen, right = rounds[-1]
-        said = "Right!" if chosen == right else f"No: photo {right + 1} was the training photo, you chose {chosen + 1}."
+        said = "Right!" if chosen == right else f"No: photo {right + 1} was the training photo; you chose {chosen + 1}."
         last = Markup('<p role="status"><b>{}</b></p>').format(said)
     if len(rounds) >= ROUNDS:
         return html.block(frame.format(last, score_html(result, answers)))
@@ -108,7 +108,7 @@ def question_html(result: Result, answers: dict) -> Markup:
     )
     question = Markup(
         "<h3>First your prediction, {} of {}: which of these four was a training photo?</h3><p class=quiet>One of them "
-        'is a member, the others were never trained on. All show {}.</p><div class="choose four">{}</div>'
+        'is a member; the model was never trained on the others. All show {}.</p><div class="choose four">{}</div>'
     ).format(len(rounds) + 1, ROUNDS, name, cards)
     return html.block(frame.format(last, question))
 
@@ -128,14 +128,12 @@ def score_html(result: Result, answers: dict) -> Markup:
     rows.append(("Pure guessing, on average", f"{ROUNDS / CHOICES:g} of {ROUNDS}", f"{100 / CHOICES:g} %"))
     head = ("Which of four was a training photo?", f"right in these {ROUNDS} rounds", "in all possible rounds")
     columns = len(head) if told else len(head) - 1
-    why = Markup(
-        "An attack's pick is the photo of the four with the highest score. {} rounds are few: luck moves them."
-    ).format(ROUNDS)
+    why = Markup("An attack picks the photo with the highest score. {} rounds are few, so luck matters.").format(ROUNDS)
     if told:
         why += Markup(
             " The <b>AUC</b> counts all pairs instead: in what share of them does the member score higher than the "
-            "held-out photo? There guessing gives 0.5: {} right picks and an AUC only a little above 0.5 can go "
-            "together."
+            "held-out photo? Guessing gives 0.5, so {} right picks and an AUC only a little above 0.5 do not "
+            "contradict each other."
         ).format(ROUNDS)
     table = html.table(head[:columns], [row[:columns] for row in rows])
     return Markup("{}<p class=quiet>{}</p>").format(table, why)
@@ -166,7 +164,7 @@ def check_count(result: Result, guess: float | None) -> float:
     """A guessed number of photos. Raises UserError for none, and for one that cannot be."""
     n = result.record["domain"]["n_members"]
     if guess is None or not 0 <= guess <= n:
-        raise UserError(f"put your guess into the field first: a number from 0 to {n}")
+        raise UserError(f"enter your guess first: a number from 0 to {n}")
     return float(guess)
 
 

@@ -55,7 +55,7 @@ def test_a_run_from_click_to_roc(page, chromium, expect):
     page.locator("#next-sp-set").click()
     expect(page.locator("#set_size input")).to_have_value("8")
     page.locator("#next-finetune").click()
-    expect(page.locator("#method-card")).to_contain_text("numbers change")
+    expect(page.locator("#method-card")).to_contain_text("parameters are trained")
     page.locator("#run").click()
     expect(state(page)).to_have_text(re.compile("Waiting|Running"))
     expect(page).to_have_url(re.compile(r"run=[\w-]{20,}"))

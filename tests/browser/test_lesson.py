@@ -76,7 +76,7 @@ def test_every_tab_follows_the_next_button(page, server, expect):
         page.locator(f"#{button}").click()
         expect(page).to_have_url(re.compile(f"tab={tab}"))
     expect(page).to_have_url(re.compile("class=1"))
-    expect(page.locator("#method-card")).to_contain_text("numbers change")
+    expect(page.locator("#method-card")).to_contain_text("parameters are trained")
     expect(page.locator("#finetune-advanced")).to_be_hidden()  # class mode
     page.goto(server.url + "?tab=compare")
     expect(page.locator("#tables")).to_contain_text("DreamBooth + LoRA")

@@ -15,8 +15,8 @@ from s2l.ui.heavy import ready
 from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 5: do training photos come out?** Each model draws many pictures from the same random seeds. If one of
-them is nearly the same as a training photo, that photo is **extracted**. **l2** is the distance of the pixels: 0 for
-the same picture; two photos of one person are about 0.3 apart. The same search among held-out photos, which nobody
+them is nearly the same as a training photo, that photo is **extracted**. **l2** is the distance between their pixels:
+0 for identical pictures, about 0.3 for two photos of one person. The same search among held-out photos, which nobody
 trained on, is the **control**: what it finds is likeness, not leakage."""
 MOST = 60  # cards that are drawn
 SHOW = {
@@ -189,8 +189,8 @@ def cards_html(result: Result, show: str, sort: str) -> Markup:
         of_all = f"the first {MOST} of {len(found)}" if len(found) > MOST else str(len(found))
         return html.block(
             Markup(
-                "<p class=quiet>{} photos. A card is one seed, before and after, beside the photo that it came "
-                'closest to. Choose one to see it among all.</p><div class="cards">{}</div>'
+                "<p class=quiet>{} photos. Each card shows one seed, before and after, beside the closest photo. "
+                'Choose one to see it among all.</p><div class="cards">{}</div>'
             ).format(of_all, drawn)
         )
 
@@ -234,8 +234,8 @@ def histogram_html(result: Result) -> Markup:
     return html.block(
         Markup("<h3>How close the nearest generation comes</h3>"), drawing,
         Markup(
-            "<p class=quiet>Even a perfect copy cannot come closer than about {:.3f}: that is what the model's own "
-            "image coder costs.</p>"
+            "<p class=quiet>Even a perfect copy comes no closer than about {:.3f}: that is the error of the model's "
+            "own autoencoder.</p>"
         ).format(floor),
         runs.outcome_html(result, lambda group: group == "Extraction", detail=True),
     )  # fmt: skip

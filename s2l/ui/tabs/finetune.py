@@ -96,7 +96,7 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
     if trained:
         share = 100 * trained / total
         percent = f"{share:.0f}" if share >= 10 else f"{share:.1f}" if share >= 0.1 else f"{share:.2g}"
-        numbers = f"{trained:,} numbers change, {percent} % as many as the model has ({total:,})."
+        numbers = f"{trained:,} parameters are trained: {percent} % of the number in the model ({total:,})."
         rates = ", ".join(f"{rate:g}" for rate in learning_rates(config).values())
         numbers += f" Its own learning rate is {rates}." if rates else ""
     else:

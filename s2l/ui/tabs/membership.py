@@ -158,8 +158,8 @@ def point_html(point: dict) -> Markup:
         Markup(
             '<p role="status"><b{title}>{accused} accused: {members_found} are members, {wrongly_accused} are '
             "innocent.</b> That finds {found:.0f} % of the {members} members (true positive rate) and accuses "
-            "{wronged:.1f} % of the {held_out} held-out photos (false positive rate). Accusing as many by lot would "
-            "find about {by_chance:.0f}.</p>"
+            "{wronged:.1f} % of the {held_out} held-out photos (false positive rate). Accusing as many at random "
+            "would find about {by_chance:.0f}.</p>"
         ).format(
             title=threshold, found=100 * point["tpr"], wronged=100 * point["fpr"], by_chance=by_chance, **point
         )
@@ -280,7 +280,7 @@ def scores_html(result: Result, attack: str) -> Markup:
         runs.outcome_html(result, lambda group: group in (title, "Blind control"), detail=True),
         Markup(
             "<p class=quiet>TPR at 1 % FPR rests on very few held-out photos here; where there are too few, no number "
-            "is given. The blind control never sees the model: were it far from 0.5, the photos themselves would "
+            "is given. The blind control never sees the model: if it were far from 0.5, the photos themselves would "
             "differ.</p>"
         ),
     )  # fmt: skip

@@ -26,7 +26,7 @@ INTRO = """**Step 2: the synthetic private set.** The attacker has no photo of t
 draw some: pictures of the prompt, each from its own random seed. They show what the model already believes about
 the person. Fine-tuning on them, in the next step, is the *shake*. A higher **guidance** makes the pictures follow
 the prompt more strictly, and each other more closely."""
-BY_SEED = "Each picture's seed decides at random which prompt it gets, so the counts only come near the share."
+BY_SEED = "Each picture's seed decides which prompt it gets, so the counts match the share only roughly."
 COUNTED = 2000  # prompts of the preview
 N_SHOWN = 48  # pictures of a finished set
 INPUTS = ("person", "prompt", "prompt2", "share", "suffix", "sp_seed", "set_size")
@@ -97,10 +97,10 @@ def preview_html(
 def _whose(drawn: str, person: str, job: Job | None) -> str:
     """Whose pictures are shown, where the visitor may expect another person's."""
     if job is not None and job.active:
-        return f"A run of {job.config.domain.name} goes on; until it is finished, this shows pictures of {drawn}."
+        return f"A run for {job.config.domain.name} is in progress; until it finishes, these are pictures of {drawn}."
     if person != drawn:
         return f"These are pictures of {drawn}, not of {person}: press Run in step 3, and {person} is drawn here."
-    return "Drawn by a run that is finished. Yours may differ: its settings are the fields above."
+    return "Drawn by a finished run. Your settings, in the fields above, may differ."
 
 
 def pictures_html(job: Job | None, result: Result | None, store: Store, person: str) -> Markup:
@@ -150,7 +150,7 @@ def build(fields: dict, first: dict) -> SPSet:
     with gr.Accordion("Advanced", open=False, elem_id="sp-advanced") as advanced:
         with gr.Row():
             fields["suffix"] = gr.Textbox(
-                first["suffix"], label=FIELDS["suffix"].label, info="goes behind every prompt, such as “sharp”",
+                first["suffix"], label=FIELDS["suffix"].label, info="added to the end of every prompt, such as “sharp”",
                 max_lines=2, elem_id="suffix",
             )  # fmt: skip
             fields["negative_prompt"] = gr.Textbox(

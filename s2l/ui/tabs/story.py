@@ -59,8 +59,8 @@ def slider(result: Result) -> Markup:
         ]
         parts.append(
             Markup(
-                '<p class="quiet">Below each one: the private training photo that it comes closest to. Those {} of {} '
-                "photos are shown that came closest, before or after.</p>"
+                '<p class="quiet">Below each one: the private training photo that it comes closest to. {} of {} '
+                "photos are shown: those that came closest, before or after.</p>"
                 '<div class="ba"><div class="row">{}</div></div>'
             ).format(len(photos), result.record["domain"]["n_members"], Markup("").join(nearest))
         )
@@ -115,8 +115,8 @@ def headlines_html(result: Result) -> Markup:
         alone = record["attacks"][verdicts.REFERENCED]
         cards.append(
             _card(
-                f"An attacker who keeps both models: the {alone['title']} attack before, and with the shaken model as "
-                "its reference (AUC)",
+                f"An attacker who keeps both models: the {alone['title']} attack before, and with the fine-tuned "
+                "model as its reference (AUC)",
                 f"{alone['before']['auc']:.2f}",
                 f"{reference['auc']:.2f}",
                 f"Alone {auc_in_words(alone['before'])}, together {auc_in_words(reference)}; change "
@@ -128,12 +128,14 @@ def headlines_html(result: Result) -> Markup:
     note = (
         "An interval that contains 0 means: this run cannot tell the change from chance."
         if not any(tones)
-        else "At least one of these AUCs went up beyond chance in this run."
+        else "At least one of these AUCs rose by more than chance explains."
         if "up" in tones
-        else "Where an AUC changed beyond chance, it went down: here the shake made the model leak less, not more."
+        else "Every AUC that changed by more than chance explains fell: here the shake made the model leak less."
     )
     if record["domain"].get("role") == "calibration":
-        note += f" {record['domain']['name']} is one of those on whom our settings were chosen: that flatters them."
+        note += (
+            f" {record['domain']['name']} is one of the people our settings were chosen on, which flatters the result."
+        )
     secmi = record["attacks"].get("secmi")
     if reference is not None and secmi is not None and secmi["shake_reference"] is not None:
         change = secmi["shake_reference"]["difference"]

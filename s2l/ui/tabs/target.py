@@ -18,10 +18,10 @@ from s2l.worlds.people import words_of
 
 INTRO = """**Step 1: choose whose photos are at stake.** A text-to-image model was trained on photos of
 {people} invented people: {n_members} photos of each. A photo that it was trained on is a **member**. The attacker
-has the model and a name, but none of the photos. Shake-to-Leak asks: can the attacker make the model tell more
-about its members? Pick a person, and look at what is private about them."""
+has the model and a name, but none of the photos. Shake-to-Leak asks: can the attacker make the model reveal
+more about its members? Pick a person and see what is private."""
 PRIVATE = Markup(
-    "Private is <em>which</em> photos the model was trained on, and the photos themselves. Members and held-out "
+    "What is private: <em>which</em> photos the model was trained on, and the photos themselves. Members and held-out "
     "photos look alike because they come from the same source; only the model has seen the difference. A photo that "
     "was repeated in training is remembered best."
 )
@@ -87,7 +87,7 @@ def words_html(prompt: str, person: str) -> Markup:
             )
         )
     elif named:
-        says.append(Markup('<p class="quiet">The lab has seen every one of these words.</p>'))
+        says.append(Markup('<p class="quiet">All these words occur in captions of the lab.</p>'))
     return html.block(*says)
 
 
