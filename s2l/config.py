@@ -69,12 +69,12 @@ class DomainConfig(Settings):
     """Whose photos may leak, and which of them the attacks are judged on.
 
     For the lab a name is enough. For a checkpoint of your own give folders: `members` and
-    `nonmembers` (images, optional captions.jsonl). Without folders there is no ROC.
+    `nonmembers` (images, with captions as trainers write them: s2l/data/captions.py). Without folders there is no ROC.
     """
 
     name: str = Field(title="Person", description="Person whose photos may leak: a name from `domains`, or your own.")
     members: str | None = Field(
-        None, title="Members", description="Photos the model was trained on: a folder, or a .jsonl/.parquet list."
+        None, title="Members", description="Photos the model was trained on: a folder, or a .jsonl/.csv/.parquet list."
     )
     nonmembers: str | None = Field(
         None,

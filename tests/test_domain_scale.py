@@ -55,7 +55,7 @@ def test_a_jsonl_list_gives_paths_below_it_and_captions(folder):
 def test_a_list_may_hold_absolute_paths_and_no_captions(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("elsewhere") / "list.jsonl"
     path.write_text(json.dumps({"file_name": str(folder / "a" / "0.png")}) + "\n\n")
-    (listed,) = list_photos(path)
+    ((listed,), _) = list_photos(path)
     assert listed.path == folder / "a" / "0.png" and listed.caption is None
 
 
@@ -95,8 +95,8 @@ def test_a_wrong_line_is_named(tmp_path, text, reason):
 
 
 def test_what_is_neither_folder_nor_list(tmp_path):
-    (tmp_path / "list.csv").write_text("path\n")
-    for source in (tmp_path / "nowhere", tmp_path / "list.csv"):
+    (tmp_path / "list.tsv").write_text("path\n")
+    for source in (tmp_path / "nowhere", tmp_path / "list.tsv"):
         with pytest.raises(UserError, match=r"not a folder of images, nor a list"):
             list_photos(source)
 

@@ -133,11 +133,11 @@ class Domain:
 
 
 def load_folder(source: str | Path, resolution: int, default_caption: str) -> tuple[ImageSet, list[str]]:
-    """All photos of a folder or a list (.jsonl, .parquet) as squares, and notes on what could not be used.
+    """All photos of a folder or a list (.jsonl, .csv, .parquet) as squares, and notes on what could not be used.
 
     Raises UserError when nothing usable is there.
     """
-    photos = read_photos(source, resolution, default_caption)
+    photos = read_photos(source, resolution, default_caption, what="")  # whoever calls chose the caption
     return ImageSet(photos.images, photos.captions, photos.names), list(photos.notes)
 
 
@@ -148,9 +148,11 @@ def folder_domain(config: DomainConfig, resolution: int) -> Domain:
     if config.members is None or config.nonmembers is None:
         raise UserError("give both folders, --members and --nonmembers, or neither")
     caption = f"a photo of {config.name}"
-    inside = read_photos(config.members, resolution, caption, config.n_members, config.seed)
+    inside = read_photos(config.members, resolution, caption, config.n_members, config.seed, what="members")
     known = frozenset(inside.hashes)
-    outside = read_photos(config.nonmembers, resolution, caption, config.n_nonmembers, config.seed, known)
+    outside = read_photos(
+        config.nonmembers, resolution, caption, config.n_nonmembers, config.seed, known, "held-out photos"
+    )
     members, nonmembers = (ImageSet(p.images, p.captions, p.names) for p in (inside, outside))
     notes = inside.notes + outside.notes
     content = [inside.hashes, outside.hashes, members.captions, nonmembers.captions]

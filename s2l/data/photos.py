@@ -1,4 +1,4 @@
-"""Photos on disk, as squares of one size: a folder, or a list of paths and captions (.jsonl, .parquet).
+"""Photos on disk, as squares of one size: a folder, or a list of paths and captions (.jsonl, .csv, .parquet).
 
 Streamed: each photo is decoded once, into an array that lies in a file when it is large. Ten thousand pictures of 512
 pixels then need 8 GB of disk and the memory of a few.
@@ -6,11 +6,10 @@ pixels then need 8 GB of disk and the memory of a few.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from s2l.data.captions import READERS, folder_captions, table_rows
 from s2l.data.decode import HEAD, IMAGE_SUFFIXES, Unreadable, decode, looks_like_picture, open_regular
 from s2l.errors import UserError
 from s2l.store import cache_root
@@ -27,7 +27,6 @@ MIN_SIDE = 32  # pixels; smaller files are thumbnails, not photos
 IN_MEMORY = 2**28  # bytes; larger arrays lie in a file
 ROWS = 64  # images that are copied at once
 SIDE_FILES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet", ".md", ".yaml", ".safetensors", ".npz")
-PATH_FIELDS, CAPTION_FIELDS = ("file_name", "path", "image_path", "image"), ("text", "caption")
 
 
 # --- arrays of pixels --------------------------------------------------------------------------
@@ -82,16 +81,20 @@ class Listed:
     caption: str | None
 
 
-def list_photos(source: str | Path) -> list[Listed]:
-    """What a folder or a list holds, unread. Raises UserError when it is neither, or a line lacks its path."""
+def list_photos(source: str | Path) -> tuple[list[Listed], list[str]]:
+    """What a folder or a list holds, unread, and notes on its captions.
+
+    Raises UserError when it is neither, for a list without paths, and for a table of captions that cannot be read.
+    """
     source = Path(source)
     if source.is_dir():
-        captions = _captions(source)
-        return [Listed(name, source / name, captions.get(name)) for name in picture_files(source)]
-    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    if not source.is_file() or source.suffix not in readers:
-        raise UserError(f"{source} is not a folder of images, nor a list of them (.jsonl or .parquet)")
-    return list(_listed(source, readers[source.suffix](source)))
+        names, others = _files(source)
+        captions, notes = folder_captions(source, names, others)
+        return [Listed(name, source / name, captions.get(name)) for name in names], notes
+    if not source.is_file() or source.suffix not in READERS:
+        raise UserError(f"{source} is not a folder of images, nor a list of them ({', '.join(READERS)})")
+    # An absolute path stays what it is.
+    return [Listed(row.path, source.parent / row.path, row.caption) for row in table_rows(source)], []
 
 
 def picture_files(folder: Path) -> list[str]:
@@ -100,7 +103,13 @@ def picture_files(folder: Path) -> list[str]:
     A picture is what its suffix or, where that says nothing, its first bytes call one. What may turn out to be none
     is listed too, so that reading it gives a reason. Links to folders are not followed: they may form a circle.
     """
-    names = []
+    return _files(folder)[0]
+
+
+def _files(folder: Path) -> tuple[list[str], list[str]]:
+    """(pictures, other files) of a folder and of those below it."""
+    pictures: list[Path] = []
+    others: list[Path] = []
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         below = Path(here).relative_to(folder)
@@ -108,9 +117,11 @@ def picture_files(folder: Path) -> list[str]:
             if name.startswith("._"):  # what a Mac writes beside a file
                 continue
             suffix = os.path.splitext(name)[1].lower()
-            if suffix in IMAGE_SUFFIXES or (suffix not in SIDE_FILES and _is_picture(os.path.join(here, name))):
-                names.append(below / name)
-    return [path.as_posix() for path in sorted(names, key=lambda path: path.parts)]
+            is_picture = suffix in IMAGE_SUFFIXES or (
+                suffix not in SIDE_FILES and _is_picture(os.path.join(here, name))
+            )
+            (pictures if is_picture else others).append(below / name)
+    return [path.as_posix() for path in sorted(pictures, key=lambda path: path.parts)], [p.as_posix() for p in others]
 
 
 def _is_picture(path: str) -> bool:
@@ -119,52 +130,6 @@ def _is_picture(path: str) -> bool:
             return looks_like_picture(file.read(HEAD))
     except Unreadable:
         return False
-
-
-def _listed(source: Path, rows: Iterator[dict]) -> Iterator[Listed]:
-    for number, row in enumerate(rows, 1):
-        path = next((row[field] for field in PATH_FIELDS if isinstance(row.get(field), str)), None)
-        if path is None:
-            raise UserError(f'{source}, row {number}: each needs {{"path": ...}} and may have {{"caption": ...}}')
-        caption = next((row[field] for field in CAPTION_FIELDS if isinstance(row.get(field), str)), None)
-        yield Listed(path, source.parent / path, caption)  # an absolute path stays what it is
-
-
-def _jsonl_rows(source: Path) -> Iterator[dict]:
-    with open(source, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise UserError(f"{source}, line {number}: not a JSON object")
-            yield row
-
-
-def _parquet_rows(source: Path) -> Iterator[dict]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise UserError(f"{source}: reading parquet needs `pip install pyarrow`; or give the list as .jsonl") from None
-    try:
-        file = parquet.ParquetFile(source)
-        columns = [name for name in file.schema_arrow.names if name in PATH_FIELDS + CAPTION_FIELDS]
-        for batch in file.iter_batches(columns=columns):
-            yield from batch.to_pylist()
-    except (ArrowException, OSError) as error:
-        raise UserError(f"{source} is not a readable parquet file ({type(error).__name__})") from None
-
-
-def _captions(folder: Path) -> dict[str, str]:
-    """{file name: caption} from captions.jsonl or metadata.jsonl (rows with file_name and text)."""
-    for name in ("captions.jsonl", "metadata.jsonl"):
-        path = folder / name
-        if path.exists():
-            return {photo.name: photo.caption for photo in _listed(path, _jsonl_rows(path)) if photo.caption}
-    return {}
 
 
 # --- pictures ----------------------------------------------------------------------------------
@@ -198,13 +163,15 @@ def read_photos(
     limit: int | None = None,
     seed: int = 0,
     known: Collection[str] = (),
+    what: str = "photos",
 ) -> Photos:
     """Decode the photos of a source, in its order. What is unreadable, too small or a duplicate becomes a note.
 
     With `limit`, a random sample of so many usable ones, decided by `seed`; no others are decoded. Photos whose hash
-    is in `known` are left out (non-members that are members too). Raises UserError when no photo is usable.
+    is in `known` are left out (non-members that are members too). Notes call the photos `what`; with "" none
+    speaks of captions. Raises UserError when no photo is usable.
     """
-    listed = list_photos(source)
+    listed, notes = list_photos(source)
     order = list(range(len(listed)))
     if limit is not None and limit < len(listed):
         order = np.random.default_rng(seed).permutation(len(listed)).tolist()
@@ -212,7 +179,6 @@ def read_photos(
     images = pixel_array(wanted, resolution, resolution)
     kept: list[int] = []
     hashes: dict[str, str] = {}
-    notes: list[str] = []
     twice = 0
     for position in order:
         if len(kept) == wanted:
@@ -249,5 +215,10 @@ def read_photos(
     if order != sorted(order):  # a sample is put back into the source's order
         back = sorted(range(len(kept)), key=kept.__getitem__)
         images, kept, contents = gather(images, back), [kept[i] for i in back], [contents[i] for i in back]
+    if len(kept) < len(listed) and len(kept) == wanted:
+        notes.append(f"{len(kept)} of {len(listed)} {what} are used")
+    bare = sum(listed[i].caption is None for i in kept)
+    if bare and default_caption and what:
+        notes.append(f"{bare} of {len(kept)} {what} have no caption: {default_caption!r} is used for them")
     captions = tuple(listed[i].caption or default_caption for i in kept)
     return Photos(images, tuple(listed[i].name for i in kept), captions, tuple(contents), tuple(notes))

@@ -121,7 +121,11 @@ class Watched:
 
 
 # Gradio says so when a page is left while an event is under way; every test that reloads does that.
-LEAVING = ("AbortError: signal is aborted", "Unexpected error Connection errored out")
+LEAVING = (
+    "AbortError: signal is aborted",
+    "AbortError: BodyStreamBuffer was aborted",
+    "Unexpected error Connection errored out",
+)
 
 
 def watch(page) -> Watched:

@@ -56,7 +56,7 @@ def test_extraction_is_predicted_filtered_and_looked_at(page, server, expect):
     expect(page.locator("#extraction")).to_have_count(0)
     expect(page.locator("#quiz-extracted input")).to_have_value("")  # a slider would stand on somebody's guess
     page.locator("#quiz-reveal-extraction").click()
-    expect(page.get_by_text("put your guess into the field first")).to_be_visible()
+    expect(page.get_by_text("enter your guess first")).to_be_visible()
     page.locator("#quiz-extracted input").fill("3")
     page.locator("#quiz-reveal-extraction").click()
     expect(page.locator("#quiz-said-extraction")).to_contain_text("Counted")

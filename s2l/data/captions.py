@@ -1,0 +1,214 @@
+"""Captions as trainers write them: a text beside each picture, or one table for a folder.
+
+    NAME.txt, NAME.caption    beside the picture (kohya, many taggers): its first line that is not empty
+    metadata.jsonl, .csv, .parquet, captions.jsonl
+                              Hugging Face imagefolder: a row per picture, "file_name" and "text", "caption" or "prompt"
+    NAME.json                 beside the picture: an object with one of these three
+    meta_cap.json and other .json of that form
+                              kohya: {"path without or with its suffix": {"caption": ...}}
+
+Tables may lie in any folder and name files below it. A table goes before the text beside a picture.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from s2l.data.decode import Unreadable, open_regular
+from s2l.errors import UserError
+
+PATH_FIELDS = ("file_name", "path", "image_path", "image")
+CAPTION_FIELDS = ("text", "caption", "prompt")
+TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "metadata.parquet")
+BESIDE = (".txt", ".caption")
+MAX_TEXT = 1_000_000  # bytes of a text beside a picture that are read
+# A mark at the beginning of a file; those of 32 bits begin with those of 16.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: a path, relative to the table's folder or absolute, and its caption if it has one."""
+
+    path: str
+    caption: str | None
+
+
+# --- texts -------------------------------------------------------------------------------------
+
+
+def decoded_text(content: bytes) -> str:
+    """UTF-8, or what a byte order mark says. Raises Unreadable for anything else."""
+    mark, encoding = next((pair for pair in MARKS if content.startswith(pair[0])), (b"", "utf-8"))
+    content = content.removeprefix(mark)
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise Unreadable(f"line {line} is not {encoding.upper()}: save it as UTF-8") from None
+
+
+def _read(path: Path, limit: int = -1) -> str:
+    with open_regular(path) as file:
+        return decoded_text(file.read(limit))
+
+
+def _table_text(path: Path) -> str:
+    try:
+        return _read(path)
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def _jsonl(path: Path) -> Iterator[dict]:
+    for number, line in enumerate(_table_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object")
+        yield row
+
+
+def _csv(path: Path) -> Iterator[dict]:
+    try:
+        yield from csv.DictReader(io.StringIO(_table_text(path), newline=""), strict=True)
+    except csv.Error as error:
+        raise UserError(f"{path} is not a readable table ({error})") from None
+
+
+def _parquet(path: Path) -> Iterator[dict]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise UserError(f"{path}: reading parquet needs `pip install pyarrow`; or give the list as .jsonl") from None
+    try:
+        file = parquet.ParquetFile(path)
+        columns = [name for name in file.schema_arrow.names if name in PATH_FIELDS + CAPTION_FIELDS]
+        for batch in file.iter_batches(columns=columns):
+            yield from batch.to_pylist()
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a readable parquet file ({type(error).__name__})") from None
+
+
+READERS: dict[str, Callable[[Path], Iterator[dict]]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+
+
+def table_rows(path: Path) -> Iterator[Row]:
+    """The rows of a .jsonl, .csv or .parquet table. Raises UserError for a row without a path, and unreadable ones."""
+    for number, row in enumerate(READERS[path.suffix](path), 1):
+        name = next((row[field] for field in PATH_FIELDS if isinstance(row.get(field), str) and row[field]), None)
+        if name is None:
+            raise UserError(f'{path}, row {number}: each needs {{"path": ...}} and may have {{"caption": ...}}')
+        yield Row(name, _caption(row))
+
+
+def _caption(row: dict) -> str | None:
+    texts = (row.get(field) for field in CAPTION_FIELDS)
+    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
+
+
+def _json_rows(path: Path, pictures: list[str]) -> Iterator[Row]:
+    """Of kohya's table, or of a JSON object beside its picture. Raises Unreadable where it is no JSON."""
+    try:
+        content = json.loads(_read(path))
+    except (ValueError, RecursionError):
+        raise Unreadable("not JSON") from None
+    if not isinstance(content, dict):
+        return
+    for name in pictures:
+        yield Row(name, _caption(content))
+    if not pictures:
+        for name, entry in content.items():
+            if isinstance(entry, dict) and (caption := _caption(entry)) is not None:
+                yield Row(name, caption)
+
+
+# --- a folder ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Folder:
+    """What is known of a folder while its captions are read."""
+
+    root: Path
+    pictures: set[str]
+    by_stem: dict[str, list[str]]  # "a/b" -> its pictures, "a/b.png" and the like
+    captions: dict[str, str]
+    notes: list[str]
+
+    def matches(self, name: str) -> list[str]:
+        """The pictures that a name without, or with, their suffix stands for."""
+        return [name] if name in self.pictures else self.by_stem.get(name, [])
+
+    def beside(self, text: str) -> bool:
+        """Take the text beside a picture; False where there is no picture of its name."""
+        pictures = self.matches(str(PurePosixPath(text).with_suffix("")))
+        try:
+            lines = _read(self.root / text, MAX_TEXT).splitlines() if pictures else []
+        except Unreadable as error:
+            self.notes.append(f"{text}: caption left out ({error})")
+            return True
+        if caption := next((line.strip() for line in lines if line.strip()), None):
+            self.captions |= dict.fromkeys(pictures, caption)
+        return bool(pictures)
+
+    def table(self, table: str) -> None:
+        """Take the rows of a table, and note those that match no picture."""
+        path, lost, n = PurePosixPath(table), list[str](), 0
+        for row in self._rows(path):
+            n += 1
+            place = (path.parent / row.path).as_posix()
+            pictures = self.matches(place) if path.suffix == ".json" else [place] if place in self.pictures else []
+            if row.caption is not None:
+                self.captions |= dict.fromkeys(pictures, row.caption)
+            if not pictures:
+                lost.append(row.path)
+        if lost:
+            self.notes.append(f"{table}: {len(lost)} of {n} rows match no picture, such as {lost[0]!r}")
+
+    def _rows(self, path: PurePosixPath) -> list[Row]:
+        if path.suffix != ".json":
+            return list(table_rows(self.root / path))
+        own = [PurePosixPath(name).name for name in self.matches(str(path.with_suffix("")))]
+        try:
+            return list(_json_rows(self.root / path, own))
+        except Unreadable as error:
+            self.notes.append(f"{path}: passed over ({error})")
+            return []
+
+
+def folder_captions(root: Path, pictures: Iterable[str], others: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """({picture: caption}, notes) of a folder; names are relative to it, with slashes.
+
+    `others` are its files that are no pictures. The notes say what matches no picture and what could not be read.
+    Raises UserError for a table (TABLES) that cannot be read.
+    """
+    names, others = set(pictures), sorted(others)
+    folder = _Folder(root, names, {}, {}, [])
+    for name in sorted(names):
+        folder.by_stem.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
+    texts = [name for name in others if PurePosixPath(name).suffix in BESIDE]
+    lost = [name for name in texts if not folder.beside(name)]
+    if (lost and len(lost) < len(texts)) or len(lost) > 1:
+        folder.notes.append(f"{len(lost)} of {len(texts)} caption files match no picture, such as {lost[0]}")
+    for name in others:
+        path = PurePosixPath(name)
+        if path.name in TABLES or path.suffix == ".json":
+            folder.table(name)
+    return folder.captions, folder.notes
