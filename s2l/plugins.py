@@ -1,7 +1,7 @@
-"""What is known by name: the program's own attacks and methods, and those that installed packages bring.
+"""Catalogues of named items: the program's own attacks and methods, and those of installed packages.
 
-A package brings one by an entry point of the catalogue's group. It is imported when somebody asks for a name that the
-program does not have itself, or for the whole list; one that cannot be imported is a sentence in `problems`.
+A package offers one through an entry point of the catalogue's group. It is imported when a name is needed that the
+program does not have itself, or the whole list; if it cannot be imported, `problems` says why in one sentence.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ T = TypeVar("T", bound=Named)
 class Catalogue(Mapping[str, T]):
     """{name: item}, the program's own first, in the order in which they were added.
 
-    `kind` is what error messages call an item ("attack"), `group` the group of entry points. An entry point is called
-    as the item, and loads either the item or a module that adds it.
+    `kind` is what error messages call an item ("attack"), `group` the group of entry points. An entry point has the
+    name of its item, and loads either the item or a module that adds it.
     """
 
     def __init__(self, kind: str, group: str, of: type[T]):
@@ -38,7 +38,7 @@ class Catalogue(Mapping[str, T]):
         self._lock = threading.RLock()  # loading adds items
 
     def add(self, item: T) -> T:
-        """Make an item known under its name."""
+        """Add an item under its name."""
         if item.name in self._items:
             raise ValueError(f"the {self.kind} {item.name!r} is registered twice")
         self._items[item.name] = item
@@ -56,7 +56,7 @@ class Catalogue(Mapping[str, T]):
         return self._problems
 
     def known(self, name: str) -> T:
-        """The item of that name. Raises UserError: the nearest match, or why an installed one cannot be used."""
+        """The item of a name. Raises UserError with the nearest match, or with why an installed one cannot be used."""
         if name in self:
             return self[name]
         if name in self.problems:
@@ -77,7 +77,7 @@ class Catalogue(Mapping[str, T]):
         return len(self._items)
 
     def _ask(self) -> None:
-        """Load what installed packages bring, once."""
+        """Load what installed packages offer, once."""
         with self._lock:
             if self._asked:
                 return
@@ -93,7 +93,7 @@ class Catalogue(Mapping[str, T]):
                 self.add(loaded)
             if entry.name not in set(self._items) - before:
                 raise LookupError(f"it brings no {self.kind} of that name")
-        except Exception as error:  # whatever a stranger's module raises
+        except Exception as error:  # another package's module can raise anything
             for name in set(self._items) - before:
                 del self._items[name]
             source = entry.dist.name if entry.dist is not None else entry.value

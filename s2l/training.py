@@ -3,15 +3,15 @@
     z_t = sqrt(a_t) z0 + sqrt(1 - a_t) e
     L   = sum over groups of the mean of  w ||e - eps(z_t, t, c)||^2  over the group's examples
 
-A checkpoint that predicts v trains on v = sqrt(a_t) e - sqrt(1 - a_t) z0 in the place of e.
+A checkpoint that predicts v trains on v = sqrt(a_t) e - sqrt(1 - a_t) z0 instead of e.
 
     z0, e, z_t  latent, noise and their mixture, (N, C, h, w)
     c, w        the caption's embeddings and the loss weight of an example; t uniform in [0, T)
 
-A caller says what trains (the optimizer's groups), on what (`TrainingSet`) and what each step sees (`Batches`). Every
-random choice of a step comes from a generator seeded with the step and is drawn for the whole batch of all processes
-and accumulation steps, so that a resumed run, a run on two processes and one that accumulates gradients train on the
-same numbers as a plain one.
+The caller decides what trains (the optimizer's groups), on what (`TrainingSet`) and what each step sees (`Batches`).
+Every random choice of a step comes from a generator seeded with the step and is drawn for the whole batch of all
+processes and accumulation steps. A resumed run, a run on two processes and one that accumulates gradients therefore
+train on the same numbers as a plain run.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Cancelled, Event
 
-CHECKPOINT = "training.pt"  # whoever called the loop deletes it when the result is saved
+CHECKPOINT = "training.pt"  # the caller of the loop deletes it when the result is saved
 LOG = "log.jsonl"  # one line per step: step, loss, lr, images_per_s
-FEW_TOKENS = 256  # up to here attention's matrix is small enough to be stored
+FEW_TOKENS = 256  # up to this many tokens, the attention matrix is small enough to be stored
 WARM_UP = 3  # steps before a CUDA graph is captured, as PyTorch asks
 
 
@@ -49,11 +49,11 @@ WARM_UP = 3  # steps before a CUDA graph is captured, as PyTorch asks
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Everything a training can see.
+    """Everything that a training can use.
 
     latents   z0, (M, C, h, w)
     tokens    the distinct captions' token ids, (V, L)
-    captions  (M,) which of them belongs to each latent
+    captions  (M,) the index of each latent's caption
     weights   (M,) loss weight of each example
     n_groups  groups whose mean losses are added up (2 with DreamBooth's class images)
     """
@@ -69,8 +69,8 @@ class TrainingSet:
 class Batch:
     """What one step sees, on the CPU: `index` (N,) into the examples, `noise` (N, C, h, w), `t` (N,).
 
-    `captions` (N,) stand in the place of the examples' own where given (caption dropout). A Poisson sampler may give
-    a batch without examples; `expected` is then what the loss is divided by.
+    `captions` (N,), if given, replace the examples' own (caption dropout). A Poisson sampler may give a batch without
+    examples; `expected` is then what the loss is divided by.
     """
 
     index: torch.Tensor
@@ -81,7 +81,7 @@ class Batch:
 
 
 class Batches(Protocol):
-    """The batch of each step. What it counts on the way is in its state, so that a resumed run goes on."""
+    """The batch of each step. Its counters are in its state, so that a resumed run continues them."""
 
     def __call__(self, step: int) -> Batch: ...
     def state_dict(self) -> dict: ...
@@ -109,12 +109,12 @@ class Privacy(Protocol):
     ) -> tuple[nn.Module, torch.optim.Optimizer, Batches]: ...
 
 
-# --- what it carries -----------------------------------------------------------------------------
+# --- its state -----------------------------------------------------------------------------------
 
 
 @dataclass
 class State:
-    """What a training carries from step to step: a checkpoint holds all of it."""
+    """What a training keeps from step to step: a checkpoint holds all of it."""
 
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -143,12 +143,12 @@ class State:
         os.replace(path.with_suffix(".tmp"), path)
 
     def resume(self, folder: Path, batches: Batches) -> None:
-        """Go on from the folder's checkpoint, if there is one."""
+        """Resume from the folder's checkpoint, if there is one."""
         path, log = folder / CHECKPOINT, folder / LOG
         if path.exists():
             state = torch.load(path, map_location=self.parameters[0].device, weights_only=True)
             if "batches" not in state:
-                path.unlink()  # of a version before this loop: its steps cannot be gone on with
+                path.unlink()  # from a version before this loop, which cannot be resumed
                 return
             assign(self.parameters, state["parameters"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -198,7 +198,7 @@ def averaged(state: State) -> Iterator[None]:
 
 
 def check_loss(loss: float, first: float, step: int, rates: list[float], idle: float, low_precision: bool) -> None:
-    """Stop a training that went wrong, and say why. `idle` is the loss of a model that predicts no noise."""
+    """Stop a training that diverges, and say why. `idle` is the loss of a model that predicts no noise."""
     rate = " and ".join(f"{rate:g}" for rate in rates)
     if not math.isfinite(loss):
         also = ", or half precision overflowed (try dtype float32 or bfloat16)" if low_precision else ""
@@ -220,9 +220,9 @@ class Denoiser(nn.Module):
     """UNet and text encoder as one module, so that one wrapper (several processes, privacy) serves both."""
 
     def __init__(self, model: DiffusionModel, tokens: torch.Tensor, context: torch.Tensor | None, distinct: bool):
-        """`context` (V, L, D) are the captions' embeddings where the text encoder does not train.
+        """`context` (V, L, D) are the captions' embeddings if the text encoder does not train.
 
-        With `distinct` a caption that stands in a batch several times is encoded once.
+        With `distinct`, a caption that occurs several times in a batch is encoded once.
         """
         super().__init__()
         self.model = (model,)  # in a tuple: not a submodule
@@ -230,7 +230,7 @@ class Denoiser(nn.Module):
         self.tokens, self.context, self.distinct = tokens, context, distinct
 
     def embed(self, captions: torch.Tensor) -> torch.Tensor:
-        """Numbers of captions (N,) -> their embeddings (N, L, D)."""
+        """Indices of captions (N,) -> their embeddings (N, L, D)."""
         if self.context is not None:
             return self.context[captions]
         if not self.distinct:
@@ -244,9 +244,9 @@ class Denoiser(nn.Module):
 
 
 class _CapturedGradients:
-    """Forward and backward pass as one CUDA graph: a small network's time is its hundreds of kernel launches.
+    """Forward and backward pass as one CUDA graph: a small network spends its time on hundreds of kernel launches.
 
-    The gradients lie in buffers that every replay overwrites, so nobody may set them to None.
+    The gradients are in buffers that every replay overwrites, so they must never be set to None.
     """
 
     def __init__(self, gradients: Callable[..., torch.Tensor], parameters: list[nn.Parameter], inputs: tuple):
@@ -291,8 +291,8 @@ def fit(
 ) -> None:
     """Train the state's parameters in place from `state.step` to `stop`; the average stays in the state.
 
-    `listen` gets an Event a step in the main process and may raise Cancelled: the state is kept, and the same call
-    goes on from that step. `capture` replays the passes of a step as a CUDA graph: batches of one size on one GPU.
+    `listen` gets one Event per step in the main process and may raise Cancelled: the state is saved, and the same call
+    resumes from that step. `capture` replays the passes of a step as a CUDA graph: batches of one size on one GPU.
     Raises UserError when the loss explodes or becomes NaN, or when processes cannot share a batch.
     """
     accelerator = Accelerator(mixed_precision="no")  # for the processes; half precision is below
@@ -304,7 +304,7 @@ def fit(
 
     tokens = examples.tokens.to(device)
     trains_text = any(p.requires_grad for p in model.text_encoder.parameters())
-    # Where nothing upstream of the UNet trains, the captions' embeddings are the same at every step.
+    # If nothing before the UNet trains, the captions' embeddings are the same at every step.
     context = None if trains_text else model.encode_tokens(tokens).clone()
     latents, weights = examples.latents.to(device).clone(), examples.weights.to(device)
     captions = examples.captions.to(device)
@@ -316,8 +316,8 @@ def fit(
     if n_processes > 1:
         denoiser = accelerator.prepare(denoiser)
 
-    # The backward pass of a CPU's fused attention costs ten times its forward pass; the plain products do not. On a
-    # GPU, and for large images, whose attention matrix would fill the memory, the fused one stays.
+    # On a CPU, the backward pass of fused attention costs ten times its forward pass; that of the plain products does
+    # not. On a GPU, and for large images, whose attention matrix would fill the memory, attention stays fused.
     plain = (
         plain_attention and low_precision and device.type == "cpu" and math.prod(model.latent_shape[1:]) <= FEW_TOKENS
     )
@@ -337,7 +337,7 @@ def fit(
         state.save(folder, batches)
 
     def report(row: dict) -> None:
-        """Tell the listener; all processes stop together when it says so."""
+        """Report to the listener; all processes stop together if it raises Cancelled."""
         stopped = False
         if accelerator.is_main_process:
             try:
@@ -361,7 +361,7 @@ def fit(
         parts = [part.chunk(n_processes)[rank] for part in (index, batch.noise, batch.t, text)] if len(index) else []
         n = len(parts[0]) if parts else 0
         expected = batch.expected or max(n, 1)
-        # As many at once as was asked for, or as fit into memory: the sum of their gradients is the same.
+        # As many at once as the caller asked for, or as fit into memory: the sum of their gradients is the same.
         at_once = max(1, min(-(-n // accumulation), model.runtime.train_batch_size))
         micros = list(zip(*(part.split(at_once) for part in parts), strict=True)) if n else []
         loss_sum = torch.zeros(1, device=device)
@@ -395,7 +395,7 @@ def fit(
         row = {"step": state.step, "loss": loss, "lr": learning_rate, "images_per_s": speed}
         state.log.append(json.dumps(row) + "\n")
         now = time.monotonic()
-        # Large models take long to write: at most a twentieth of the time goes into it.
+        # Large models take long to write: spend at most a twentieth of the time on it.
         if accelerator.is_main_process and now - saved >= max(checkpoint_seconds, 20 * write_seconds):
             checkpoint()
             saved = time.monotonic()

@@ -103,7 +103,7 @@ def test_promising_keeps_the_largest_in_order_and_the_lower_seed_of_ties():
     for keep in (0, 7):
         with pytest.raises(ValueError, match="between 1 and 6"):
             guidance.promising(pool, magnitudes, keep)
-    with pytest.raises(ValueError, match="one a seed"):
+    with pytest.raises(ValueError, match="one per seed"):
         guidance.promising(pool, magnitudes[:5], 2)
 
 

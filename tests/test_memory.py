@@ -92,7 +92,7 @@ def test_a_stage_halves_the_batch_says_so_and_gives_the_same(model, tmp_path, mo
     drawn = sp_set.load_images(folder).floats()
     assert (drawn - expected).abs().max() < 2 / 255
     assert set(full.sizes) == {4} and model.runtime.batch_size == 2
-    assert capsys.readouterr().err.splitlines() == ["SP set: out of memory; going on with half the batch"]
+    assert capsys.readouterr().err.splitlines() == ["SP set: out of memory; continuing with half the batch"]
 
 
 def test_pictures_that_were_drawn_before_memory_ran_out_are_kept(model, tmp_path, monkeypatch):

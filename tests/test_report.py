@@ -189,7 +189,9 @@ def test_both_models_together_are_judged_by_their_own_interval(result):
     loss["shake_reference"]["difference"].update(difference=0.2, low=0.1, high=0.3, p_value=0.001)
     said = report.headline(replace(result, record=record))[-1]
     title = loss["title"]
-    assert said.startswith(f"The {title} attack with both models together is stronger than on the model alone: with")
+    assert said.startswith(
+        f"The {title} attack with both models together is stronger than on the base model alone: with"
+    )
     assert "+0.200" in said
     loss["shake_reference"] = None  # scores that are no distances
     assert "together" not in " ".join(report.headline(replace(result, record=record)))
@@ -355,7 +357,7 @@ def test_a_showcase_is_the_same_run_again_and_never_replaces_something_else(resu
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="something else than a showcase"):
+    with pytest.raises(UserError, match="something other than a showcase"):
         export_showcase(result, photos)
     assert (photos / "mine.txt").read_text() == "mine"
 

@@ -1,4 +1,4 @@
-"""Membership inference attacks, one score function a file. To add one, see CONTRIBUTING.md."""
+"""Membership inference attacks, one file each with one score function. To add one, see CONTRIBUTING.md."""
 
 from s2l.attacks import clid, loss, pfami, pia, secmi, sima  # noqa: F401  (importing registers them)
 from s2l.attacks.calibration import Combination, RobustScale, shake_calibrated

@@ -1,6 +1,6 @@
-"""What turns raw attack scores into better ones with more knowledge: calibration data, or a second model.
+"""Calibrations: better attack scores by means of calibration data, or of a second model.
 
-A calibration wraps the *scores* of any attack, so it knows no attack by name and imports none. Two of them:
+A calibration wraps the *scores* of any attack, so it knows no attack by name and imports none. There are two:
 
     Combination        alpha * S(first) + (1 - alpha) * S(second) of an attack with two components (CLiD), S and
                        alpha fitted on calibration people, never on the images under test
@@ -44,7 +44,7 @@ class RobustScale(Settings):
 
     @classmethod
     def fit(cls, scores) -> RobustScale:
-        """Fit on the scores (N,) of calibration images, members and non-members together."""
+        """Fit on the scores (N,) of calibration images, members and held-out photos together."""
         scores = _matrix(scores).ravel()
         if not len(scores):
             raise UserError("there are no calibration scores to fit a scale on: give at least one calibration person")
@@ -80,10 +80,10 @@ class Combination(Settings):
 
     @classmethod
     def fit(cls, people: Sequence[tuple], alphas: Sequence[float] = ALPHAS) -> Combination:
-        """Fit on calibration people, each a pair (member components (M, 2), non-member components (N, 2)).
+        """Fit on calibration people, each a pair (components of members (M, 2), of held-out photos (N, 2)).
 
-        S is fitted on all their scores pooled. alpha has the highest AUC averaged over people, because that is what
-        the lab reports: pooling would also reward telling people apart. Among equals the one nearest 1 is kept.
+        S is fitted on all their scores pooled. alpha is the one with the highest AUC averaged over people, because that
+        is what the lab reports: pooling would also reward recognizing people. Among equals, the one nearest 1 wins.
         """
         people = [(_matrix(members), _matrix(nonmembers)) for members, nonmembers in people]
         if not people:
@@ -92,7 +92,7 @@ class Combination(Settings):
             if {members.ndim, nonmembers.ndim} != {2} or {members.shape[1], nonmembers.shape[1]} != {2}:
                 raise ValueError(f"components must be (N, 2), not {members.shape} and {nonmembers.shape}")
             if not len(members) or not len(nonmembers):
-                raise UserError("each calibration person needs members and non-members")
+                raise UserError("each calibration person needs members and held-out photos")
         pooled = np.concatenate([rows for pair in people for rows in pair])
         scales = (RobustScale.fit(pooled[:, 0]), RobustScale.fit(pooled[:, 1]))
 
@@ -125,23 +125,23 @@ def are_distances(*scores) -> bool:
 def shake_calibrated(
     scores_before, scores_after, variant: Literal["difference", "log_ratio", "reference"] = "difference", weight=0.8
 ) -> np.ndarray:
-    """A base attack judged with both models of S2L: (N,) float64, higher = more likely a member.
+    """An attack's score from both models together: (N,) float64, higher = more likely a member.
 
     scores_before, scores_after   (N,) of the same images with the same noise, higher = member
-    difference   after - before. For a loss it is the fall of the loss, as a reference-model attack has it, with the
-                 base model as its own reference.
-    log_ratio    log(distance before / distance after) with distance = -score: the *relative* fall. The spread of a
+    difference   after - before. For a loss it is the decrease of the loss, as in a reference-model attack with the base
+                 model as the reference.
+    log_ratio    log(distance before / distance after) with distance = -score: the *relative* decrease. The spread of a
                  change grows with the distance itself (PIA's and SimA's are fourth powers), so that in a difference
-                 the hardest images have the loudest noise; the logarithm levels that. It needs distances above 0:
+                 the hardest images have the most noise; the logarithm removes that. It needs distances above 0:
                  Loss, SecMI, PIA, PIAN, SimA and SimA-MC have them, PFAMI and CLiD are differences already.
-    reference    weight * log(distance after) - log(distance before): the shaken model as the reference of the base
-                 model (difficulty calibration, Watson et al. 2022). Trained on its own pictures of the person it keeps
-                 what the person looks like and forgets single photos, so what a member loses is memory. This is the
-                 opposite direction of the two above: it bets on forgetting. `weight` in [0, 1] is frozen on the lab's
-                 calibration people; 0 is the base attack before, 1 the likelihood ratio.
+    reference    weight * log(distance after) - log(distance before): the fine-tuned model as the reference of the base
+                 model (difficulty calibration, Watson et al. 2022). Trained on its own pictures of the person, it still
+                 knows what the person looks like but forgets single photos, so what a member loses is memory. This
+                 assumes the opposite of the two above: that fine-tuning makes the model forget. `weight` in [0, 1] is
+                 frozen on the lab's calibration people; 0 is the base model's score, 1 the likelihood ratio.
 
-    Read the first two together. Where S2L merely stretches all distances by one factor, the difference is that factor
-    times the base score: it ranks members although the change says nothing new, and log_ratio is the same for everyone.
+    Read the first two together. If S2L only scales all distances by one factor, the difference is that factor times the
+    base score: it ranks members although the change contains nothing new, and log_ratio is the same for all images.
 
     Raises UserError for an unknown variant, scores of different shapes, or logarithms of scores that are no distances.
     """

@@ -32,11 +32,11 @@ class PFAMISettings(Settings):
 
 
 def centre_crop(images: torch.Tensor, share: float) -> torch.Tensor:
-    """The central floor(share * H) pixels a side of (N, 3, H, W), resized back to (H, W), bilinear."""
+    """The central floor(share * H) pixels per side of (N, 3, H, W), resized back to (H, W), bilinear."""
     side = images.shape[-1]
-    kept = max(1, int(side * share))
-    first = (side - kept) // 2
-    crop = images[..., first : first + kept, first : first + kept]
+    inner = max(1, int(side * share))
+    first = (side - inner) // 2
+    crop = images[..., first : first + inner, first : first + inner]
     return torch.nn.functional.interpolate(crop, size=(side, side), mode="bilinear", align_corners=False)
 
 

@@ -1,4 +1,4 @@
-"""PIA and PIAN: the noise predicted for the clean image should be found again at timestep t."""
+"""PIA and PIAN: for a member, the noise predicted for the clean image is predicted again at timestep t."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack may look at, the noise it may use, and the predictions that attacks share."""
+"""What an attack can use: the images under test, their noise, and the predictions that attacks share."""
 
 from __future__ import annotations
 

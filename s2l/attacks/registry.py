@@ -1,4 +1,4 @@
-"""The list of attacks, and the one way to run them.
+"""The catalogue of attacks, and the functions that run them.
 
 Law: every score is returned with *higher = more likely a member*. A formula that is a distance is
 negated in its last line.
@@ -24,7 +24,7 @@ from s2l.progress import Event, Progress, silent
 Timestep = Annotated[int, Field(ge=0, le=999)]
 Timesteps = Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=1000)]
 
-# Feature maps, in units of a network's largest one, that live at once in a forward pass without gradients.
+# Feature maps, in units of a network's largest one, that exist at once in a forward pass without gradients.
 UNET_MAPS = 30  # a transformer block's feed-forward (8c, then 4c three times), its inputs, the skip connections
 VAE_MAPS = 6  # a residual block of the encoder: input, normalised, activated, convolved, padded
 SCRATCH = 128 * 2**20  # bytes that the libraries' kernels and allocators take, whatever the batch size
@@ -36,10 +36,10 @@ class Attack:
 
     score        (model, query, settings) -> (N,) float32, higher = member; or (N, K) for K components
     settings     the class of its settings, with defaults
-    evaluations  UNet evaluations a query when the attack runs alone, given the settings
+    evaluations  UNet evaluations per image when the attack runs alone, given the settings
     formula      the score in one line, for tables; the docstring of `score` says what the symbols are
-    asks         predictions that it shares with others which ask for the same, given the settings
-    components   names of the K columns, each higher = member, the first one the score as long as nobody calibrates
+    asks         predictions that it shares with other attacks that need the same ones, given the settings
+    components   names of the K columns, each higher = member; the first one is the score if there is no calibration
                  (see calibration.py); () for an attack that returns its score
     """
 
@@ -58,7 +58,7 @@ ATTACKS: Catalogue[Attack] = Catalogue("attack", "s2l.attacks", Attack)
 
 
 def register_attack(name: str, **facts):
-    """Decorator: make a score function known under `name`; `facts` are the other fields of Attack."""
+    """Decorator: register a score function under `name`; `facts` are the other fields of Attack."""
 
     def decorate(score):
         ATTACKS.add(Attack(name, score=score, **facts))
@@ -90,7 +90,7 @@ def _asks(name: str, config: AuditConfig) -> frozenset[Prediction]:
 
 
 def sharing_groups(names: Sequence[str], config: AuditConfig) -> list[list[str]]:
-    """The attacks in groups that share predictions: those of one group are cheaper together, others are not."""
+    """The attacks in groups that share predictions: running the attacks of a group together is cheaper."""
     groups: list[tuple[list[str], frozenset[Prediction]]] = []
     for name in dict.fromkeys(names):
         group, asks = [name], _asks(name, config)
@@ -106,7 +106,7 @@ def sharing_groups(names: Sequence[str], config: AuditConfig) -> list[list[str]]
 
 
 def evaluations_together(names: Sequence[str], config: AuditConfig) -> int:
-    """UNet evaluations a query of all these attacks in one suite, each shared prediction made once."""
+    """UNet evaluations per image of all these attacks in one suite, each shared prediction made once."""
     names = list(dict.fromkeys(names))
     alone = sum(get_attack(name).evaluations(attack_settings(name, config)) for name in names)
     asked = [_asks(name, config) for name in names]
@@ -146,7 +146,7 @@ def run_components(
 def run_suite(
     names: Sequence[str], model: DiffusionModel, query: Query, config: AuditConfig, progress: Progress = silent
 ) -> dict[str, torch.Tensor]:
-    """`run_components` with one uncalibrated score an image: {name: (N,) float32 on the CPU}, higher = member."""
+    """`run_components` with one uncalibrated score per image: {name: (N,) float32 on the CPU}, higher = member."""
     components = run_components(names, model, query, config, progress)
     return {name: columns[:, 0].contiguous() for name, columns in components.items()}
 
@@ -163,9 +163,9 @@ def memory_estimate(model: DiffusionModel, batch_size: int) -> int:
 
     One forward pass of the UNet or of the VAE's encoder (PFAMI encodes crops), whichever is larger, plus what the
     suite keeps of a batch: the memo, a few tensors of latents, pixels and captions. Independent of the number of
-    images and attacks; linear in the batch size, above SCRATCH. Batches that are computed side by side take that much
-    each. Holds for attention that never stores a token-by-token matrix (torch's fused kernels, the default). Stable
-    Diffusion v1 in float32: 0.9 GB an image.
+    images and attacks; linear in the batch size, above SCRATCH. Batches that are computed at the same time take that
+    much each. Holds for attention that never stores a token-by-token matrix (torch's fused kernels, the default).
+    Stable Diffusion v1 in float32: 0.9 GB per image.
     """
     latent = 4 * math.prod(model.latent_shape)  # bytes of one float32 latent
     wide = model.dtype.itemsize
@@ -176,5 +176,5 @@ def memory_estimate(model: DiffusionModel, batch_size: int) -> int:
     unet = UNET_MAPS * wide * largest_map(model.unet.config.block_out_channels, model.latent_shape[1])
     vae = VAE_MAPS * wide * largest_map(model.vae.config.block_out_channels, model.resolution)
     captions = 2 * wide * model.tokenizer.model_max_length * model.unet.config.cross_attention_dim
-    kept = (MEMO_LIMIT + 8) * latent + 4 * 4 * 3 * model.resolution**2 + captions
-    return SCRATCH + batch_size * (max(unet, vae) + kept)
+    memo = (MEMO_LIMIT + 8) * latent + 4 * 4 * 3 * model.resolution**2 + captions
+    return SCRATCH + batch_size * (max(unet, vae) + memo)

@@ -16,7 +16,7 @@ SOURCE = "Rao, Qu & Moyer 2025, Score-based Membership Inference on Diffusion Mo
 
 
 class SimASettings(Settings):
-    """`t`: the timestep that the UNet is told. The authors search 0, 10, ..., 190; at 0 PIA's first pass is shared."""
+    """`t`: the timestep given to the UNet. The authors search 0, 10, ..., 190; at 0 PIA's first pass is shared."""
 
     t: Timestep = 100
 
@@ -65,8 +65,8 @@ def score_sima_mc(model: DiffusionModel, query: Query, settings: SimAMCSettings)
     """Minus the mean over t and noise draws of ||eps(z_t, t, c)||_4^4: (N,).
 
     z_t    sqrt(a_t) z0 + sqrt(1 - a_t) n
-    n      noise, fixed by the image's index and the number of the draw; with one draw a timestep it is the noise of
-           the Loss attack at the same place of its list, so the suite gets these predictions for nothing
+    n      noise, fixed by the image's index and the number of the draw; with one draw per timestep it is the noise of
+           the Loss attack at the same place of its list, so the suite gets these predictions for free
     """
     total = torch.zeros(len(query), device=model.device)
     for i, t in enumerate(settings.timesteps):

@@ -1,7 +1,7 @@
 """A picture file to upright sRGB pixels: the one decoder of folders, lists, uploads, SP sets and generations.
 
-What a viewer shows is what is scored: turned as the camera says, transparency over white, 16 bits scaled to 8, other
-colour spaces converted to sRGB, the first frame of an animation. A plain RGB file keeps its pixels bit for bit.
+What a viewer shows is what is scored: rotated as the camera recorded, transparency over white, 16 bits scaled to 8,
+other colour spaces converted to sRGB, the first frame of an animation. A plain RGB file keeps its pixels bit for bit.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2",
 )  # fmt: skip
-# Known by their first bytes, whatever a name says. No format that starts another program (EPS) or follows a reference.
+# Recognized by their first bytes, whatever the name. No format that starts another program (EPS) or follows references.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
-HEAD = 32  # bytes that tell a format
+HEAD = 32  # bytes that identify a format
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 AVIF, HEIC = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -63,14 +63,14 @@ def has_heif() -> bool:
 
 @lru_cache(maxsize=8)
 def _readable(formats: tuple[str, ...]) -> tuple[str, ...]:
-    """Those formats that this Pillow reads, which has to load its readers first."""
+    """The formats that this Pillow can read; it has to load its readers first."""
     has_heif()
     Image.init()
     return tuple(name for name in formats if name in Image.OPEN)
 
 
 def looks_like_picture(head: bytes) -> bool:
-    """Whether a file's first HEAD bytes are those of a picture."""
+    """Whether a file that begins with `head` is a picture."""
     if head[:4] == b"RIFF":
         return head[8:12] == b"WEBP"
     if head[4:8] == b"ftyp":
@@ -79,7 +79,7 @@ def looks_like_picture(head: bytes) -> bool:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """A regular file, opened to read. Raises Unreadable for anything else, which may not even be opened."""
+    """A regular file, opened for reading. Raises Unreadable for anything else, without opening it."""
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
@@ -106,12 +106,12 @@ def decode(path: str | Path, formats: tuple[str, ...] = FORMATS, max_pixels: int
         raise Unreadable("HEIC needs `pip install pillow-heif`" if heic else "no picture of a known format") from None
     except Image.DecompressionBombError:
         raise Unreadable("too many pixels") from None
-    except Exception as error:  # a damaged file makes the decoders raise nearly everything
+    except Exception as error:  # on a damaged file the decoders can raise nearly anything
         raise Unreadable(f"damaged: {error or type(error).__name__}") from None
 
 
 def header(path: str | Path) -> tuple[int, int]:
-    """(width, height) as a file states them, undecoded and unturned. Raises Unreadable."""
+    """(width, height) from a file's header, before any rotation. Raises Unreadable."""
     try:
         with open_regular(path) as file, Image.open(file, formats=_readable(FORMATS)) as image:
             return image.size
@@ -121,7 +121,7 @@ def header(path: str | Path) -> tuple[int, int]:
 
 def _upright(image: Image.Image) -> Decoded:
     kind, quantization = image.format or "", getattr(image, "quantization", None) or {}
-    if kind == "MPO":  # a phone's JPEG with a second picture behind the first
+    if kind == "MPO":  # a phone's JPEG with a second picture after the first
         kind = "JPEG"
     profile = image.info.get("icc_profile")
     tables = tuple(tuple(quantization[i]) for i in sorted(quantization))
@@ -133,10 +133,10 @@ def _upright(image: Image.Image) -> Decoded:
 
 def _turned(image: Image.Image) -> Image.Image:
     if image.format != "TIFF" and not any("exif" in str(key) or "xmp" in str(key).lower() for key in image.info):
-        return image  # asking for EXIF costs more than decoding a small picture
+        return image  # reading EXIF costs more than decoding a small picture
     try:
         orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # unreadable EXIF turns nothing
+    except Exception:  # with unreadable EXIF, nothing is rotated
         return image
     # A file without orientation is not copied.
     return image if orientation in (0, 1, None) else ImageOps.exif_transpose(image)

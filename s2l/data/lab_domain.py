@@ -11,7 +11,7 @@ from s2l.keys import key_of
 from s2l.labs import Lab
 from s2l.worlds.people import LabPhoto, photo_hash
 
-CALIBRATION_HELD_OUT = 100  # of each of the eight calibration people: 1 % FPR then rests on eight photos
+CALIBRATION_HELD_OUT = 100  # per calibration person; with eight of them, 1 % FPR is eight photos
 REFERENCE_SET = (
     "the lab {lab} was trained on no photo of {name}: the photos called members are a reference set, judged as if they "
     "were members"
@@ -28,14 +28,14 @@ def _image_set(photos: list[LabPhoto], resolution: int) -> ImageSet:
 
 
 def lab_domain(lab: Lab, config: DomainConfig) -> Domain:
-    """A person of the lab. Where the lab was trained on none of their photos, the reference set stands for members.
+    """A person of the lab. If the lab was trained on none of their photos, the reference set takes the members' place.
 
     Raises UserError for an unknown name, RuntimeError when the photos drawn here are not those of the record.
     """
     person = lab.person(config.name)
     photos, hashes, sample = person.members(), list(person.hashes), None
     if config.n_members is not None:
-        # At random: the first ones are those that were repeated most.
+        # At random, because the first ones were repeated most.
         sample = sorted(np.random.default_rng(config.seed).permutation(len(photos))[: config.n_members].tolist())
         photos, hashes = [photos[i] for i in sample], [hashes[i] for i in sample]
     members = _image_set(photos, lab.resolution)
@@ -56,11 +56,11 @@ def lab_domain(lab: Lab, config: DomainConfig) -> Domain:
 
 
 def calibration_domains(lab: Lab, name: str) -> list[Domain]:
-    """The lab's calibration people but for the one under test."""
+    """The lab's calibration people except the one under test."""
     others = [other for other in lab.names("calibration") if other.lower() != name.lower()]
     return [lab_domain(lab, DomainConfig(name=other, n_nonmembers=CALIBRATION_HELD_OUT)) for other in others]
 
 
 def protected_photos(lab: Lab) -> ImageSet:
-    """Every photo that the lab's model was trained on, person by person: what its owner has to protect."""
+    """Every photo that the lab's model was trained on, person by person: what its owner must protect."""
     return _image_set([photo for person in lab.people if person.trained for photo in person.members()], lab.resolution)

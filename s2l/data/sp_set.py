@@ -1,8 +1,8 @@
-"""Generate images from prompts into a folder: the synthetic private set, and extraction's candidates.
+"""Generate pictures from prompts into a folder: the SP set, and the generations that extraction searches.
 
-One seed an image, never one a batch: image i is the same at any batch size. The folder holds one
-PNG an image and a `metadata.jsonl` (file_name, text, seed) that Hugging Face tools read too. A
-killed run finds the pictures it had and draws the rest; processes of `accelerate launch` share them.
+Each picture has its own seed, so picture i is the same at any batch size. The folder holds one PNG per
+picture and a `metadata.jsonl` (file_name, text, seed) that Hugging Face tools can read too. A killed run
+keeps the pictures it had and generates the rest; processes of `accelerate launch` share the work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from s2l.progress import Event, Progress, silent
 
 
 def prompt_of(parts: Sequence[PromptPart], name: str, suffix: str, seed: int) -> str:
-    """The prompt of one image: a weighted draw from the mix, decided by the image's seed alone."""
+    """The prompt of one picture: a weighted draw from the mix that depends only on the picture's seed."""
     weights = np.array([part.weight for part in parts])
     rng = np.random.default_rng([5, seed])
     part = parts[int(rng.choice(len(parts), p=weights / weights.sum()))]
@@ -61,7 +61,7 @@ def _write_png(pixels: np.ndarray, path: Path) -> None:
 
 
 def processes(model: DiffusionModel) -> PartialState:
-    """Which process this is among those of `accelerate launch`; without it, the only one."""
+    """The processes of `accelerate launch`, and which of them this is; without it, this is the only one."""
     return PartialState(cpu=model.device.type == "cpu")
 
 
@@ -75,11 +75,11 @@ def generate_images(
     progress: Progress = silent,
     generate: Callable | None = None,
 ) -> ImageSet:
-    """Fill `folder` with one image a (prompt, seed), resuming what is there; returns the whole set.
+    """Fill `folder` with one picture per (prompt, seed), resuming from what is there; returns the whole set.
 
-    `generate` draws in place of `model.generate`, whose arguments it takes (for guidance of one's own). Several
-    processes draw a share each and all return the whole set; the first one reports progress.
-    Raises UserError when the disk cannot hold the set, or the folder holds another one.
+    `generate` replaces `model.generate` and takes the same arguments (for other guidance). Several processes generate
+    a share each and all return the whole set; the first one reports progress. Raises UserError when the disk cannot
+    hold the set, or the folder holds another one.
     """
     folder = Path(folder)
     names = [_file_name(seed) for seed in seeds]
@@ -95,26 +95,26 @@ def generate_images(
     folder.mkdir(parents=True, exist_ok=True)
     todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
     team = processes(model)
-    team.wait_for_everyone()  # nobody draws before everybody has seen what is there
+    team.wait_for_everyone()  # all processes see what is there before any of them generates
     if team.is_main_process and not metadata.exists():
-        # Renamed when complete: a run killed here must find its own folder again.
+        # Renamed when complete: a run killed here must recognize its own folder later.
         metadata.with_suffix(".tmp").write_text(text, encoding="utf-8")
         os.replace(metadata.with_suffix(".tmp"), metadata)
     mine, ready = todo[team.process_index :: team.num_processes], len(names) - len(todo)
-    started, drawn = time.monotonic(), 0
+    started, n_new = time.monotonic(), 0
 
     def report() -> None:
-        if team.is_main_process:  # the others are about as far
-            speed = drawn / max(time.monotonic() - started, 1e-9)
-            done = min(ready + drawn, len(names))
+        if team.is_main_process:  # the others are about equally far
+            speed = n_new / max(time.monotonic() - started, 1e-9)
+            done = min(ready + n_new, len(names))
             progress(Event(stage, done, len(names), {"images_per_s": speed, "folder": str(folder)}))
 
     def keep(first: int, images: torch.Tensor) -> None:
-        nonlocal drawn
+        nonlocal n_new
         pixels = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
         for i, picture in zip(mine[first : first + len(pixels)], pixels, strict=True):
             _write_png(picture, folder / names[i])
-        drawn += len(pixels) * team.num_processes
+        n_new += len(pixels) * team.num_processes
         report()
 
     report()
@@ -127,7 +127,7 @@ def generate_images(
 def load_images(folder: str | Path) -> ImageSet:
     """Read a folder written by `generate_images` (or any imagefolder with metadata.jsonl).
 
-    Raises UserError when it is not one, or pictures are missing (an interrupted run: run it again).
+    Raises UserError when it is not one, or when pictures are missing (after an interrupted run).
     """
     folder = Path(folder)
     metadata = folder / "metadata.jsonl"
@@ -160,7 +160,7 @@ def load_images(folder: str | Path) -> ImageSet:
 def generate_sp_set(
     model: DiffusionModel, domain: Domain, config: SPSetConfig, folder: Path, progress: Progress = silent
 ) -> ImageSet:
-    """The synthetic private set of a domain (Shake-to-Leak, step 1), in `folder`."""
+    """The SP set of a person (Shake-to-Leak, step 1), in `folder`."""
     seeds = range(config.seed, config.seed + config.set_size)
     check_disk(folder, seeds, model.resolution)  # before 100,000 prompts are drawn
     prompts = [prompt_of(config.prompts, domain.name, config.suffix, seed) for seed in seeds]

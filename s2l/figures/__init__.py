@@ -1,7 +1,7 @@
 """Figures of a finished run, for the report, the app and a projector.
 
 Every function takes an `experiment.Result` (or plain rows) and returns a matplotlib `Figure` that
-belongs to nobody: no pyplot, no global state, safe in threads. `dark=True` draws for a dark page.
+has no owner: no pyplot, no global state, safe in threads. `dark=True` draws for a dark page.
 Colour is never the only signal: before is dashed and after solid, members are filled and held-out
 photos outlined, an extracted photo has a thick frame and the word.
 

@@ -28,8 +28,8 @@ def roc_band(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pointwise bootstrap band of a ROC curve: (G,) false positive rates, lowest and highest true positive rates.
 
-    Both groups are drawn again with replacement, as for the interval of the AUC; a point of the grid asks for the TPR
-    at the threshold that accuses no more than this share of the drawn held-out photos.
+    Both groups are resampled with replacement, as for the interval of the AUC; at each point of the grid, the TPR is
+    that of the threshold that accuses no more than this share of the resampled held-out photos.
     """
     rng = np.random.default_rng(seed)
     n = len(nonmembers)
@@ -37,9 +37,9 @@ def roc_band(
     allowed = np.minimum(np.floor(grid * n + 1e-9).astype(int), n)
     rates = np.empty((n_resamples, len(grid)))
     for i in range(n_resamples):
-        found = np.sort(rng.choice(members, len(members)))
+        sample = np.sort(rng.choice(members, len(members)))
         falling = np.append(np.sort(rng.choice(nonmembers, n))[::-1], -np.inf)
-        rates[i] = 1 - np.searchsorted(found, falling[allowed], side="right") / len(found)
+        rates[i] = 1 - np.searchsorted(sample, falling[allowed], side="right") / len(sample)
     low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return grid, low, high
 
@@ -59,7 +59,7 @@ def _draw_roc(ax: Axes, result: Result, attack: str, c: Palette, log: bool, titl
         members, nonmembers = result.scores(attack, when)
         grid, low, high = roc_band(members, nonmembers)
         curve = roc(members, nonmembers)
-        smallest = [0.5 / len(nonmembers), 0.5 / len(members)]  # below one image nothing can be drawn
+        smallest = [0.5 / len(nonmembers), 0.5 / len(members)]  # below one photo there is nothing to draw
         fpr, tpr = np.array(curve.fpr), np.array(curve.tpr)
         if log:
             fpr, tpr = np.maximum(fpr, smallest[0]), np.maximum(tpr, smallest[1])
@@ -114,7 +114,7 @@ def roc_figure(result: Result, attack: str, log: bool = False, dark: bool = Fals
 
 
 def roc_both(result: Result, attack: str, dark: bool = False) -> Figure:
-    """The ROC of one attack twice: linear, and log-log, where the confident attacker's corner is large."""
+    """One attack's ROC curve twice: linear, and log-log, which enlarges the corner of few false accusations."""
     return _roc_rows(result, [attack], dark)
 
 
@@ -137,7 +137,7 @@ def _roc_rows(result: Result, attacks: Sequence[str], dark: bool) -> Figure:
 
 
 def loss_figure(log_rows: Sequence[LogLine], dark: bool = False) -> Figure:
-    """Training loss a step and its running mean; `log_rows` have "step" and "loss"."""
+    """Training loss per step and its running mean; `log_rows` have "step" and "loss"."""
     c = palette(dark)
     figure = new_figure(9, 4.6, c)
     ax = figure.add_subplot()
@@ -161,14 +161,14 @@ def loss_figure(log_rows: Sequence[LogLine], dark: bool = False) -> Figure:
 
 
 def extraction_curve_figure(result: Result, dark: bool = False) -> Figure:
-    """Distinct training photos extracted against the number of generations, with the interval for fresh ones."""
+    """Distinct training photos extracted against the number of generations, with the interval for new ones."""
     c, curve = palette(dark), result.extraction["curve"]
     figure = new_figure(9, 4.6, c)
     ax = figure.add_subplot()
     for when, line in LINES.items():
-        found, colour = curve[when], getattr(c, when)
-        ax.fill_between(found["counts"], found["low"], found["high"], color=colour, alpha=0.13, linewidth=0)
-        ax.plot(found["counts"], found["mean"], color=colour, linestyle=line, linewidth=3, label=when)
+        side, colour = curve[when], getattr(c, when)
+        ax.fill_between(side["counts"], side["low"], side["high"], color=colour, alpha=0.13, linewidth=0)
+        ax.plot(side["counts"], side["mean"], color=colour, linestyle=line, linewidth=3, label=when)
     tidy(ax, c, "generations", "training photos extracted")
     ax.set_ylim(bottom=0)
     ax.margins(x=0.01)

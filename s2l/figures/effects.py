@@ -1,4 +1,4 @@
-"""Changes over several people, a line a method: for the tables."""
+"""Changes over several people, one line per method: for the tables."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from s2l.figures.style import LARGE, new_figure, palette, tidy
 
 @dataclass(frozen=True)
 class Effect:
-    """One row of a table over people: (mean, low, high) of each change, and the paper's own change where it has one."""
+    """One row of a table over people: (mean, low, high) of each change, and the paper's change if it reports one."""
 
     label: str
     secmi: tuple[float, float, float]
-    both: tuple[float, float, float]  # Loss of the base model with the shaken one as its reference
+    both: tuple[float, float, float]  # Loss on the base model with the fine-tuned model as its reference
     extracted: tuple[float, float, float]
     paper_auc: float | None
     paper_extracted: float | None
 
 
 def effects_figure(effects: Sequence[Effect], n_people: int, dark: bool = False) -> Figure:
-    """Change of the AUC and of the number of extractions, a line a row: points with intervals, the paper's beside."""
+    """Changes of the AUC and of the extracted photos, one line per row: points with intervals, beside the paper's."""
     c = palette(dark)
     figure = new_figure(14, 2.4 + 0.62 * len(effects), c)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))

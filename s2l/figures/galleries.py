@@ -1,4 +1,4 @@
-"""Galleries: generations beside the photos that they came closest to, and other rows of pictures."""
+"""Galleries: generations beside the photos they are closest to, and other rows of pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _folder(result: Result, what: str) -> Path:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a grid, what stands below it, and whether it is marked."""
+    """One picture of a grid, the text below it, and whether it is marked."""
 
     picture: np.ndarray
     text: str = ""
@@ -77,10 +77,10 @@ def _grid(rows: Mapping[str, Sequence[Cell]], c: Palette, footnote: str = "") ->
 
 
 def _closest(before: Search, after: Search, top: int) -> list[tuple[int, int]]:
-    """(reference, generation) of the `top` references that any generation, before or after, came closest to.
+    """(reference, generation) of the `top` references that any generation, before or after, is closest to.
 
-    Both sides have the same chance to name the seed of a column: choosing by "after" alone would
-    show a rise even where there is none.
+    Both models have the same chance to choose the seed of a column: choosing by "after" alone would show an increase
+    even where there is none.
     """
     best = []
     for reference, distances in enumerate(zip(before["distances"], after["distances"], strict=True)):
@@ -102,9 +102,9 @@ def _l2_cells(images: np.ndarray, references: np.ndarray, delta: float, word: st
 
 
 def extraction_figure(result: Result, top: int = 8, of: Part = "members", dark: bool = False) -> Figure:
-    """A column is one seed: generated before, generated after, and the training photo it came closest to.
+    """A column is one seed: generated before, generated after, and the training photo closest to them.
 
-    The columns are the `top` members that any generation, before or after, came closest to.
+    The columns are the `top` members that any generation, before or after, is closest to.
     `of="nonmembers"` draws the same for held-out photos: the control, which no training can explain.
     Without known members the figure shows the generations only.
     """
@@ -134,7 +134,7 @@ def extraction_figure(result: Result, top: int = 8, of: Part = "members", dark: 
 
 
 def match_figure(images: np.ndarray, photos: np.ndarray, delta: float, dark: bool = False) -> Figure:
-    """Generations (N, H, W, 3) uint8 above the training photos (N, H, W, 3) that each came closest to."""
+    """Generations (N, H, W, 3) uint8, each above the training photo (N, H, W, 3) closest to it."""
     rows = {"generation": _l2_cells(images, photos, delta), "training\nphoto": [Cell(photo) for photo in photos]}
     return _grid(rows, palette(dark), f"thick frame: l2 to the photo below is at most {delta:g}")
 
@@ -151,9 +151,9 @@ def sp_set_figure(result: Result, top: int = 8, dark: bool = False) -> Figure:
 
 
 def most_exposed_figure(result: Result, attack: str, top: int = 8, dark: bool = False) -> Figure:
-    """The members that an attack is surest of after fine-tuning, with their rank among the held-out photos."""
-    found = result.record["attacks"][attack]
-    exposed, n = found["most_exposed"][:top], found["after"]["n_nonmembers"]
+    """The members that an attack scores highest after fine-tuning, with their rank among the held-out photos."""
+    entry = result.record["attacks"][attack]
+    exposed, n = entry["most_exposed"][:top], entry["after"]["n_nonmembers"]
     photos = pictures(_folder(result, "members"), [image["index"] for image in exposed])
 
     def share(rank: float) -> str:
@@ -163,13 +163,13 @@ def most_exposed_figure(result: Result, attack: str, top: int = 8, dark: bool = 
         Cell(photo, f"{share(image['fpr_rank_after'])}\nbefore {share(image['fpr_rank_before'])}")
         for photo, image in zip(photos, exposed, strict=True)
     ]
-    return _grid({f"{found['title']}:\nmost\nexposed": cells}, palette(dark))
+    return _grid({f"{entry['title']}:\nmost\nexposed": cells}, palette(dark))
 
 
 def blind_figure(result: Result, top: int = 8, dark: bool = False) -> Figure:
-    """The picture that stands for each group of near-duplicates, largest groups first, before and after."""
+    """The picture that represents each group of near-duplicates, largest groups first, before and after."""
     blind, rows = result.record["blind"], {}
-    assert blind is not None  # a figure of flags is asked for where there are some
+    assert blind is not None  # callers ask for this figure only if there are flags
     for when in LINES:
         groups, score = blind[when]["clusters"][:top], blind[when]["score"]
         if not groups:
@@ -183,5 +183,5 @@ def blind_figure(result: Result, top: int = 8, dark: bool = False) -> Figure:
                 text += f"\nl2 {distance:.3f}" + (" ✓" if hit else "")
             cells.append(Cell(picture, text, hit))
         rows[f"{when}\nfine-tuning"] = cells
-    note = "thick frame: really a training photo" if blind["before"]["score"] is not None else ""
+    note = "thick frame: actually a training photo" if blind["before"]["score"] is not None else ""
     return _grid(rows, palette(dark), note)

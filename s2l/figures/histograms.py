@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _two_histograms(
     figure: Figure | SubFigure, panels: dict[str, tuple[np.ndarray, np.ndarray]], c: Palette, xlabel: str
 ) -> list[Axes]:
-    """One panel a key, on shared axes: members filled, held-out photos outlined, both as shares."""
+    """One panel per key, on shared axes: members filled, held-out photos outlined, both as shares."""
     from s2l.measure.metrics import histogram
 
     members, nonmembers = (np.concatenate([pair[i] for pair in panels.values()]) for i in (0, 1))
@@ -47,7 +47,7 @@ def _two_histograms(
 
 
 def score_histogram_figure(result: Result, attack: str, dark: bool = False) -> Figure:
-    """How one attack scores members and held-out photos, before and after: the overlap is the doubt."""
+    """How one attack scores members and held-out photos, before and after; where they overlap, it cannot tell."""
     c = palette(dark)
     figure = new_figure(14, 5, c)
     _score_histograms(figure, result, attack, c)
@@ -71,9 +71,9 @@ def _score_histograms(figure: Figure | SubFigure, result: Result, attack: str, c
 
 
 def distance_histogram_figure(result: Result, dark: bool = False) -> Figure:
-    """How close the nearest generation comes to each member and, as the control, to each held-out photo.
+    """How close the nearest generation is to each member and, as the control, to each held-out photo.
 
-    "perfect copy" stands where the autoencoder alone puts a photo: no generation can come closer on average.
+    "perfect copy" marks the distance that the autoencoder alone causes: no generation can be closer on average.
     """
     c = palette(dark)
     figure = new_figure(14, 5, c)
@@ -83,9 +83,9 @@ def distance_histogram_figure(result: Result, dark: bool = False) -> Figure:
         return figure
     panels = {}
     for when in ("before", "after"):
-        found = record[when]
-        title = f"{when}: {found['members']['distinct']} of {found['members']['n_references']} extracted"
-        panels[title] = np.array(found["members"]["distances"]), np.array(found["nonmembers"]["distances"])
+        members, control = record[when]["members"], record[when]["nonmembers"]
+        title = f"{when}: {members['distinct']} of {members['n_references']} extracted"
+        panels[title] = np.array(members["distances"]), np.array(control["distances"])
     delta, floor = record["after"]["delta"], record["floor"]["mean"]
     axes = _two_histograms(figure, panels, c, "l2 to the nearest generation")
     axes[0].set_ylim(top=1.15 * axes[0].get_ylim()[1])  # room for the lines' names; the panels share the axis

@@ -18,7 +18,7 @@ TITLE, LARGE, SMALL = 19, 15, 13  # points, at the figures' own sizes: readable 
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours that people with any colour vision tell apart (after Okabe & Ito)."""
+    """Colours that people with any colour vision can distinguish (after Okabe & Ito)."""
 
     paper: str
     ink: str

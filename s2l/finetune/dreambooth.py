@@ -36,7 +36,7 @@ def own_settings(config: FineTuneConfig) -> DreamBoothSettings:
 
 
 def class_prompt(class_noun: str) -> str:
-    """What class images are drawn and trained with: "a photo of a person"."""
+    """The caption of class images, for generating and for training: "a photo of a person"."""
     return f"a photo of {'an' if class_noun[0].lower() in 'aeiou' else 'a'} {class_noun}"
 
 
@@ -49,7 +49,7 @@ def number_of_class_images(config: FineTuneConfig, n_instances: int) -> int:
 
 
 def class_images(model: DiffusionModel, config: FineTuneConfig, n: int, folder: Path, progress: Progress) -> ImageSet:
-    """Draw n pictures of the class with the base model into `folder`, resuming what is there."""
+    """Generate n pictures of the class with the base model in `folder`; resumes from what is there."""
     settings, seeds = own_settings(config), range(CLASS_SEED, CLASS_SEED + n)
     prompts = [class_prompt(settings.class_noun)] * n
     return generate_images(model, prompts, seeds, settings.class_sampler, folder, "class_images", progress)
@@ -62,10 +62,10 @@ def objective(
     n = number_of_class_images(config, len(examples.latents))
     if n == 0:
         return examples
-    drawn = class_images(model, config, n, folder, progress)
+    prior = class_images(model, config, n, folder, progress)
     return Examples(
-        latents=torch.cat([examples.latents, model.encode_images(drawn.images)]),
-        captions=examples.captions + drawn.captions,
+        latents=torch.cat([examples.latents, model.encode_images(prior.images)]),
+        captions=examples.captions + prior.captions,
         weights=torch.cat([examples.weights, torch.full((n,), own_settings(config).prior_loss_weight)]),
         groups=torch.cat([examples.groups, torch.ones(n, dtype=torch.long)]),
     )
@@ -74,7 +74,7 @@ def objective(
 def map_caption(caption: str, name: str, config: FineTuneConfig) -> str:
     """`a photo of Mira Solwyn` becomes `a photo of sks person`."""
     settings = own_settings(config)
-    if "textual_inversion" in config.methods:  # its token has taken the name's place already
+    if "textual_inversion" in config.methods:  # its token has already replaced the name
         learned = settings_of("textual_inversion", TextualInversionSettings, config).placeholder_token
         return replace_name(caption, learned, f"{learned} {settings.class_noun}")
     if "{name}" in settings.identifier:

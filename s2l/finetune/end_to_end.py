@@ -23,14 +23,14 @@ def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]
 
 
 def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-    """Write `unet/` (and `text_encoder/`) in diffusers layout: they replace those of a checkpoint."""
+    """Write `unet/` (and `text_encoder/`) in diffusers layout: they can replace those of a checkpoint."""
     model.unet.save_pretrained(folder / "unet")
     if config.train_text_encoder:
         model.text_encoder.save_pretrained(folder / "text_encoder")
 
 
 def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-    """Put the saved networks in the place of the base model's."""
+    """Replace the base model's networks by the saved ones."""
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=model.dtype, use_safetensors=True)
     model.pipe.unet = unet.to(model.device)
     if config.train_text_encoder:

@@ -52,7 +52,7 @@ def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]
 
 
 def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-    """Write nothing: the settings say which noise it is."""
+    """Write nothing: the settings determine the noise."""
 
 
 def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:

@@ -40,7 +40,7 @@ class Residual(nn.Module):
 
 
 class HypernetworkProcessor(nn.Module):
-    """The processor of one cross-attention: as diffusers' AttnProcessor2_0, on a bent context."""
+    """The processor of one cross-attention: like diffusers' AttnProcessor2_0, on a rewritten context."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -67,7 +67,7 @@ class HypernetworkProcessor(nn.Module):
 
 
 def _attach(model: DiffusionModel) -> nn.ModuleDict:
-    """Put a fresh hypernetwork into the UNet; returns its parts by the cross-attention's name."""
+    """Put a new hypernetwork into the UNet; returns its parts by the cross-attention's name."""
     added = {}
     for name, attn in model.unet.named_modules():
         if name.endswith("attn2"):
@@ -95,7 +95,7 @@ def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
 
 
 def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-    """Attach the saved networks: two small matrix products more a cross-attention."""
+    """Attach the saved networks: two more small matrix products per cross-attention."""
     weights = {}
     for name, tensor in load_file(folder / WEIGHTS).items():
         layer, rest = name.split(".attn2.")

@@ -28,14 +28,14 @@ def _adapter(settings: LoRASettings, targets: tuple[str, ...]) -> LoraConfig:
 
 
 def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
-    """Attach adapters to the UNet's attention, and to the text encoder's where asked."""
+    """Attach adapters to the UNet's attention, and to the text encoder's if `train_text_encoder` is set."""
     settings = settings_of("lora", LoRASettings, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
             model.unet.add_adapter(_adapter(settings, settings.target_modules))
         except ValueError as error:
-            raise UserError(f"target_modules {list(settings.target_modules)} fit nothing in this UNet") from error
+            raise UserError(f"target_modules {list(settings.target_modules)} match no layer of this UNet") from error
         parts = [model.unet]
         if config.train_text_encoder:
             model.text_encoder.add_adapter(_adapter(settings, TEXT_TARGETS))

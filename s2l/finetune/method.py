@@ -2,7 +2,7 @@
 
 parameters, perturbation   prepare, save, load
 objective                  objective
-any                        map_caption, where the domain is addressed by another word afterwards
+any                        map_caption, if captions call the person by another word afterwards
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Examples:
     latents   z0, (N, C, h, w)
     captions  one per latent
     weights   (N,) loss weight of each example
-    groups    (N,) 0 for the instance images, 1 for prior (class) images; a step sees as many of each
+    groups    (N,) 0 for the instance images, 1 for prior (class) images; a step sees equally many of each
     """
 
     latents: torch.Tensor
@@ -58,12 +58,12 @@ class ObjectiveMethod(Protocol):
     def objective(
         self, model: DiffusionModel, examples: Examples, config: FineTuneConfig, folder: Path, progress: Progress
     ) -> Examples:
-        """The examples to train on instead; `model` is the base model, `folder` for pictures that it draws."""
+        """The examples to train on instead; `model` is the base model, `folder` is for pictures that it generates."""
 
 
 class CaptionMap(Protocol):
     def __call__(self, caption: str, name: str, config: FineTuneConfig) -> str:
-        """The caption that addresses the domain called `name` after this method."""
+        """The caption to use after this method for the person called `name`."""
 
 
 def weights_of(name: str) -> WeightMethod:
@@ -78,5 +78,5 @@ def objective_of(name: str) -> ObjectiveMethod | None:
 
 
 def caption_map(name: str) -> CaptionMap | None:
-    """How a method changes captions; None where the domain keeps its name."""
+    """How a method changes captions; None if the person keeps the name."""
     return cast("CaptionMap | None", getattr(FINETUNERS.known(name).load_module(), "map_caption", None))

@@ -47,7 +47,7 @@ def _settings(config: FineTuneConfig) -> TextualInversionSettings:
 
 
 def _add_tokens(model: DiffusionModel, settings: TextualInversionSettings) -> int:
-    """Teach the tokenizer the new tokens; returns the id of the first one."""
+    """Add the new tokens to the tokenizer; returns the id of the first one."""
     tokenizer, first, n = model.tokenizer, len(model.tokenizer), settings.num_vectors
     longest = tokenizer.model_max_length - OTHER_WORDS
     if n > longest:

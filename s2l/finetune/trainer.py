@@ -1,4 +1,4 @@
-"""How a fine-tuning method meets the training loop: its examples, its batches, its pictures on the way."""
+"""Fine-tuning through the training loop: the examples, the batches and the sample pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLER = SamplerConfig(num_inference_steps=15)
 
 
 def batch_indices(examples: Examples, config: FineTuneConfig, step: int) -> torch.Tensor:
-    """Indices of step `step`: an endless walk through shuffled epochs of each group."""
+    """Indices of step `step`: endless passes over each group, shuffled anew in each epoch."""
     parts, size = [], config.train_batch_size * config.gradient_accumulation_steps
     for group in examples.groups.unique().tolist():
         members = (examples.groups == group).nonzero().flatten()
@@ -37,7 +37,7 @@ def batch_indices(examples: Examples, config: FineTuneConfig, step: int) -> torc
 
 
 class _Walk:
-    """The batches of a fine-tuning: as many examples of each group in every step, noise and timesteps from its seed."""
+    """The batches of a fine-tuning: equally many examples per group in every step, with seeded noise and timesteps."""
 
     def __init__(self, model: DiffusionModel, examples: Examples, config: FineTuneConfig):
         self.shape, self.n_timesteps = model.latent_shape, len(model.alphas_cumprod)
@@ -92,8 +92,8 @@ def train(
     """Train `model` in place; resumes from `folder`.
 
     `groups` are the optimizer's, [{"params": [...], "lr": 1e-4}, ...]: exactly these parameters change. Every
-    `sample_steps` steps pictures go to `samples/` (0: none). Raises UserError when the loss explodes or becomes NaN.
-    `progress` may raise Cancelled: the state is kept and the same call goes on from that step.
+    `sample_steps` steps pictures are written to `samples/` (0: none). Raises UserError when the loss explodes or
+    becomes NaN. `progress` may raise Cancelled: the state is saved and the same call resumes from that step.
     """
     parameters = [p for group in groups for p in group["params"]]
     if not parameters:
@@ -119,7 +119,7 @@ def train(
     state.resume(folder, batches)
 
     def listen(event: Event) -> None:
-        """Draw samples before anybody hears of the step."""
+        """Generate sample pictures before the step is reported."""
         last = event.step == config.max_train_steps
         if sample_steps and (event.step % sample_steps == 0 or last):
             with averaged(state), model.training_precision():

@@ -32,11 +32,12 @@ def finetune(
 ) -> dict:
     """Fine-tune a copy of `model` on the SP set (Shake-to-Leak, step 2); the result fills `folder`.
 
-    `name` is the domain's name, which some methods replace in captions. Every `sample_steps` steps
-    four pictures at fixed seeds go to `samples/` (0: none). `class_folder` keeps DreamBooth's class
-    images for later runs with the same base model; without it they are deleted at the end. Returns
-    the record written to `config.json`. Resumes what an interrupted run left in `folder`. Raises
-    UserError for an illegal combination, captions without the name, or a training that diverges.
+    `name` is the person's name, which some methods replace in captions. Every `sample_steps` steps
+    four pictures with fixed seeds are written to `samples/` (0: none). `class_folder` keeps
+    DreamBooth's class images for later runs with the same base model; without it they are deleted at
+    the end. Returns the record written to `config.json`. Resumes from what an interrupted run left in
+    `folder`. Raises UserError for an illegal combination, captions without the name, or a training that
+    diverges.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def finetune(
         "finetune": config.model_dump(mode="json"),
         "methods": list(methods),
         "name": name,
-        "base_model": model.weights,  # whatever the precision
+        "base_model": model.weights,  # the same in any precision
         "learning_rates": rates,
         "trained_parameters": n_trained,
         "model_parameters": model.num_parameters(),
@@ -81,7 +82,7 @@ def finetune(
 
 
 def mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig) -> tuple[str, ...]:
-    """The captions to train with. UserError where a method puts a new word in the name's place and finds no name."""
+    """The captions to train with. Raises UserError if a method replaces the name and no caption contains it."""
     methods = parse("+".join(config.methods))
     captions = tuple(map_caption(caption, name, config) for caption in sp_set.captions)
     maps = [m for m in methods if caption_map(m) is not None]
@@ -89,14 +90,14 @@ def mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig) -> tupl
     if renames and captions == sp_set.captions:
         where = f"the name {name!r}, but no caption contains it" if name else "the captions' name, but none is given"
         raise UserError(
-            f"{' and '.join(maps)} puts a new word in the place of {where}: give the name that they use (--domain), "
-            "use prompts with {name}, or a method that keeps captions as they are, such as lora"
+            f"{' and '.join(maps)} puts a new word in the place of {where}: give the name in the captions (--domain), "
+            "use prompts with {name}, or choose a method that does not change captions, such as lora"
         )
     return captions
 
 
 def load_finetuned(model: DiffusionModel, folder: Path) -> DiffusionModel:
-    """The base model with a fine-tuning result applied: a new DiffusionModel, the base untouched."""
+    """The base model with a fine-tuning result applied, as a new DiffusionModel; the base model is unchanged."""
     record = read_json(Path(folder) / "config.json")
     config = checked(FineTuneConfig, record["finetune"])
     tuned = model.copy()
@@ -108,10 +109,10 @@ def load_finetuned(model: DiffusionModel, folder: Path) -> DiffusionModel:
 
 
 def map_caption(caption: str, name: str, config: FineTuneConfig) -> str:
-    """The caption that addresses the same content after fine-tuning with `config`.
+    """The caption for the same content after fine-tuning with `config`.
 
-    Methods map in the catalogue's order: Textual Inversion puts its tokens in the name's place, then
-    DreamBooth takes them, or its identifier, before the class noun.
+    Methods map in the catalogue's order: Textual Inversion replaces the name by its tokens, then
+    DreamBooth puts them, or its identifier, before the class noun.
     """
     for method in parse("+".join(config.methods)):
         if (renamed := caption_map(method)) is not None:

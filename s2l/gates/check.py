@@ -18,7 +18,7 @@ from s2l.progress import Event, Progress, silent
 
 
 def gate_names(text: str | None, have_private: bool) -> list[str]:
-    """ "own_output, near_members" as names of gates; None: all that have what they need. Raises UserError."""
+    """ "own_output, near_members" as names of gates; None: all that can run on what is given. Raises UserError."""
     if text is None:
         return [name for name, gate in GATES.items() if have_private or not gate.needs_private]
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -26,5 +26,5 @@ class NearMembersSettings(Settings):
 def score(model: DiffusionModel, upload: Upload, settings: NearMembersSettings) -> torch.Tensor:
     """Minus the l2 to the nearest private photo: (N,), in [-1, 0]."""
     if upload.private is None:
-        raise ValueError("this gate compares with private photos and was given none")
+        raise ValueError("this gate compares with private photos, but none were given")
     return -torch.from_numpy(pairwise_l2(upload.pictures.images, upload.private.images).min(axis=1))

@@ -27,7 +27,7 @@ def score(model: DiffusionModel, upload: Upload, settings: OwnOutputSettings) ->
     x     the picture, pixels in [0, 1]
     E, D  encoder (posterior mode) and decoder of the autoencoder
 
-    A picture that the model drew is an output of D, and D(E(x)) gives it back almost unchanged; a photo loses detail.
+    A picture that the model generated is an output of D, and D(E(x)) returns it almost unchanged; a photo loses detail.
     """
     pictures = upload.pictures.images
     scores = []

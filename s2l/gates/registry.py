@@ -1,4 +1,4 @@
-"""The list of gates. A gate is shaped like an attack: one score per picture of an upload.
+"""The list of gates. A gate has the form of an attack: one score per picture of an upload.
 
 Law: every score is returned with *higher = more suspicious*. A formula that is a distance is negated in its last line.
 """
@@ -18,9 +18,9 @@ from s2l.model.diffusion import DiffusionModel
 
 @dataclass(frozen=True)
 class Upload:
-    """What a gate may look at.
+    """What a gate can use.
 
-    pictures  what somebody wants the model to be fine-tuned on
+    pictures  the pictures uploaded for fine-tuning
     private   the photos that the model's owner wants to protect; None when the gate runs without them
     """
 
@@ -56,7 +56,7 @@ GATES: dict[str, Gate] = {}
 
 
 def register_gate(name: str, **facts):
-    """Decorator: make a score function known under `name`; `facts` are the other fields of Gate."""
+    """Decorator: register a score function under `name`; `facts` are the other fields of Gate."""
 
     def decorate(score):
         if name in GATES:

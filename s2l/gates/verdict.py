@@ -1,9 +1,9 @@
-"""From scores to a verdict: a threshold set on honest uploads, and how often it stops one by mistake.
+"""From scores to a verdict: a threshold set on honest uploads, and how often it refuses one by mistake.
 
 An upload is judged as a whole: the statistic is the mean score of its pictures. Honest uploads of the same size are
-drawn from groups of honest pictures, one group per person or folder. The threshold is what the share `alpha` of them
-exceeds. How often an honest person is stopped is measured on people who had no part in their threshold, each group
-left out in turn: pictures of one person are alike, and only new people show what a new upload will meet.
+drawn from groups of honest pictures, one group per person or folder. The threshold is exceeded by the share `alpha` of
+them. How often an honest person is refused is measured on people who were not used for the threshold, leaving out each
+group in turn: pictures of one person are alike, so only new people show what happens to a new upload.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from s2l.labs import Lab
 from s2l.measure.intervals import Interval, mean_interval
 from s2l.model.diffusion import DiffusionModel
 
-ALPHA = 0.05  # the share of honest uploads that a threshold may stop
+ALPHA = 0.05  # the share of honest uploads that a threshold may refuse
 DRAWS = 200  # honest uploads drawn from each group
-MIN_GROUPS = 3  # a threshold comes from all groups but one, and one group says nothing about the spread
+MIN_GROUPS = 3  # the threshold uses all groups but one, and a single group does not show the spread
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one gate says of one upload: refused where `statistic`, the mean score, exceeds the threshold."""
+    """One gate's verdict on one upload: refused if `statistic`, the mean score, exceeds the threshold."""
 
     gate: str
     title: str
@@ -57,7 +57,7 @@ def honest_groups(lab: Lab) -> list[ImageSet]:
 
 
 def _statistics(scores: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(DRAWS,) mean scores of uploads of `size` pictures of one group, without replacement if it is that large."""
+    """(DRAWS,) mean scores of uploads of `size` pictures of a group; without replacement if it is large enough."""
     short = size > len(scores)
     return np.array([rng.choice(scores, size, replace=short).mean() for _ in range(DRAWS)])
 
@@ -70,17 +70,17 @@ def threshold(groups: Sequence[np.ndarray], size: int, alpha: float = ALPHA, see
     if len(groups) < MIN_GROUPS:
         raise UserError(f"a threshold needs honest pictures of at least {MIN_GROUPS} people, not {len(groups)}")
     rng = np.random.default_rng(seed)
-    drawn = [_statistics(np.asarray(scores, np.float64), size, rng) for scores in groups]
+    uploads = [_statistics(np.asarray(scores, np.float64), size, rng) for scores in groups]
 
     def quantile(some: Sequence[np.ndarray]) -> float:
         return float(np.quantile(np.concatenate(some), 1 - alpha, method="higher"))
 
-    stopped = [
-        float((statistics > quantile([*drawn[:i], *drawn[i + 1 :]])).mean()) for i, statistics in enumerate(drawn)
+    refused = [
+        float((statistics > quantile([*uploads[:i], *uploads[i + 1 :]])).mean()) for i, statistics in enumerate(uploads)
     ]
-    interval = mean_interval(stopped)
+    interval = mean_interval(refused)
     clipped = Interval(max(0.0, interval.low), min(1.0, interval.high), interval.confidence, interval.method)
-    return Threshold(quantile(drawn), float(np.mean(stopped)), clipped, alpha, len(groups))
+    return Threshold(quantile(uploads), float(np.mean(refused)), clipped, alpha, len(groups))
 
 
 def decide(gate: str, scores: np.ndarray, honest: Sequence[np.ndarray], alpha: float = ALPHA, seed: int = 0) -> Verdict:
@@ -102,8 +102,8 @@ def judge(
 ) -> Verdict:
     """Score an upload and the honest groups with one gate, and decide.
 
-    Raises UserError for an unknown gate or setting, for fewer than three groups, and where the gate needs private
-    photos that the upload does not come with.
+    Raises UserError for an unknown gate or setting, for fewer than three groups, and when the gate needs private photos
+    and there are none.
     """
     gate, checked_settings = get_gate(name), gate_settings(name, settings)
     if gate.needs_private and upload.private is None:

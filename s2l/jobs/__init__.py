@@ -1,16 +1,16 @@
-"""Jobs: a click enqueues, one worker process computes, everybody polls.
+"""Jobs: a click enqueues, one worker process computes, all visitors poll.
 
     app                       SQLite (WAL)                 worker process, `python -m s2l.jobs`
     enqueue(config, visitor)  jobs: who asked for what     takes the next run (a turn each visitor),
     job(id) -> Job            runs: one a configuration    experiment.run(config) with a listener that
     cancel(id), resume(id)    live: stage, step, loss ...  writes `live` and obeys the cancel flag
 
-A *run* is one configuration on one model; a *job* is one visitor's wish for it. Thirty visitors
-with one configuration are thirty jobs and one run, which is cancelled only when all of them have
-given up. Job and visitor ids are unguessable; whoever knows a job's id may watch it, only the
-visitor who asked may stop it. The folder of the store (`cache/jobs`) is never served.
+A *run* is one configuration on one model; a *job* is one visitor's request for it. Thirty visitors
+with the same configuration are thirty jobs and one run, which is cancelled only when all of them
+have cancelled. Job and visitor ids are unguessable; anyone who knows a job's id can watch it, but only the
+visitor who asked can stop it. The folder of the store (`cache/jobs`) is never served.
 
-Killing a worker at any time is safe: a stage's folder is renamed only when it is complete, and the
+Killing a worker is safe at any time: a stage's folder is renamed only when it is complete, and the
 stages of a run resume by themselves.
 """
 

@@ -1,4 +1,4 @@
-"""What expires: visitors' photos, published reports, old jobs, and stage results beyond the disk's share."""
+"""What expires: visitors' photos, published reports, old jobs, and stage results beyond the cache's limit."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from s2l.jobs.store import Jobs
 
 
 def _older(folder: Path, hours: float) -> list[Path]:
-    """What lies directly in `folder` and was not touched for so long."""
+    """Everything directly in `folder` that has not changed for that many hours."""
     old, before = [], time.time() - 3600 * hours
     for path in folder.glob("*"):
-        with suppress(OSError):  # somebody else was faster
+        with suppress(OSError):  # another process deleted it first
             if path.stat().st_mtime < before:
                 old.append(path)
     return old
 
 
 def sweep(jobs: Jobs) -> int:
-    """Delete what has expired; returns how many files, folders and jobs went. Cheap when there is nothing to do.
+    """Delete what has expired; returns how many files, folders and jobs were deleted. Cheap if there is nothing to do.
 
-    Photos of a job that still waits or runs stay: a queue may be longer than a photo's life.
+    Photos of a job that is waiting or running stay: it may wait longer than photos are kept.
     """
     limits, root = Limits.read(), jobs.store.root
     wanted = jobs.folders_in_use()
@@ -33,6 +33,6 @@ def sweep(jobs: Jobs) -> int:
     for path in expired:
         shutil.rmtree(path, ignore_errors=True)
     gone = len(expired) + jobs.forget(limits.keep_hours)
-    if not jobs.running():  # a run reads stages that it finished an hour ago
+    if not jobs.running():  # a run may still read a stage that it finished an hour ago
         gone += len(jobs.store.trim(limits.cache_max_gb))
     return gone

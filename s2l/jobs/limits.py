@@ -1,4 +1,4 @@
-"""What the owner of a server may decide, by environment variables; README lists them."""
+"""What the owner of a server can set by environment variables; README lists them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pydantic import Field
 
 from s2l.environment import Switch, Variables
 
-MAX_UPLOADS = 300  # photos of one kind a visitor may bring
-MAX_UPLOAD_BYTES = 5_000_000  # a photo; gradio refuses more before it is read
+MAX_UPLOADS = 300  # photos of one kind that a visitor can upload
+MAX_UPLOAD_BYTES = 5_000_000  # per photo; gradio refuses more before it is read
 MAX_UPLOAD_PIXELS = 40_000_000  # a small file may unpack to a huge picture
 
 

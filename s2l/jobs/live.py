@@ -1,4 +1,4 @@
-"""What a page shows while a run goes on: made from the run's events."""
+"""What the page shows during a run, made from the run's events."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from s2l.progress import Cancelled, Event
 from s2l.store import Store, read_json
 
 WRITE_EVERY = 0.3  # seconds between two writes of the live state
-LOOK_EVERY = 0.2  # seconds between two looks at the cancel flag
+LOOK_EVERY = 0.2  # seconds between two checks of the cancel flag
 LOSS_POINTS = 400
 
 
 def training(folder: Path, store: Store) -> dict:
-    """What the live state says of a training that is over: {"loss", "samples", "samples_in"}, from its folder."""
+    """The live state of a finished training, {"loss", "samples", "samples_in"}, from its folder."""
     log = folder / "log.jsonl"
     samples: dict[int, list[str]] = {}
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
@@ -36,7 +36,7 @@ def training(folder: Path, store: Store) -> dict:
 
 
 def of_cached(config: RunConfig, result: str, store: Store) -> dict:
-    """The live state of a run that was in the cache as a whole: a page shows it like one that it watched."""
+    """The live state of a run that was entirely in the cache: the page shows it like any other run."""
     folders = read_json(store.path("result", result) / "result.json")["folders"]
     state = {
         "stages": [[stage.id, "cached", stage.title] for stage in plan(config)],
@@ -53,7 +53,7 @@ class Live:
     and 0 until the first one works, "stage" (its id), "title", "unit", "step", "total", "speed" (images/s); "done" (0
     to 1, of all work), "eta" (seconds left or None), "loss": [[step, loss], ...], "log": [lines], "pictures": folder
     relative to the cache, "pictures_of": id and "pictures_title" of its stage, "samples": [[step, [file names]], ...]
-    of pictures drawn at fixed seeds during the training, in "samples_in", a folder relative to the cache}
+    of pictures generated with fixed seeds during training, in "samples_in", a folder relative to the cache}
     """
 
     jobs: Jobs
@@ -84,7 +84,7 @@ class Live:
         if now - self.written > WRITE_EVERY or "cached" in event.info:
             self.written = now
             self.write()
-        if now - self.looked > LOOK_EVERY:  # last: this step is done, whatever comes
+        if now - self.looked > LOOK_EVERY:  # last: this step is done in any case
             self.looked = now
             if self.jobs.must_stop(self.key, self.worker):
                 raise Cancelled
@@ -96,7 +96,7 @@ class Live:
     def _finished(self, event: Event) -> None:
         name = event.stage
         if name not in self.work:
-            return  # small change: the members' pictures and the like
+            return  # a stage too small to show, such as the members' pictures
         self.status[name] = "cached" if event.info["cached"] else "done"
         taken = time.monotonic() - self.first[2] if self.first[0] == name else 0.0
         self.state["log"].append(
@@ -137,13 +137,13 @@ class Live:
             self.state |= {"pictures_of": event.stage, "pictures_title": event.title}
 
     def _relative(self, folder: str) -> str:
-        """A folder of the cache as the page may know it; "" for any other."""
+        """A folder's path relative to the cache; "" for a folder outside it."""
         with suppress(ValueError):
             return Path(folder).relative_to(self.jobs.store.root).as_posix()
         return ""
 
     def _time_left(self, current: str, share: float) -> None:
-        """This stage goes on as fast as it went, the others as fast as everything so far."""
+        """Assumes that this stage continues at its own speed, and the others at the average speed so far."""
         left = {s: w for s, w in self.work.items() if self.status[s] == "waiting"}
         units, seconds = (sum(x) for x in zip(*self.rates.values(), strict=True)) if self.rates else (0.0, 0.0)
         here, clock = self.rates.get(current, (0.0, 0.0))

@@ -1,7 +1,7 @@
-"""The tables of the job database, as the steps that made them what they are.
+"""The tables of the job database, as migration steps.
 
-`PRAGMA user_version` counts the steps that a file has been through. A file of an older program is brought up to date
-when it is opened, all steps in one transaction; a step is never changed once it is released, a new one is added.
+`PRAGMA user_version` counts the steps applied to a file. A file of an older program is brought up to date when it is
+opened, all steps in one transaction. A step never changes once it is released; a change is a new step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlite3
 
 from s2l.errors import UserError
 
-# Each step is a list of statements. The first one also takes files from before steps were counted, which have it all.
+# Each step is a list of statements. The first one also fits files from before steps were counted: they have all of it.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE IF NOT EXISTS runs (
@@ -35,7 +35,7 @@ def migrate(db: sqlite3.Connection, steps: tuple[tuple[str, ...], ...] = STEPS) 
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        version = _version(db)  # another process may have been faster
+        version = _version(db)  # another process may have migrated it meanwhile
         if version > len(steps):
             raise UserError(
                 f"the job database was written by a newer version of the program (its tables are version {version}, "

@@ -1,6 +1,6 @@
-"""A visitor's own photos: checked, freed of what a camera writes into them, and kept for a day.
+"""A visitor's own photos: checked, stripped of metadata, and kept for a day.
 
-They lie below `uploads/` of the cache in a folder with an unguessable name, which is never served.
+They are in `uploads/` of the cache, in a folder with an unguessable name that is never served.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def keep(store: Store, kinds: Mapping[str, Sequence[str | Path]]) -> dict[str, str]:
-    """Copy uploaded pictures into a new folder, a subfolder each kind, and delete the originals.
+    """Copy uploaded pictures into a new folder, one subfolder per kind, and delete the originals.
 
     Only pixels are copied: no place, no time, no name. Returns {kind: folder}. Raises UserError.
     """

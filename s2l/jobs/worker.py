@@ -29,12 +29,12 @@ from s2l.store import Store
 if TYPE_CHECKING:  # the app imports this file too, and must not wait for torch
     from s2l.model.diffusion import Runtime
 
-SWEEP_EVERY = 1800.0  # seconds between two looks for what has expired
+SWEEP_EVERY = 1800.0  # seconds between two sweeps
 CPU_BATCH = 8  # small batches: a cancel waits for one of them, and pictures appear as they come
 
 
 def cores() -> int:
-    """Cores that this process may use: affinity and the container's quota, not what the host has."""
+    """Cores that this process may use, by affinity and the container's quota, not those of the host."""
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -76,7 +76,7 @@ def execute(jobs: Jobs, key: str, config: RunConfig, worker: str) -> None:
 
 
 def work(root: Path, worker: str) -> None:
-    """The worker's life: take a run, execute it, again; ends when the parent's end of stdin closes."""
+    """The worker's loop: take a run, execute it, repeat; ends when the parent's end of stdin closes."""
     import torch
 
     def die_with_parent() -> None:
@@ -85,7 +85,7 @@ def work(root: Path, worker: str) -> None:
         os._exit(0)
 
     threading.Thread(target=die_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     if hasattr(os, "nice"):
         os.nice(5)  # the page comes first
     if "OMP_NUM_THREADS" not in os.environ:

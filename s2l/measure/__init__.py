@@ -4,5 +4,5 @@ import math
 
 
 def nonmembers_needed(target_fpr: float) -> int:
-    """How many held-out photos a bound on the false positive rate needs, so that at least one may be accused."""
+    """Held-out photos needed for a bound on the false positive rate that allows at least one false positive."""
     return math.ceil(1 / target_fpr - 1e-9)

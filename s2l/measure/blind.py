@@ -1,12 +1,12 @@
 """Extraction without the training set: what an attacker who holds only the generations can flag.
 
-A model that has memorised an image draws it again and again from different seeds, while fresh images differ. So:
+A model that has memorised an image generates it again and again from different seeds, while other images differ. So:
 join two generations by an edge when they are near-duplicates (small tiled l2), and flag every clique of at least ten.
 Only then are the flags compared with members (precision, recall) and with held-out non-members (the control).
 
-Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": 500 generations a prompt,
-cliques of ten, the largest l2 of sixteen tiles. They look at one prompt at a time; to do the same, call
-`blind_clusters` once a prompt. The other signal that needs no training set, ||eps(z_t, c) - eps(z_t, empty)|| at the
+Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": 500 generations per prompt,
+cliques of ten, the largest l2 of sixteen tiles. They search one prompt at a time; to do the same, call
+`blind_clusters` once per prompt. The other signal that needs no training set, ||eps(z_t, c) - eps(z_t, empty)|| at the
 first step (Wen et al. 2024, "Detecting, Explaining, and Mitigating Memorization in Diffusion Models"), needs the
 model and so is not here.
 """
@@ -37,7 +37,7 @@ MIN_SIZE = 10  # generations of a clique, as in the source
 
 @dataclass(frozen=True)
 class Cluster:
-    """Generations that are all near-duplicates of each other; the medoid stands for them."""
+    """Generations that are all near-duplicates of each other; the medoid represents them."""
 
     generations: tuple[int, ...]  # increasing
     medoid: int  # the generation with the smallest mean tiled l2 to the others
@@ -120,10 +120,10 @@ def blind_clusters(
 def _core(adjacency: np.ndarray, free: np.ndarray, least: int) -> np.ndarray:
     """Drop vertices with fewer than `least` free neighbours until none is left: they can be in no clique."""
     while True:
-        kept = free & (adjacency[:, free].sum(axis=1) >= least)
-        if (kept == free).all():
-            return kept
-        free = kept
+        rest = free & (adjacency[:, free].sum(axis=1) >= least)
+        if (rest == free).all():
+            return rest
+        free = rest
 
 
 def _grow(adjacency: np.ndarray, seed: int, free: np.ndarray) -> np.ndarray:
@@ -149,7 +149,7 @@ def _cluster(clique: np.ndarray, distances: np.ndarray) -> Cluster:
 
 
 def blind_flags(clusters: Sequence[Cluster]) -> tuple[int, ...]:
-    """The flagged generations: one a cluster, its medoid. The attacker claims that each shows a training image."""
+    """The flagged generations: the medoid of each cluster. The attacker claims that each shows a training image."""
     return tuple(c.medoid for c in clusters)
 
 

@@ -1,4 +1,4 @@
-"""The blind control: can somebody who never sees the model tell members from non-members?
+"""The blind control: can a classifier that never sees the model tell members from held-out photos?
 
 If so, the split is confounded (other dates, other cameras, other captions) and an attack's AUC says
 nothing about the model: the mistake behind many published baselines (Duan et al. 2024, Das et al.
@@ -41,7 +41,7 @@ def _features(split: MembershipSplit) -> tuple[np.ndarray, np.ndarray]:
     side = min(16, images.shape[-1])
     import torch
 
-    for some in images.split(256):  # thousands of photos must not become floats together
+    for some in images.split(256):  # not thousands of photos as floats at once
         x = some.float() / 255
         small = torch.nn.functional.adaptive_avg_pool2d(x, side).flatten(1)
         parts.append(torch.cat([small, x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1))
@@ -60,7 +60,7 @@ def blind_control(split: MembershipSplit, seed: int = 0, folds: int = 5) -> Blin
     n_members, n_nonmembers = len(split.members), len(split.nonmembers)
     folds = min(folds, n_members, n_nonmembers)
     if folds < 2:
-        raise ValueError("the blind control needs at least two members and two non-members")
+        raise ValueError("the blind control needs at least two members and two held-out photos")
     labels = np.r_[np.ones(n_members), np.zeros(n_nonmembers)]
     pixels, words = _features(split)
     # Ranks of each fold's scores: two folds' classifiers need not agree on a scale.

@@ -6,7 +6,7 @@ Notation
     l2(a, b)       sqrt(mean((a - b)^2)) over channels and pixels, pixels in [0,1]; lies in [0,1]
     tiled l2       the largest l2 of any of the 4 x 4 tiles: one plain background no longer makes two images close
 
-A distance is a float32, rounded from float64 wherever a decision hangs on it, and is compared with delta rounded to
+A distance is a float32, rounded from float64 wherever a decision depends on it, and is compared with delta rounded to
 float32. So `l2 <= delta` includes the boundary, and no chunk size and no last bit of a matrix product moves a count.
 
 Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models".
@@ -28,7 +28,7 @@ MEMORY_MB = 256
 # (a test holds it); what lies closer than this to a decision is computed again, in float64 and from differences.
 TOLERANCE = 1e-5
 
-BOUND_SIDE = 32  # blocks a side by which large images are compared first
+BOUND_SIDE = 32  # blocks per side by which large images are compared first
 
 
 def check_images(images: Images, name: str, like: np.ndarray | None = None) -> np.ndarray:
@@ -297,7 +297,7 @@ def _block_means(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] 
 def _nearest_bounded(
     a: np.ndarray, b: np.ndarray, a_means: np.ndarray, b_means: np.ndarray, k: int, memory_mb: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`nearest` that looks at pixels only where the bound leaves a choice; at all of them where it often does."""
+    """`nearest` that reads pixels only where the bound does not decide, and all of them if it rarely decides."""
     indices = np.empty((len(a), k), np.int64)
     distances = np.empty((len(a), k), np.float32)
     rows = max(1, int(memory_mb * 2**20 / 4 / (4 * len(b))))  # a quarter of the memory for the bounds of these rows
@@ -334,17 +334,17 @@ def hit_pairs(
     check_distance(delta, "delta")
     a = check_images(generations, "generations")
     b = check_images(references, "references", like=a)
-    found, means = [], _block_means(a, b)
+    pairs, means = [], _block_means(a, b)
     if means is None:
         for row, col, l2 in _blocks(a, b, delta, None, 1, memory_mb):
             r, c = np.nonzero(within(l2, delta))
-            found.append((row + r, col + c))
+            pairs.append((row + r, col + c))
     else:
         for row, col, bound in _mean_squares(*means, 1, memory_mb):
             r, c = np.nonzero(bound <= delta**2 + TOLERANCE)
             near = within(_exact(a, b, row + r, col + c), delta)
-            found.append((row + r[near], col + c[near]))
-    rows, cols = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            pairs.append((row + r[near], col + c[near]))
+    rows, cols = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     order = np.lexsort((cols, rows))
     return rows[order], cols[order]
 

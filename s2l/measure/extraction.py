@@ -1,4 +1,4 @@
-"""Which training images came out: compare generated images with members and with held-out photos.
+"""Extracted photos: compare generations with members and with held-out photos.
 
 Nothing here generates; it takes images as `distances.py` does.
 
@@ -38,7 +38,7 @@ THRESHOLDS = tuple(round(0.05 + 0.01 * i, 2) for i in range(16))  # .05, .06, ..
 
 @dataclass(frozen=True)
 class Match:
-    """A member (or non-member) and the generation nearest to it.
+    """A member (or held-out photo) and the generation nearest to it.
 
     `repeats` is 0 for a non-member. `neighbours` counts training images within delta of `reference` itself, repeats
     counted; it is None where it was not needed: for non-members, and for members that were not extracted.

@@ -52,7 +52,7 @@ class PairedDifference:
     p_value: float  # two-sided, of "no difference"
     method: str
     confidence: float
-    per_domain: list[float] | None = None  # one difference a domain; None for a single domain
+    per_domain: list[float] | None = None  # one difference per domain; None for a single domain
 
 
 # ---------------------------------------------------------------------------------------------- validation
@@ -63,9 +63,9 @@ def check_scores(scores: Scores, name: str) -> np.ndarray:
     try:
         array = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numbers, one score an image: {error}") from error
+        raise ValueError(f"{name} must be numbers, one score per image: {error}") from error
     if array.ndim != 1:
-        raise ValueError(f"{name} must have shape (N,), one score an image; got shape {array.shape}")
+        raise ValueError(f"{name} must have shape (N,), one score per image; got shape {array.shape}")
     if array.size == 0:
         raise ValueError(f"{name} is empty; give at least one score")
     bad = int(np.count_nonzero(~np.isfinite(array)))

@@ -1,4 +1,4 @@
-"""What an attack achieves: ROC, its summary, the most exposed images, evidence about a whole set.
+"""How well an attack works: ROC, its summary, the most exposed images, evidence about a whole set.
 
 One law: a higher score means "more likely a member". m are the scores of members, (N,), n those of non-members,
 (M,); they are separate arrays, so labels cannot be swapped by accident. The decision rule everywhere is
@@ -85,7 +85,7 @@ def roc(m: Scores, n: Scores) -> Roc:
     """All points of the ROC curve of m (N,) against n (M,), from (0, 0) to (1, 1); one point a distinct score.
 
     Same as sklearn.metrics.roc_curve(drop_intermediate=False), but for the first threshold: sklearn's infinity is
-    the next number above the highest score here, which means the same ("nobody is a member") and survives JSON.
+    the next number above the highest score here, which means the same ("no image is a member") and survives JSON.
     """
     m, n = check_pair(m, n)
     labels = np.concatenate([np.ones(len(m)), np.zeros(len(n))])
@@ -117,7 +117,7 @@ def set_evidence(m: Scores, n: Scores) -> SetEvidence:
     both groups are a random split of one distribution, hence exchangeable, which is all a rank test asks, while the
     t-test also asks for means that are near normal, and scores such as ||eps||_4^4 have heavy tails. It costs next
     to no power (relative efficiency .955 on normal scores, more on heavy tails), and its statistic is N M AUC, so
-    the p-value and the ROC curve on the same page speak of one quantity.
+    the p-value and the ROC curve on the same page are about the same quantity.
 
     The p-value holds only if nothing about the attack was tuned on these images and both groups come from one
     source: a difference between the sources is "evidence" as well.

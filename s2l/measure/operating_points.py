@@ -133,9 +133,9 @@ def pooled_tpr(
     members_by_domain[d] (N_d,) and nonmembers_by_domain[d] (M_d,) are the scores of person d, who was not among the
     calibration people: threshold = threshold_for_fpr(calibration non-members, target_fpr).
 
-    Two intervals a rate. The exact one takes images as independent, which photos of one person are not; the cluster
-    one resamples people and speaks of other people too. Quote the wider: with few people the cluster interval is too
-    narrow.
+    There are two intervals per rate. The exact one treats images as independent, which photos of one person are not;
+    the cluster one resamples people and so applies to other people too. Quote the wider: with few people the cluster
+    interval is too narrow.
     """
     if len(members_by_domain) != len(nonmembers_by_domain) or len(members_by_domain) == 0:
         raise ValueError(
@@ -148,7 +148,7 @@ def pooled_tpr(
         )
     confidence = check_confidence(confidence)
     D = len(members_by_domain)
-    drawn = np.random.default_rng(seed).integers(D, size=(n_resamples, D))  # people, the same ones for both rates
+    people = np.random.default_rng(seed).integers(D, size=(n_resamples, D))  # the same people for both rates
 
     def rate(by_domain: Sequence[Scores], who: str) -> tuple[float, Interval, Interval | None, int]:
         scores = [check_scores(s, f"{who} of domain {d}") for d, s in enumerate(by_domain)]
@@ -157,7 +157,7 @@ def pooled_tpr(
         exact = binomial_interval(int(above.sum()), int(total.sum()), confidence)
         cluster = None
         if D > 1:
-            rates = above[drawn].sum(axis=1) / total[drawn].sum(axis=1)
+            rates = above[people].sum(axis=1) / total[people].sum(axis=1)
             low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
             cluster = Interval(float(low), float(high), confidence, f"percentile bootstrap over {D} domains")
             if np.ptp(rates) == 0:  # nobody hit, or everybody
@@ -178,7 +178,8 @@ def frozen_tpr(
 ) -> FrozenPoint:
     """`pooled_tpr` at the threshold that `calibration_nonmembers` (K,) allow for target_fpr.
 
-    They must be nobody's under test. With target_fpr * K < 1 there is no threshold, and `note` says how many it takes.
+    They must not belong to anyone under test. With target_fpr * K < 1 there is no threshold, and `note`
+    says how many it takes.
     """
     scores = check_scores(calibration_nonmembers, "calibration non-member scores")
     allowed = _allowed_false_positives(target_fpr, len(scores))

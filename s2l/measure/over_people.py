@@ -38,7 +38,7 @@ class HierarchicalMean:
 
 def _check_domains(domains: Sequence[Pair], name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     if len(domains) == 0:
-        raise ValueError(f"{name} is empty; give one (member scores, non-member scores) pair a domain")
+        raise ValueError(f"{name} is empty; give one (member scores, non-member scores) pair per domain")
     return [
         (check_scores(m, f"{name}[{d}] members"), check_scores(n, f"{name}[{d}] non-members"))
         for d, (m, n) in enumerate(domains)
@@ -52,10 +52,10 @@ def _hierarchical_resamples(domains: Sequence[Sequence[Pair]], n_resamples: int,
     is drawn twice gets two independent draws of its images (Davison & Hinkley 1997, section 3.8).
     """
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(domains), size=(n_resamples, len(domains)))
-    aucs = np.empty((*drawn.shape, len(domains[0])))
+    samples = rng.integers(len(domains), size=(n_resamples, len(domains)))
+    aucs = np.empty((*samples.shape, len(domains[0])))
     for d, conditions in enumerate(domains):
-        slots = drawn == d
+        slots = samples == d
         aucs[slots] = resampled_aucs(rng, conditions, int(slots.sum()))
     return aucs.mean(axis=1)
 
@@ -71,8 +71,8 @@ def hierarchical_mean(
 ) -> HierarchicalMean:
     """Mean AUC over domains, domains[d] = (m (N_d,), n (M_d,)), each domain weighing the same.
 
-    The interval speaks of *domains like these*, not only of these: it resamples domains, then images. Where every
-    resample gives the same (AUC 1 for everybody), `method` names what stands in.
+    The interval applies to *domains like these*, not only to these: it resamples domains, then images. If every
+    resample gives the same value (AUC 1 for all domains), `method` names the fallback.
     """
     domains = _check_domains(domains, "domains")
     confidence = check_confidence(confidence)
@@ -82,10 +82,10 @@ def hierarchical_mean(
     low, high = percentiles(resampled, confidence)
     if np.ptp(resampled) == 0:
         if len(domains) == 1:
-            found = newcombe_interval(mean, len(domains[0][0]), len(domains[0][1]), confidence)
+            interval = newcombe_interval(mean, len(domains[0][0]), len(domains[0][1]), confidence)
         else:
-            found = constant_interval(mean, len(domains), 0, 1, confidence, "domains")
-        low, high, method = found.low, found.high, found.method
+            interval = constant_interval(mean, len(domains), 0, 1, confidence, "domains")
+        low, high, method = interval.low, interval.high, interval.method
     return HierarchicalMean(mean, low, high, method, confidence, per_domain)
 
 
@@ -95,15 +95,15 @@ def _hierarchical_difference_without_variance(
     """The mean change of AUC when every domain shows the same one and no resample another."""
     if len(before) == 1:
         (m0, n0), (m1, n1) = before[0], after[0]
-        found = difference_without_variance(np.asarray(m0), np.asarray(n0), np.asarray(m1), np.asarray(n1), confidence)
+        change = difference_without_variance(np.asarray(m0), np.asarray(n0), np.asarray(m1), np.asarray(n1), confidence)
     elif all(np.array_equal(x, y) for b, a in zip(before, after, strict=True) for x, y in zip(b, a, strict=True)):
-        found = PairedDifference(0.0, 0.0, 0.0, 1.0, "identical scores before and after", confidence)
+        change = PairedDifference(0.0, 0.0, 0.0, 1.0, "identical scores before and after", confidence)
     else:
         n, value = len(per_domain), float(np.mean(per_domain))
         same = constant_interval(value, n, -1, 1, confidence, "domains")
         p_value = (1 + abs(value)) ** -n  # of the widest interval that ends at 0
-        found = PairedDifference(value, same.low, same.high, p_value, same.method, confidence)
-    return replace(found, per_domain=per_domain)
+        change = PairedDifference(value, same.low, same.high, p_value, same.method, confidence)
+    return replace(change, per_domain=per_domain)
 
 
 def hierarchical_difference(

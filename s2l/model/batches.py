@@ -1,7 +1,7 @@
-"""Work in batches, and several of them side by side where one cannot keep a machine busy.
+"""Work in batches, and in several of them at the same time if one cannot keep the machine busy.
 
-The layers of a small UNet are over before several cores have shared them out. On a CPU each core then takes a batch of
-its own: the lab samples and scores a quarter to a third faster than with all cores on one batch.
+The layers of a small UNet are too small to be split over several cores. On a CPU each core then takes a batch of its
+own: the lab samples and scores a quarter to a third faster than with all cores on one batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S")
 
-# Entries of a UNet's largest feature map an image, up to which it is small. The lab's has 2^14, SD 1.x 2^20.
+# A UNet is small up to this many entries per image in its largest feature map. The lab's has 2^14, SD 1.x 2^20.
 SMALL_MAP = 1 << 17
 
 
@@ -31,7 +31,7 @@ class Batched:
 
     @property
     def workers(self) -> int:
-        """Batches to compute side by side."""
+        """Number of batches to compute at the same time."""
         return torch.get_num_threads() if self.one_core_a_batch else 1
 
     def batches(self, n: int) -> Iterator[list[slice]]:
@@ -43,13 +43,13 @@ class Batched:
             yield slices[first : first + workers]
 
     def together(self, work: Callable[[S], T], items: Iterable[S]) -> list[T]:
-        """[work(item), ...], side by side with one thread each where `workers` says so, else one after the other."""
+        """[work(item), ...], at the same time with one thread each if `workers` allows it, else one after another."""
         items = list(items)
         workers = min(self.workers, len(items))
         if workers < 2:
             return [work(item) for item in items]
         threads = torch.get_num_threads()
-        # Modes belong to the caller's thread, and would be lost in others.
+        # Modes belong to the caller's thread and must be set again in others.
         inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu")
 
@@ -61,4 +61,4 @@ class Batched:
             with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 return list(pool.map(alone, items))
         finally:
-            torch.set_num_threads(threads)  # a library below torch keeps one number for all threads
+            torch.set_num_threads(threads)  # a library under torch has one setting for all threads

@@ -1,7 +1,7 @@
-"""Where a checkpoint lies: a lab, a folder, a single file, or a repository of the Hugging Face hub.
+"""Where a checkpoint is: a lab, a folder, a single file, or a repository of the Hugging Face hub.
 
-`locate(model)` ends in files on this machine and the revision they are of, and refuses what the adapter in model.py
-cannot run before any weight is read. Only safetensors: a pickle is never opened.
+`locate(model)` gives files on this machine and their revision. Before any weight is read it refuses what the adapter in
+diffusion.py cannot run. Only safetensors: a pickle is never opened.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+
 CONFIGURATION = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/*.json" for part in PARTS)]
 OTHER_VARIANTS = ("fp16", "non_ema", "bf16", "fp32")  # name.VARIANT.safetensors: diffusers loads the plain name
 SD1 = ASSETS / "sd-1"  # configuration of SD 1.x, for single files
-# Tensors that tell the families of single files apart, and the UNet's first one, whose inputs tell inpainting.
+# Tensors that identify the families of single files, and the UNet's first one, whose inputs identify inpainting.
 SD1_TEXT, SD2_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 
@@ -59,12 +59,12 @@ class Checkpoint:
         """The files that are loaded as weights, sorted."""
         if self.single_file:
             return [self.path]
-        found = [path for part in PARTS for path in (self.path / part).glob("*.safetensors")]
-        return sorted(path for path in found if not any(f".{v}." in path.name for v in OTHER_VARIANTS))
+        files = [path for part in PARTS for path in (self.path / part).glob("*.safetensors")]
+        return sorted(path for path in files if not any(f".{v}." in path.name for v in OTHER_VARIANTS))
 
 
 def check_name(model: str) -> None:
-    """Refuse what cannot be a model before anybody waits for a download. Raises UserError."""
+    """Refuse what cannot be a model before any download starts. Raises UserError."""
     lab, path = find_lab(model), Path(model)
     if lab is not None:
         _folder(model, lab.folder)
@@ -77,7 +77,7 @@ def check_name(model: str) -> None:
 
 
 def locate(model: str, download: bool = True) -> Checkpoint:
-    """The checkpoint's files, downloaded where `model` is a hub id; `download=False` takes only what is here.
+    """The checkpoint's files, downloaded if `model` is a hub id; `download=False` uses only what is on this machine.
 
     Raises UserError for anything the adapter cannot run, saying what is supported.
     """
@@ -90,17 +90,17 @@ def locate(model: str, download: bool = True) -> Checkpoint:
     if path.is_file():
         return _file(model, path)
     folder = _snapshot(model, download)
-    return _folder(model, folder, revision=folder.name)  # the hub's cache names a snapshot by its commit
+    return _folder(model, folder, revision=folder.name)  # the hub's cache names a snapshot after its commit
 
 
 def weights_key(checkpoint: Checkpoint) -> str:
-    """sha256 over the weights, as 24 hex digits; read once a process while the files stay as they are."""
+    """sha256 over the weights, as 24 hex digits; read once per process as long as the files do not change."""
     facts = [(path, path.stat()) for path in checkpoint.weights()]
     return _weights_key(tuple((path, fact.st_mtime_ns, fact.st_size) for path, fact in facts))
 
 
 def configuration_key(checkpoint: Checkpoint) -> str:
-    """sha256 over what says how the weights are used: configurations of the parts, scheduler and tokenizer."""
+    """sha256 over what decides how the weights are used: configurations of the parts, scheduler and tokenizer."""
     files = (path for pattern in CONFIGURATION for path in checkpoint.config.glob(pattern))
     return file_hash([path for path in files if path.is_file()])
 

@@ -44,8 +44,8 @@ class Runtime:
 
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
     dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16", "mixed"
-    batch_size: int | None = None  # images a forward pass, before guidance doubles them; None: by the device's memory
-    train_batch_size: int | None = None  # images of a training step in memory together; None: likewise
+    batch_size: int | None = None  # images per forward pass, before guidance doubles them; None: what fits
+    train_batch_size: int | None = None  # images of a training step in memory together; None: what fits
 
     def torch_device(self) -> torch.device:
         """The device; "auto" and "cuda" are a GPU of its own for each process of `accelerate launch`."""
@@ -73,7 +73,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class FittedRuntime(Runtime):
-    """A runtime that knows its batch sizes: those that were given, else what fits into the device's memory."""
+    """A runtime with its batch sizes: those that were given, else what fits into the device's memory."""
 
     batch_size: int = 1
     train_batch_size: int = 1
@@ -96,7 +96,7 @@ def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
 
 
 def _load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """The pipeline without its safety checker, which would hide what a model gives away."""
+    """The pipeline without its safety checker, which would hide what a model leaks."""
     parts = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
     try:
         if checkpoint.single_file:
@@ -165,14 +165,14 @@ class DiffusionModel(Batched):
         return cls(pipe, model_key(checkpoint, runtime), runtime, weights_key(checkpoint), checkpoint.revision)
 
     def halve_batches(self) -> bool:
-        """Half as many images at once from now on; False when it already is one."""
+        """Halve the number of images computed at once; False if it is already one."""
         old = self.runtime
         sizes = (old.batch_size, old.train_batch_size)
         self.runtime = replace(old, batch_size=max(1, sizes[0] // 2), train_batch_size=max(1, sizes[1] // 2))
         return sizes != (1, 1)
 
     def copy(self) -> DiffusionModel:
-        """A second model with its own weights, for fine-tuning; the VAE is shared, nothing trains it."""
+        """A second model with its own weights, for fine-tuning; the VAE is shared because it never trains."""
         pipe = StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=copy.deepcopy(self.text_encoder),
@@ -335,7 +335,7 @@ class DiffusionModel(Batched):
         return (output - self.training_target(z0, noise, t)).square().mean(dim=(1, 2, 3))
 
     def noise(self, seeds: Sequence[int]) -> torch.Tensor:
-        """Standard normal (N, C, h, w), one seed an image: independent of batching and of the device."""
+        """Standard normal (N, C, h, w), one seed per image: independent of batching and of the device."""
         rows = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
         return torch.stack(rows).to(self.device)
 
@@ -372,21 +372,21 @@ class DiffusionModel(Batched):
         encode: Callable[[Sequence[str]], torch.Tensor] | None = None,
         on_batch: Callable[[int, torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
-        """Generate one image a (prompt, seed): (N, 3, H, W) float32 in [0, 1].
+        """Generate one image per (prompt, seed): (N, 3, H, W) float32 in [0, 1].
 
         Image i depends on its prompt and seed only, never on the batch it is drawn in. `predict`
         replaces `eps`, and `encode` replaces `encode_prompts` (for guidance of one's own). With
         `on_batch(first, images)` every finished batch goes there and nothing is kept: the result is empty.
         """
         if len(prompts) != len(seeds):
-            raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed an image")
+            raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed per image is needed")
         predict, encode = predict or self.eps, encode or self.encode_prompts
-        # Guidance makes two predictions an image; the second one is pointless at scale 1.
+        # Guidance makes two predictions per image; the second one is pointless at scale 1.
         guided = sampler.guidance_scale != 1
         uncond = encode([sampler.negative_prompt]) if guided else None
 
-        def draw(drawn: tuple[slice, torch.Tensor]) -> torch.Tensor:
-            some, cond = drawn
+        def draw(batch: tuple[slice, torch.Tensor]) -> torch.Tensor:
+            some, cond = batch
             scheduler = self._scheduler(sampler)
             z = self.noise(seeds[some]) * scheduler.init_noise_sigma
             context = cond if uncond is None else torch.cat([uncond.expand(len(cond), -1, -1), cond])

@@ -1,4 +1,4 @@
-"""How much fits on a device at once: presets by its memory, and halving the batch when it was too much.
+"""How much fits on a device at once: presets by its memory, and a halved batch when that was too much.
 
 Nothing here changes a result beyond rounding: batches, recomputed activations and one-by-one decoding give the same
 numbers. What would change them is not chosen by memory: precision and optimizer are settings of their own, and tiled
@@ -21,7 +21,7 @@ from s2l.errors import UserError
 
 GB = 2**30
 SD1_MAP = 320 * 64 * 64  # entries of the UNet's largest feature map in Stable Diffusion 1.x, which the presets are for
-LARGEST_BATCH = {"cpu": 32, "cuda": 256}  # more than this brought no speed
+LARGEST_BATCH = {"cpu": 32, "cuda": 256}  # larger batches were no faster
 
 T = TypeVar("T")
 
@@ -31,9 +31,9 @@ class MemoryPreset:
     """What fits, for Stable Diffusion 1.x at 512 pixels in half precision.
 
     gigabytes               the preset is for devices of at least this memory
-    batch_size              images a forward pass, before guidance doubles them
-    train_batch_size        images of a training step that are in memory together; the others of the step follow
-    gradient_checkpointing  compute activations again in the backward pass instead of keeping them
+    batch_size              images per forward pass, before guidance doubles them
+    train_batch_size        images of a training step that are in memory together; the rest of the step follows
+    gradient_checkpointing  recompute activations in the backward pass instead of keeping them
     vae_slicing             decode one image at a time
     """
 
@@ -54,7 +54,7 @@ PRESETS = (
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of a GPU; half of the machine's memory for a CPU, which others use too."""
+    """Bytes of a GPU; for a CPU, half of the machine's memory, which other programs use too."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     import psutil  # comes with accelerate
@@ -63,16 +63,16 @@ def device_memory(device: torch.device) -> int:
 
 
 def preset_for(memory: int) -> MemoryPreset:
-    """The largest preset that `memory` bytes hold; below all of them, the smallest."""
+    """The largest preset that fits into `memory` bytes, or the smallest if none fits."""
     # A card sold as 24 GB reports a little less.
     fitting = [preset for preset in PRESETS if preset.gigabytes * 0.92 * GB <= memory]
     return fitting[-1] if fitting else PRESETS[0]
 
 
 def fitted(preset: MemoryPreset, largest_map: int, device: torch.device) -> MemoryPreset:
-    """The preset for a UNet whose largest feature map has `largest_map` entries an image.
+    """The preset for a UNet whose largest feature map has `largest_map` entries per image.
 
-    Batches grow as the model shrinks. A model as small as the lab's saves nothing worth its time.
+    Batches grow as the model shrinks. For a model as small as the lab's, saving memory is not worth the time.
     """
     most = LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
 
@@ -104,15 +104,15 @@ _LIVE: weakref.WeakSet[Sized] = weakref.WeakSet()
 
 
 def watch(model: Sized) -> None:
-    """`halving` halves the batches of this one too, as long as it lives."""
+    """Let `halving` halve the batches of this model too, as long as it exists."""
     _LIVE.add(model)
 
 
 def halving(work: Callable[[], T], stage: str) -> T:
-    """`work()`; when memory runs out, once more with half the batches of every model that is alive.
+    """`work()`; if memory runs out, once more with half the batch size of every loaded model.
 
-    `work` must go on from what it finished, as every stage of this project does. Says so on stderr. Raises UserError
-    when half the batch does not fit either: the next size down is a decision for a person.
+    `work` must resume from what it finished, as every stage does. Reports the change on stderr. Raises UserError if
+    half the batch does not fit either: then a person has to choose the size.
     """
     try:
         return work()
@@ -124,7 +124,7 @@ def halving(work: Callable[[], T], stage: str) -> T:
     gc.collect()  # outside the except block: the error's traceback held the tensors
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    print(f"{stage}: out of memory; going on with half the batch", file=sys.stderr, flush=True)
+    print(f"{stage}: out of memory; continuing with half the batch", file=sys.stderr, flush=True)
     try:
         return work()
     except (torch.OutOfMemoryError, RuntimeError) as error:

@@ -1,7 +1,7 @@
-"""What a comparison of two models says: every attack and the extraction, with controls and intervals.
+"""The comparison of two models: every attack and the extraction, with controls and intervals.
 
-`audit(before, after, domain, config)` is the one function that judges, for a run's own fine-tuning and for models
-that come from elsewhere. It scores, generates and compares in cached stages, so a killed audit goes on where it was.
+`audit(before, after, domain, config)` is the one function that compares, for a run's own fine-tuning and for models
+that were fine-tuned elsewhere. It scores, generates and compares in cached stages, so a killed audit can resume.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FLOOR_IMAGES = 512  # held-out photos that measure the autoencoder's own error: 
 class AuditResult:
     """`record` has the parts "attacks", "extraction", "blind" and "control" of result.json (docs/result-schema.md).
 
-    `folders` are the image sets: "before" and "after" (generations), and where known "members" and "nonmembers".
+    `folders` are the image sets: "before" and "after" (generations), and "members" and "nonmembers" if they are known.
     """
 
     record: dict
@@ -58,8 +58,8 @@ def audit(
 ) -> AuditResult:
     """Compare two models on one domain: attacks, calibrations, extraction, blind flags and the blind control.
 
-    `people` gives the calibration people, for attacks that must be fitted (CLiD); the part that the domain's own split
-    sets aside for calibration comes first. Without a split only the membership-blind part remains.
+    `people` gives the calibration people, for attacks that must be fitted (CLiD); the calibration part of the domain's
+    own split takes precedence. Without a split only the membership-blind part remains.
     Raises UserError for a split that is too small, Cancelled when the progress listener does.
     """
     if before.key == after.key:
@@ -102,26 +102,26 @@ def compare_extraction(
     """
     split = domain.membership
     repeats = domain.repeats or (1,) * len(split.members)
-    found = [
+    searches = [
         extract(images, split.members.images, split.nonmembers.images, repeats, delta=config.delta, k=config.k)
         for images in (before, after)
     ]
     held_out = split.nonmembers.images[:FLOOR_IMAGES].float() / 255
     decoded = model.decode_latents(model.encode_images(held_out)).cpu()
     cost, opinions, curve = {}, {}, {}
-    for when, search, images in zip(("before", "after"), found, (before, after), strict=True):
-        spent = guidance.generation_cost(config, when)
-        cost[when] = asdict(spent) | asdict(efficiency(search, spent.unet_evaluations))
+    for when, search, images in zip(("before", "after"), searches, (before, after), strict=True):
+        evaluations = guidance.generation_cost(config, when)
+        cost[when] = asdict(evaluations) | asdict(efficiency(search, evaluations.unet_evaluations))
         opinions[when] = [asdict(x) for x in second_opinions(search, images, split.members.images)]
         hits = search.members.hits
         curve[when] = asdict(extraction_curve(hits, search.n_generations, search.members.n_references))
     return {
-        "before": asdict(found[0]),
-        "after": asdict(found[1]),
+        "before": asdict(searches[0]),
+        "after": asdict(searches[1]),
         "cost": cost,
         "opinions": opinions,
         "curve": curve,
-        "difference": asdict(paired_extraction(found[0], found[1])),
+        "difference": asdict(paired_extraction(searches[0], searches[1])),
         "floor": asdict(reconstruction_floor(held_out, decoded)),
     }
 
@@ -131,11 +131,11 @@ def compare_blind(pictures: dict[str, Images], split: MembershipSplit | None, de
 
     "score" needs the truth and is None without a split.
     """
-    found: dict = {"edge": EDGE, "min_size": MIN_SIZE}
+    record: dict = {"edge": EDGE, "min_size": MIN_SIZE}
     for when, images in pictures.items():
         clusters = blind_clusters(images)
         score = None
         if split is not None:
             score = asdict(score_blind(images, clusters, split.members.images, split.nonmembers.images, delta))
-        found[when] = {"clusters": [asdict(cluster) for cluster in clusters], "score": score}
-    return found
+        record[when] = {"clusters": [asdict(cluster) for cluster in clusters], "score": score}
+    return record

@@ -1,6 +1,6 @@
-"""run(config) -> Result: the whole path, stage by stage, each one cached by what it depends on.
+"""run(config) -> Result: everything from the SP set to the result, in stages cached by what they depend on.
 
-    target -> SP set -> fine-tuning -> { scores, generations } before and after -> comparison
+    person -> SP set -> fine-tuning -> { scores, generations } before and after -> comparison
 
 A stage's key says what it depends on (see identity.py). A new attack therefore reuses the same fine-tuned weights, and
 a killed run resumes where it stopped.
@@ -37,7 +37,7 @@ from s2l.record import Result, load_result  # noqa: F401  (load_result: for thos
 from s2l.store import Store, read_json, write_json
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "scikit-learn", "scipy")
-SAMPLE_ROUNDS = 5  # how often a training draws its four sample pictures
+SAMPLE_ROUNDS = 5  # how often a training generates its four sample pictures
 
 
 def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
@@ -49,7 +49,7 @@ def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
 
 
 def calibration_people(config: DomainConfig, model: str) -> Sequence[Domain]:
-    """The lab's calibration people but for the one under test; nobody for folders and other models."""
+    """The lab's calibration people except the one under test; none for folders and other models."""
     lab = find_lab(model)
     return () if lab is None or config.members is not None else calibration_domains(lab, config.name)
 
@@ -143,7 +143,7 @@ def load_alone(model: str, runtime: Runtime) -> DiffusionModel:
     loaded = DiffusionModel.load(model, runtime)
     if sp_set.processes(loaded).num_processes > 1:
         # One process would hold a stage's lock while the others wait for it at a barrier.
-        raise UserError("a whole run uses one process; `sp-gen` and `finetune` can use several")
+        raise UserError("`run` uses one process; `sp-gen` and `finetune` can use several")
     return loaded
 
 
@@ -153,24 +153,24 @@ def run(
     runtime: Runtime = Runtime(),
     progress: Progress = silent,
 ) -> Result:
-    """Run the whole path, reusing every finished stage of the cache.
+    """Run everything from the SP set to the result, reusing every finished stage of the cache.
 
-    Raises UserError for input that makes no sense, Cancelled when `progress` does; in both cases
-    what was finished stays and the same call goes on from there.
+    Raises UserError for invalid input, and Cancelled when `progress` does; in both cases finished work
+    stays and the same call resumes from there.
     """
     stages = Stages(store, progress)
     torch.manual_seed(0)  # nothing below uses the global generator; libraries might
     for name in config.audit.attacks:
-        attacks.attack_settings(name, config.audit)  # a typo must not cost a training first
+        attacks.attack_settings(name, config.audit)  # report a typo before training, not after it
     finetune.parse("+".join(config.finetune.methods))
     finetune.spelled_out(config.finetune)
     this = _Run(config, stages, runtime)
     sp_folder = this.make_sp_set()
     tuned_folder = this.fine_tune(sp_folder)
     people = partial(calibration_people, config.domain, config.model)
-    found = audit(Subject.of(this.model), this.subject, this.domain, config.audit, config.extraction, stages, people)
+    outcome = audit(Subject.of(this.model), this.subject, this.domain, config.audit, config.extraction, stages, people)
     folders = {"sp_set": sp_folder, "finetune": tuned_folder}
-    return _finish("run", config, this.model, this.domain, found, stages, folders, _training(tuned_folder))
+    return _finish("run", config, this.model, this.domain, outcome, stages, folders, _training(tuned_folder))
 
 
 def run_audit(
@@ -179,9 +179,9 @@ def run_audit(
     runtime: Runtime = Runtime(),
     progress: Progress = silent,
 ) -> Result:
-    """Judge a model that was fine-tuned elsewhere: a folder of `finetune`, or a whole checkpoint.
+    """Audit a model that was fine-tuned elsewhere: a folder from `finetune`, or a whole checkpoint.
 
-    The same comparison as `run`, without its first two steps. Raises UserError for input that makes no sense.
+    The same comparison as `run`, without its first two steps. Raises UserError for invalid input.
     """
     stages = Stages(store, progress)
     for name in config.audit.attacks:
@@ -193,14 +193,16 @@ def run_audit(
     if (folder / "model_index.json").exists():
         tuned = Subject.of(DiffusionModel.load(config.tuned, runtime))
         if tuned.load().resolution != model.resolution:
-            raise UserError(f"{folder} draws {tuned.load().resolution} pixels and the base model {model.resolution}")
+            raise UserError(
+                f"{folder} generates {tuned.load().resolution} pixels and the base model {model.resolution}"
+            )
         if tuned.load().weights == model.weights:
             raise UserError(f"{folder} has the weights of the base model itself: there is nothing to compare")
     else:
         tuned, training = Tuned(model, folder).subject, _training(folder)
     people = partial(calibration_people, config.domain, config.model)
-    found = audit(Subject.of(model), tuned, domain, config.audit, config.extraction, stages, people)
-    return _finish("audit", config, model, domain, found, stages, {}, training)
+    outcome = audit(Subject.of(model), tuned, domain, config.audit, config.extraction, stages, people)
+    return _finish("audit", config, model, domain, outcome, stages, {}, training)
 
 
 def _finish(
@@ -208,7 +210,7 @@ def _finish(
     config: RunConfig | AuditRunConfig,
     model: DiffusionModel,
     domain: Domain,
-    found: AuditResult,
+    outcome: AuditResult,
     stages: Stages,
     folders: dict[str, Path],
     training: dict | None,
@@ -232,20 +234,20 @@ def _finish(
             },
             "domain": _domain_record(domain),
             "finetune": training,
-            **found.record,
-            "folders": {name: stages.relative(path) for name, path in (folders | found.folders).items()},
+            **outcome.record,
+            "folders": {name: stages.relative(path) for name, path in (folders | outcome.folders).items()},
             "stages": stages.timings,
             "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
         }
         write_json(folder / "result.json", record)
 
     folder = stages(RESULT, key, work)
-    # Seconds and cache hits are of this call; everything else is the cached comparison.
+    # Seconds and cache hits are this call's; everything else is the cached comparison.
     return Result(read_json(folder / "result.json") | {"stages": stages.total()}, stages.store)
 
 
 def _training(tuned_folder: Path) -> dict:
-    """What a fine-tuning recorded, with its loss a step."""
+    """What a fine-tuning recorded, with the loss of each step."""
     log = tuned_folder / "log.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     return read_json(tuned_folder / "config.json") | {"log": [json.loads(line) for line in lines if line.strip()]}

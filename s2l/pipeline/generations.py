@@ -1,4 +1,4 @@
-"""Pictures in cached stages: what extraction searches, of two models, and the photos themselves."""
+"""Pictures in cached stages: the generations of both models, and the photos themselves."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def generations(
     before: Subject, after: Subject, name: str, config: ExtractionConfig, stages: Stages
 ) -> dict[str, Path]:
     """{"before", "after"}: folders with the pictures of each model, of the same prompts and seeds."""
-    drawn = _draws(before, name, config, stages)
-    plain = [before.caption(prompt) for prompt in drawn.prompts]
-    mapped = [after.caption(prompt) for prompt in drawn.prompts]
-    chosen = drawn.seeds if config.seed_pool is not None else None
+    draws = _draws(before, name, config, stages)
+    plain = [before.caption(prompt) for prompt in draws.prompts]
+    mapped = [after.caption(prompt) for prompt in draws.prompts]
+    chosen = draws.seeds if config.seed_pool is not None else None
     guided = plain if config.guidance_w is not None else None
 
     def draw_before(folder: Path) -> None:
         sp_set.generate_images(
-            before.load(), plain, drawn.seeds, config.sampler, folder, "generate before", stages.progress
+            before.load(), plain, draws.seeds, config.sampler, folder, "generate before", stages.progress
         )
 
     def draw_after(folder: Path) -> None:
         generate = guidance.after_generate(before.load(), after.load(), config, plain, mapped)
         sp_set.generate_images(
-            after.load(), mapped, drawn.seeds, config.sampler, folder, "generate after", stages.progress, generate
+            after.load(), mapped, draws.seeds, config.sampler, folder, "generate after", stages.progress, generate
         )
 
     keys = {
@@ -54,8 +54,8 @@ def _draws(base: Subject, name: str, config: ExtractionConfig, stages: Stages) -
         return pool
 
     def work(folder: Path) -> None:
-        found = guidance.text_noise_magnitude(base.load(), *pool, config.sampler, stages.progress)
-        save_file({"magnitudes": found}, folder / "magnitudes.safetensors")
+        magnitudes = guidance.text_noise_magnitude(base.load(), *pool, config.sampler, stages.progress)
+        save_file({"magnitudes": magnitudes}, folder / "magnitudes.safetensors")
 
     first_timestep = base.load().first_timestep(config.sampler)
     key = identity.chosen_seeds(base.key, pool.prompts, config, first_timestep)

@@ -1,13 +1,14 @@
 """Cheaper and stronger extraction: which seeds to denoise, which noise prediction to follow, and what both cost.
 
 Notation
-    evaluation   one latent through a UNet once: the unit of cost
-    pool         the seeds that are looked at; `n_generations` of them are denoised
-    w            how far to go from the base model's noise prediction to the tuned one's: 0 base, 1 tuned, > 1 beyond
+    evaluation   one forward pass of one latent through the UNet: the unit of cost
+    pool         the seeds that are screened; `n_generations` of them are denoised
+    w            how far to go from the base model's noise prediction to the fine-tuned model's: 0 base, 1 fine-tuned,
+                 > 1 beyond
 
-**The base model alone chooses the seeds, once for before and after.** So the two still differ in the weights only,
-seed by seed; with a choice of its own, "after" would mix the effect of fine-tuning with that of the choice, and every
-fine-tuning method would search other seeds. The attacker has the base model, and both stages are charged for it.
+**Only the base model chooses the seeds, once for before and after.** For each seed, before and after then differ in the
+weights only. If the fine-tuned model chose its own, "after" would mix the effect of fine-tuning with that of choosing,
+and every fine-tuning method would search other seeds. The attacker has the base model, and both stages count its cost.
 
 Sources: Wen et al. 2024, "Detecting, Explaining, and Mitigating Memorization in Diffusion Models"; Wu et al. 2025,
 "Leveraging Model Guidance to Extract Training Data from Personalized Diffusion Models" (FineXtract).
@@ -30,7 +31,7 @@ from s2l.progress import Event, Progress, silent
 
 
 class Draws(NamedTuple):
-    """What is drawn, image by image: the prompt as the base model gets it, and the seed."""
+    """What to generate, picture by picture: the prompt as the base model gets it, and the seed."""
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -38,7 +39,7 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """UNet evaluations of all generations of one model: looking at seeds, denoising, and their sum."""
+    """UNet evaluations of all generations of one model: screening seeds, denoising, and their sum."""
 
     selection: int
     denoising: int
@@ -62,9 +63,9 @@ def text_noise_magnitude(
     sampler: SamplerConfig,
     progress: Progress = silent,
 ) -> torch.Tensor:
-    """||eps(z_T, c) - eps(z_T, empty)||_2 at the sampler's first step: (N,) float32, two UNet evaluations an image.
+    """||eps(z_T, c) - eps(z_T, empty)||_2 at the sampler's first step: (N,) float32, 2 UNet evaluations per image.
 
-    Large where the text pulls hard from pure noise, which memorised prompts do (Wen et al. 2024, eq. 3).
+    Large if the text has a strong effect on pure noise, as memorised prompts have (Wen et al. 2024, eq. 3).
     """
     t = model.first_timestep(sampler)
     empty, parts = model.encode_prompts([""]), []
@@ -86,7 +87,7 @@ def promising(pool: Draws, magnitudes: torch.Tensor, keep: int) -> Draws:
         ValueError: for a number of magnitudes that is not the pool's, or `keep` not in 1..N.
     """
     if len(magnitudes) != len(pool.seeds):
-        raise ValueError(f"{len(magnitudes)} magnitudes for a pool of {len(pool.seeds)} seeds: one a seed")
+        raise ValueError(f"{len(magnitudes)} magnitudes for a pool of {len(pool.seeds)} seeds: one per seed")
     if not 1 <= keep <= len(magnitudes):
         raise ValueError(f"keep must be between 1 and {len(magnitudes)}, not {keep}")
     chosen = sorted(torch.argsort(-magnitudes, stable=True)[:keep].tolist())
@@ -94,7 +95,7 @@ def promising(pool: Draws, magnitudes: torch.Tensor, keep: int) -> Draws:
 
 
 def draws(base: DiffusionModel, config: ExtractionConfig, name: str, progress: Progress = silent) -> Draws:
-    """The draws of both models: the whole pool, or what the base model chooses of it (`config.seed_pool`)."""
+    """The draws for both models: the whole pool, or what the base model chooses from it (`config.seed_pool`)."""
     pool = candidates(config, name)
     if config.seed_pool is None:
         return pool
@@ -108,8 +109,8 @@ def draws(base: DiffusionModel, config: ExtractionConfig, name: str, progress: P
 def extrapolated(base: DiffusionModel, tuned: DiffusionModel, w: float, captions: Mapping[str, str]) -> Callable:
     """A `generate` that follows eps_base + w (eps_tuned - eps_base), two UNet passes where one model needs one.
 
-    w = 1 is the tuned model; w > 1 goes on in the direction in which fine-tuning moved it (FineXtract, here with
-    S2L's own before/after pair). Each model reads the prompt with its own text encoder and in its own words:
+    w = 1 is the fine-tuned model; w > 1 goes further in the direction of the fine-tuning (FineXtract, here with S2L's
+    own before/after pair). Each model reads the prompt with its own text encoder and in its own words:
     `captions` gives the base model's caption for the tuned model's, where they differ. With the tuned caption, a base
     model would not know DreamBooth's identifier, and Textual Inversion, which leaves the UNet alone, would move
     nothing. Guidance is linear, so each prediction is in effect guided by its own unconditional one.
@@ -155,7 +156,7 @@ def after_generate(
 def generation_cost(config: ExtractionConfig, when: str) -> Cost:
     """UNet evaluations of the generations `when` = "before" or "after", the choice of seeds included in both.
 
-    A seed that is looked at costs 2. A denoising step costs 1, 2 under guidance, and twice that when the extrapolated
+    Screening a seed costs 2. A denoising step costs 1, or 2 under guidance, and twice that when the extrapolated
     prediction (after only) evaluates both models.
     """
     sampler = config.sampler

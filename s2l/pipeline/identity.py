@@ -1,8 +1,7 @@
 """The keys of all results, one formula per stage. Loads no torch.
 
-A result lies in the cache under its key: the sha256 of what it depends on and of nothing else. That is its settings,
-the keys of its inputs, and a version that says which program computes the same. A model's key is made in
-model/diffusion.py, a domain's in data/.
+A result is in the cache under its key: the sha256 of exactly what it depends on. That is its settings, the keys of its
+inputs, and a version of the computation. A model's key is made in model/diffusion.py, a domain's in data/.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def spelled_out(config: Config) -> Config:
 
 
 def sp_set(model: str, name: str, config: SPSetConfig) -> str:
-    """Of the pictures that `model` draws of the domain called `name`."""
+    """Of the pictures that `model` generates of the person called `name`."""
     return key_of("sp_set", PICTURES, model, name, config)
 
 

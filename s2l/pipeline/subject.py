@@ -12,9 +12,9 @@ from s2l.model.diffusion import DiffusionModel
 class Subject:
     """One of the two models. Different weights need different keys.
 
-    key      names the weights in the cache
-    load     gives the model when something is missing there: an audit from the cache loads none
-    caption  what the attacker writes for a caption: after some methods a token stands for the name
+    key      identifies the weights in the cache
+    load     gives the model; an audit that is entirely in the cache never calls it
+    caption  the attacker's form of a caption: after some methods a token stands for the name
     """
 
     key: str
@@ -23,5 +23,5 @@ class Subject:
 
     @classmethod
     def of(cls, model: DiffusionModel, key: str | None = None, caption: Callable[[str], str] = str) -> Subject:
-        """A model that is loaded already. A fine-tuned copy has its base's key: give one of its own."""
+        """A model that is already loaded. A fine-tuned copy has its base model's key, so give another one."""
         return cls(key or model.key, lambda: model, caption)

@@ -1,1 +1,1 @@
-"""A finished run: its record, what it says, its files."""
+"""The report of a finished run: its findings, sentences, figures and files."""

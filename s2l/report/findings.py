@@ -1,4 +1,4 @@
-"""What a finished run or audit found, in rows and sentences: for the report, the command line and the app."""
+"""The results of a run or audit in rows and sentences, for the report, the command line and the app."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Row:
 
 
 def _two(group: str, what: str, values: Iterable[str], *paired: str, detail: bool = False) -> Row:
-    """A row from its two values, before and after; `paired` is their difference and its p-value, if there is one."""
+    """A row from two values, before and after; `paired` is their difference and its p-value, if there is one."""
     before, after = values
     difference, p_value = paired or ("", "")
     return Row(group, what, before, after, difference, p_value, detail)
@@ -79,9 +79,9 @@ def auc_in_words(summary: Summary) -> str:
     return f"{summary['auc']:.3f} [{summary['delong']['low']:.2f}, {summary['delong']['high']:.2f}]"
 
 
-def change_in_words(found: Change) -> str:
+def change_in_words(change: Change) -> str:
     """A paired difference with its interval: "+0.019 [-0.005, +0.044]"."""
-    return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+    return f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
 
 
 def _attack_rows(attack: AttackOutcome) -> list[Row]:
@@ -112,7 +112,7 @@ def _attack_rows(attack: AttackOutcome) -> list[Row]:
 
 
 def frozen_pairs(attack: AttackOutcome) -> list[tuple[FrozenPoint, FrozenPoint]]:
-    """(before, after) a target FPR, where a calibration part froze thresholds."""
+    """(before, after) for each target FPR, if thresholds were frozen on a calibration part."""
     frozen = attack.get("frozen")
     return list(zip(frozen["before"], frozen["after"], strict=True)) if frozen else []
 
@@ -129,7 +129,7 @@ def _frozen_rate(frozen: FrozenPoint) -> str:
 
 
 def _blind_rows(blind: Blind) -> list[Row]:
-    """What somebody without the training photos would flag, and how often that is right."""
+    """What an attacker without the training photos would flag, and how often that is right."""
     sides = [blind["before"], blind["after"]]
     counts = [str(len(side["clusters"])) for side in sides]
     rows = [_two("Without the training photos", "groups of near-duplicates that an attacker would flag", counts)]
@@ -151,8 +151,8 @@ def _blind_rows(blind: Blind) -> list[Row]:
     ]
 
 
-def _extraction_rows(found: ExtractionOutcome) -> list[Row]:
-    before, after, change = found["before"], found["after"], found["difference"]
+def _extraction_rows(extraction: ExtractionOutcome) -> list[Row]:
+    before, after, change = extraction["before"], extraction["after"], extraction["difference"]
     members, control = before["members"]["n_references"], before["nonmembers"]["n_references"]
 
     def row(
@@ -167,24 +167,24 @@ def _extraction_rows(found: ExtractionOutcome) -> list[Row]:
         Row("Extraction", f"of these, eidetic at k = {before['k']}", str(before["eidetic"]), str(after["eidetic"])),
         row(f"control: held-out photos, of {control}", "nonmembers", "distinct"),
         row("generations close to a training photo", "members", "matching_generations", detail=True),
-        *_cost_rows(found.get("cost")),  # results of older versions have none
+        *_cost_rows(extraction.get("cost")),  # results of older versions have none
     ]
 
 
 def _cost_rows(cost: dict[When, Cost] | None) -> list[Row]:
-    """What the generations cost, and how many training photos that bought."""
+    """What the generations cost, and how many training photos were extracted for it."""
     if cost is None:
         return []
-    spent = [f"{cost[when]['unet_evaluations']:,}" for when in ("before", "after")]
+    evaluations = [f"{cost[when]['unet_evaluations']:,}" for when in ("before", "after")]
     rates = ["{per_1000:.2f} [{low:.2f}, {high:.2f}]".format(**cost[when]) for when in ("before", "after")]
     return [
-        _two("Extraction", "UNet evaluations, choice of seeds included", spent, detail=True),
+        _two("Extraction", "UNet evaluations, choice of seeds included", evaluations, detail=True),
         _two("Extraction", "training photos per 1,000 UNet evaluations", rates, detail=True),
     ]
 
 
 def outcome(result: Result) -> list[Row]:
-    """Every measured number of a run with its interval; rows with `detail` are for the long table."""
+    """Every measured number of a run with its interval; rows with `detail` are for the long table only."""
     rows = [row for attack in result.record["attacks"].values() for row in _attack_rows(attack)]
     if result.record["extraction"] is not None:
         rows += _extraction_rows(result.record["extraction"])
@@ -197,7 +197,7 @@ def outcome(result: Result) -> list[Row]:
 
 
 def set_sentence(attack: AttackOutcome, confidence: float) -> str:
-    """Whether the photos as one set were trained on, by one attack: a p-value before and after in one sentence."""
+    """One attack's evidence that the photos as a set were trained on: the p-values before and after in a sentence."""
     before, after = (attack["set_evidence"][when]["p_value"] for when in ("before", "after"))
     where = {
         (True, True): "under both models",
@@ -207,8 +207,8 @@ def set_sentence(attack: AttackOutcome, confidence: float) -> str:
     }[before < 1 - confidence, after < 1 - confidence]
     n = attack["set_evidence"]["after"]["n_members"]
     return (
-        f"By {attack['title']} the set stands out {where}: were these {n} photos like the held-out ones, scores this "
-        f"high would occur with p {_is(before)} before fine-tuning and p {_is(after)} after it."
+        f"By {attack['title']} the set stands out {where}: if these {n} photos were like the held-out ones, scores "
+        f"this high would occur with p {_is(before)} before fine-tuning and p {_is(after)} after it."
     )
 
 
@@ -222,15 +222,15 @@ def _is(p: float) -> str:
 
 
 def seeds(config: RunConfig | AuditRunConfig) -> dict[str, str]:
-    """Which seeds were used, in words."""
+    """{what a seed decided: the seeds used}, in words."""
     start, end = config.extraction.seed, config.extraction.seed + config.extraction.pool_size - 1
-    found = {"choice of photos": str(config.domain.seed)}
+    rows = {"choice of photos": str(config.domain.seed)}
     if isinstance(config, RunConfig):
         first, last = config.sp_set.seed, config.sp_set.seed + config.sp_set.set_size - 1
-        found |= {"SP set, one an image": f"{first} to {last}", "fine-tuning": str(config.finetune.seed)}
-    return found | {
+        rows |= {"SP set, one per picture": f"{first} to {last}", "fine-tuning": str(config.finetune.seed)}
+    return rows | {
         "noise of the attacks": str(config.audit.seed),
-        "generations, one an image, the same before and after": f"{start} to {end}",
+        "generations, one each, the same before and after": f"{start} to {end}",
     }
 
 
@@ -240,7 +240,7 @@ def result_json(result: Result) -> RunRecord:
 
 
 def command_of(result: Result) -> str:
-    """The command that makes the run again, in the precision that it was made in."""
+    """The command that repeats the run in the same precision."""
     return reproduce_command(config_of(result.record), dtype=result.record["model"]["precision"])
 
 
@@ -248,13 +248,13 @@ def command_of(result: Result) -> str:
 
 
 def of_a_lab(record: RunRecord, config: RunConfig | AuditRunConfig) -> bool:
-    """Whether the model was a lab's. Results of before labs had names know one lab only."""
+    """Whether the model was a lab. Older results, from before labs had names, can only mean the one lab there was."""
     return bool(record["model"].get("lab", config.model == LAB))
 
 
 def reference_set(record: RunRecord) -> bool:
-    """Whether the photos judged as members are known to be none: a lab that was trained on no private photo."""
-    repeats = record["domain"]["repeats"]  # empty where nobody knows how often a photo was repeated
+    """Whether the photos judged as members are known not to be members: the lab was trained on no private photo."""
+    repeats = record["domain"]["repeats"]  # empty if it is unknown how often photos were repeated
     return bool(repeats) and not any(repeats)
 
 
@@ -264,45 +264,47 @@ def split_sentence(record: RunRecord, config: RunConfig | AuditRunConfig) -> str
     if reference_set(record):
         return (
             f"{domain['n_members']} photos of a reference set and {domain['n_nonmembers']} held-out photos: a random "
-            "split of one distribution, since the same program drew all of them. The model was trained on none."
+            "split of one distribution, because the same program drew all of them. The model was trained on none of "
+            "them."
         )
     if record["extraction"] is None:
-        return "No folders of members and non-members were given."
+        return "No folders of members and held-out photos were given."
     counts = f"{domain['n_members']} training photos (members) and {domain['n_nonmembers']} held-out photos"
     if any(aside := domain.get("n_calibration", [0, 0])):
-        counts += f", besides {aside[0]} and {aside[1]} that were set aside to freeze thresholds and weights on"
+        counts += f", besides {aside[0]} and {aside[1]} that were set aside to choose thresholds and weights"
     if of_a_lab(record, config) and config.domain.members is None:
         return (
-            f"{counts}: a random split of one distribution, since the same program drew all of them and only the "
-            "members were ever trained on."
+            f"{counts}: a random split of one distribution, because the same program drew all of them and the model "
+            "was trained on the members only."
         )
     return (
-        f"{counts}, from two folders. The curve means what it says only if both are a random split of one source: "
-        "otherwise an attack may simply tell the folders apart."
+        f"{counts}, from two folders. The ROC curve measures leakage only if both are a random split of one source: "
+        "otherwise an attack may simply recognize which folder a photo is from."
     )
 
 
 def quick_note(record: RunRecord) -> str:
-    """That the preset `quick` is too small to conclude anything from, or ""."""
+    """A warning that the preset `quick` is too small to draw conclusions from, or ""."""
     if record["config"]["preset"] != "quick":
         return ""
     return "A quick run: so few pictures and photos show how it works, not what leaks."
 
 
 def warning(record: RunRecord) -> str:
-    """What a reader must know before any number, or ""."""
+    """What a reader must know before looking at any number, or ""."""
     if reference_set(record):
         return (
-            f"This model was trained on no photo of {record['domain']['name']}. What is called a member or a training "
-            "photo below is one of a reference set, judged as if it were one: the numbers show what chance gives."
+            f"This model was trained on no photo of {record['domain']['name']}. The photos called members or "
+            "training photos below are a reference set, judged as if they were members: the numbers show what chance "
+            "alone gives."
         )
     control = record["control"]
     if control is None or not control["confounded"]:
         return ""
     return (
         "This split is confounded: a classifier that never sees the model tells members from held-out photos with an "
-        f"AUC of {control['auc']:.2f} (interval {control['low']:.2f} to {control['high']:.2f}, wholly above .5), so "
-        "the two sets differ by themselves, and part of every AUC below is not leakage."
+        f"AUC of {control['auc']:.2f} (interval {control['low']:.2f} to {control['high']:.2f}, entirely above .5). "
+        "The two sets already differ without any model, so part of every AUC below is not leakage."
     )
 
 
@@ -311,47 +313,46 @@ def combination_sentence(attack: AttackOutcome) -> str:
     fitted = known(attack["calibration"])
     if not fitted["fitted_on"]:
         return (
-            f"{attack['title']} is not calibrated: there was no calibration data, so its score is the first component "
-            "alone."
+            f"{attack['title']} is not calibrated: there was no calibration data, so its score is only the first "
+            "component."
         )
     sets = "one calibration set" if fitted["fitted_on"] == 1 else f"{fitted['fitted_on']} calibration people"
     return (
         f"{attack['title']} weighs its two scaled components {fitted['alpha']:g} to {1 - fitted['alpha']:.2g}; weight "
-        f"and scales were fitted on {sets} under the model before fine-tuning, and frozen for both models; none of "
-        "those photos is judged here."
+        f"and scales were fitted on {sets} with the base model, and frozen for both models; none of those photos is "
+        "judged here."
     )
 
 
 def limits(record: RunRecord, config: RunConfig | AuditRunConfig) -> list[str]:
     """What the numbers do not say, one sentence each."""
-    found = [
-        "This is one person and one model: the intervals speak of other photos of this person, not of other people."
+    sentences = [
+        "This is one person and one model: the intervals are about other photos of this person, not about other people."
     ]
     if len(record["attacks"]) > 1:
-        found.append("Each p-value stands alone: none is corrected for the number of attacks.")
+        sentences.append("The p-values are not corrected for the number of attacks.")
     sampler = config.extraction.sampler
     if record["extraction"] is not None:
-        found += [
+        sentences += [
             f"Extraction counts grow with the number of generations and depend on guidance: these hold for "
             f"{config.extraction.n_generations:,} generations with {sampler.scheduler}, {sampler.num_inference_steps} "
             f"steps, guidance {sampler.guidance_scale:g}.",
-            f"The autoencoder alone costs an l2 of {record['extraction']['floor']['mean']:.3f} on average: nothing "
-            "can be expected closer than that.",
-            "TPR at a very low FPR rests on a few held-out photos; where there are too few, no number is given.",
+            f"The autoencoder alone changes a photo by an l2 of {record['extraction']['floor']['mean']:.3f} on "
+            "average: no generation can be expected to be closer than that.",
+            "TPR at a very low FPR depends on a few held-out photos; if there are too few, no number is given.",
         ]
     if config.extraction.seed_pool is not None:
-        found.append(
-            f"The seeds are no random sample: the model before fine-tuning chose them from "
-            f"{config.extraction.seed_pool:,}."
+        sentences.append(
+            f"The seeds are not a random sample: the base model chose them from {config.extraction.seed_pool:,}."
         )
     if config.extraction.guidance_w is not None:
-        found.append(
-            f"The generations after fine-tuning follow both models (w = {config.extraction.guidance_w:g}) at twice the "
-            "cost: their difference from before is not that of the weights alone."
+        sentences.append(
+            f"The generations after fine-tuning use both models (w = {config.extraction.guidance_w:g}) at twice the "
+            "cost: they differ from those before by more than the weights."
         )
     if of_a_lab(record, config):
-        found.append(
-            "The lab's model is small and its people are drawn: the mechanism carries over to large models, the "
-            "figures do not."
+        sentences.append(
+            "The lab's model is small and its people are drawings: the mechanism is the same in large models, the "
+            "numbers are not."
         )
-    return found
+    return sentences

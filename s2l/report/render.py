@@ -1,4 +1,4 @@
-"""A finished run or audit on paper: result.json, three figures and a self-contained report.html.
+"""The report of a run or audit: result.json, three figures and a self-contained report.html.
 
 Its words and numbers are those of findings.py, so that the command line, the app and the report say the same.
 """
@@ -44,7 +44,7 @@ __all__ = ["FILES", "Row", "command_of", "headline", "outcome", "result_json", "
 FILES = ("result.json", "roc.png", "histograms.png", "extractions.png", "report.html")
 RESPONSIBLE_USE = (
     "Run this only on models and photos that you own or may test. It shows whether a model leaks photos of people: "
-    "do not use it to obtain, publish or sell pictures of anybody."
+    "do not use it to obtain, publish or sell pictures of anyone."
 )
 
 
@@ -72,7 +72,7 @@ class Section:
 
 
 def _sections(result: Result, pictures: dict[str, bytes]) -> list[Section]:
-    """In the order of the story: generated, trained, told apart, came out, flagged."""
+    """In the order of the story: SP set, training, membership, extraction, blind flags."""
     record = result.record
     sections = []
     if "sp_set" in record["folders"]:
@@ -83,10 +83,10 @@ def _sections(result: Result, pictures: dict[str, bytes]) -> list[Section]:
         confidence = record["config"]["audit"]["confidence"]
         evidence = [set_sentence(attack, confidence) for attack in record["attacks"].values()]
         evidence.insert(0, f"One photo is hard to judge, an album is easier: {set_rule(confidence)}.")
-        sections.append(_told_apart(result, pictures["roc.png"]))
+        sections.append(_membership(result, pictures["roc.png"]))
         sections.append(_most_exposed(result))
         sections.append(Section("The photos as one set", [], tuple(evidence)))
-    sections.append(_came_out(result, pictures["extractions.png"]))
+    sections.append(_extracted(result, pictures["extractions.png"]))
     if (blind := record.get("blind")) is not None:
         sections.append(_flagged(result, blind))
     return sections
@@ -97,7 +97,7 @@ def _generated(result: Result) -> Section:
     known = result.record["extraction"] is not None
     picture = Picture(
         figures.png(figures.sp_set_figure(result)),
-        f"The synthetic private set is what the model itself draws for {name}"
+        f"The synthetic private set is what the model itself generates for {name}"
         + (", here above some of the real training photos, which the attacker never sees." if known else "."),
         f"First pictures of the synthetic private set of {name}",
     )
@@ -107,7 +107,7 @@ def _generated(result: Result) -> Section:
 def _trained(finetune: Training) -> Section:
     picture = Picture(
         figures.png(figures.loss_figure(finetune["log"])),
-        "The loss says how well the model predicts noise on its own pictures while it trains on them; "
+        "The loss shows how well the model predicts noise on its own pictures while it trains on them; "
         "a steady or slowly falling curve is healthy, a jump is not.",
         "Training loss against training step",
         narrow=True,
@@ -115,23 +115,23 @@ def _trained(finetune: Training) -> Section:
     return Section("What was trained", [picture])
 
 
-def _told_apart(result: Result, roc: bytes) -> Section:
+def _membership(result: Result, roc: bytes) -> Section:
     pictures = [
         Picture(
             roc,
-            "Each curve shows how many training photos an attacker finds (up) for how many wrongly accused "
-            "held-out photos (right): on the dotted line he guesses, the shade is the curve's uncertainty, and the "
-            "right half enlarges the corner where he is nearly always right.",
+            "Each curve shows the share of training photos that an attacker finds (up) against the share of held-out "
+            "photos wrongly accused (right): the dotted line is guessing, the shading is the curve's uncertainty, and "
+            "the right half enlarges the corner where the attacker is nearly always right.",
             "ROC curves before and after fine-tuning",
         )
     ]
-    for attack, found in result.record["attacks"].items():
+    for attack, entry in result.record["attacks"].items():
         pictures.append(
             Picture(
                 figures.png(figures.score_histogram_figure(result, attack)),
-                f"Where the scores of {found['title']} for training photos and held-out photos overlap, nobody can "
-                "tell them apart.",
-                f"Histogram of {found['title']} scores of members and held-out photos",
+                f"Where the {entry['title']} scores of training photos and held-out photos overlap, the attack "
+                "cannot tell which is which.",
+                f"Histogram of {entry['title']} scores of members and held-out photos",
             )
         )
     return Section("What an attacker can tell", pictures)
@@ -141,12 +141,12 @@ def _most_exposed(result: Result) -> Section:
     pictures = [
         Picture(
             figures.png(figures.most_exposed_figure(result, attack)),
-            f"The training photos with the highest {found['title']} score after fine-tuning; below each stands the "
-            "share of held-out photos that score at least as high, which is the rate of false accusations one has to "
-            "accept to call it a training photo.",
-            f"The most exposed training photos by {found['title']}",
+            f"The training photos with the highest {entry['title']} score after fine-tuning; the number below each "
+            "is the share of held-out photos that score at least as high, which is the rate of false accusations that "
+            "an attacker must accept to call it a training photo.",
+            f"The most exposed training photos by {entry['title']}",
         )
-        for attack, found in result.record["attacks"].items()
+        for attack, entry in result.record["attacks"].items()
     ]
     return Section("The most exposed photos", pictures)
 
@@ -158,22 +158,22 @@ def _flagged(result: Result, blind: Blind) -> Section:
     truth = blind["before"]["score"] is not None
     picture = Picture(
         figures.png(figures.blind_figure(result)),
-        "Each picture stands for one group of near-duplicates, with the number of generations in it"
-        + (" and its distance to the training photo that is nearest." if truth else "."),
+        "Each picture represents one group of near-duplicates, with the number of generations in it"
+        + (" and its distance to the nearest training photo." if truth else "."),
         "One picture of each group of near-duplicate generations, before and after fine-tuning",
     )
     return Section("What an attacker without the photos would flag", [picture], sentences)
 
 
-def _came_out(result: Result, extractions: bytes) -> Section:
+def _extracted(result: Result, extractions: bytes) -> Section:
     split = result.record["extraction"] is not None
     pictures = [
         Picture(
             extractions,
-            "Each column is one seed drawn before and after fine-tuning"
+            "Each column shows the generations of one seed before and after fine-tuning"
             + (
                 ", with the training photo that came closest to it; columns are chosen by the smaller of the two "
-                "distances, so neither side is favoured."
+                "distances, so neither model is favoured."
                 if split
                 else "; without known training photos there is nothing to compare it with."
             ),
@@ -184,14 +184,14 @@ def _came_out(result: Result, extractions: bytes) -> Section:
         pictures += [
             Picture(
                 figures.png(figures.extraction_figure(result, of="nonmembers")),
-                "The control: the same search for photos that no model ever saw, so any thick frame here is likeness "
-                "and not leakage.",
+                "The control: the same search for photos that no model ever saw, so any thick frame here is a "
+                "resemblance, not leakage.",
                 "The closest pairs of generations and held-out photos",
             ),
             Picture(
                 figures.png(figures.distance_histogram_figure(result)),
-                "If training photos (filled) lie further left than held-out photos (outlined), the model draws its "
-                "training photos rather than the person.",
+                "If training photos (filled) are further left than held-out photos (outlined), the model reproduces "
+                "its training photos rather than the person.",
                 "Histogram of distances to the nearest generation",
             ),
         ]
@@ -199,13 +199,13 @@ def _came_out(result: Result, extractions: bytes) -> Section:
         pictures.append(
             Picture(
                 figures.png(figures.extraction_curve_figure(result)),
-                "More generations extract more photos, so counts compare only at the same number; the shade is the "
-                "95 % interval for so many fresh generations.",
+                "More generations extract more photos, so compare counts only at the same number of generations; the "
+                "shading is the 95 % interval for that many new generations.",
                 "Training photos extracted against the number of generations, before and after fine-tuning",
                 narrow=True,
             )
         )
-    return Section("What came out", pictures)
+    return Section("What was extracted", pictures)
 
 
 def _stage_rows(stages: dict[str, Timing]) -> list[tuple[str, str, str, str]]:
@@ -232,7 +232,7 @@ def _method(record: RunRecord) -> str:
 
 
 def render_html(result: Result, pictures: dict[str, bytes]) -> str:
-    """report.html as text: `pictures` (file name -> PNG) and more inside, nothing loaded from anywhere."""
+    """report.html as text, with `pictures` (file name -> PNG) and further figures embedded; it loads nothing."""
     config, record = config_of(result.record), result.record
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -274,7 +274,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def write_report(result: Result, folder: str | Path) -> list[Path]:
-    """Write FILES into `folder` and return their paths; without a split no ROC and histograms: the report says why."""
+    """Write FILES into `folder` and return their paths; without members there are no ROC and histograms."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     contents = {"extractions.png": figures.png(figures.extraction_figure(result))}
@@ -284,5 +284,5 @@ def write_report(result: Result, folder: str | Path) -> list[Path]:
     contents["report.html"] = render_html(result, contents).encode()
     contents["result.json"] = (json.dumps(result_json(result), indent=1, allow_nan=False) + "\n").encode()
     for name in set(FILES) - set(contents):
-        (folder / name).unlink(missing_ok=True)  # of an earlier run: it would belong to another result
+        (folder / name).unlink(missing_ok=True)  # left from an earlier run: it belongs to another result
     return [_write(folder / name, contents[name]) for name in FILES if name in contents]

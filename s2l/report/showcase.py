@@ -1,11 +1,11 @@
-"""A finished run in a few small files, to be committed: `s2l/assets/showcase`.
+"""A finished run as a few small files that can be committed: `s2l/assets/showcase`.
 
     result.json            the record of the run
-    members.webp ...       one lossless contact sheet an image set, read back to the same pixels
+    members.webp ...       one lossless contact sheet per image set, read back to the same pixels
     sets.json              {set: {"n", "columns", "captions", "ids"}}
 
-`load_showcase` unpacks the sheets into the cache once, so that everything that reads a Result reads
-this one too.
+`load_showcase` unpacks the sheets into the cache once, so that everything that reads a Result can
+read this one too.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ MAX_BYTES = 5_000_000
 
 
 def export_showcase(result: Result, folder: str | Path) -> int:
-    """Write a result and its pictures as few small files; returns the bytes.
+    """Write a result and its pictures as a few small files; returns their size in bytes.
 
-    Raises UserError above 5 MB, and for a folder that holds something else than a showcase; it is left as it was then.
+    Raises UserError above 5 MB, and for a folder that holds anything but a showcase; the folder is then left unchanged.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / SETS_FILE).exists():
-        raise UserError(f"--out: {folder} holds something else than a showcase: give another folder")
+        raise UserError(f"--out: {folder} holds something other than a showcase: give another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         size = _pack(result, Path(temporary))
         if size > MAX_BYTES:
             raise UserError(
-                f"the showcase has {size / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:g} are allowed: show a smaller run"
+                f"the showcase has {size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:g} MB are allowed: show a smaller run"
             )
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(temporary, folder)
@@ -70,7 +70,7 @@ def load_showcase(folder: str | Path, store: Store) -> Result:
         key = file_hash(list(folder.iterdir()))
         root, _ = store.stage("showcase", key, lambda work: _unpack(folder, record, work))
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{folder} is no showcase: {error}") from error
+        raise UserError(f"{folder} is not a showcase: {error}") from error
     return Result(record, Store(root))
 
 

@@ -1,4 +1,4 @@
-"""What a run showed: one finding per question, as data. Its sentence is made last."""
+"""The findings of a run: one per question, as data. The sentence is made last."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2l.report.findings import percent
 if TYPE_CHECKING:
     from s2l.record import Result
 
-REFERENCED = "loss"  # the attack that gained from the reference on the lab's calibration people (docs/lab.md)
+REFERENCED = "loss"  # the attack that improved with the reference on the lab's calibration people (docs/lab.md)
 
 Direction = Literal[-1, 0, 1]
 
@@ -21,9 +21,9 @@ class Finding:
     """The answer to one question.
 
     question   "attack", "extraction", "together" (both models), "unknown" (nobody knows the members) or "blind"
-    about      the attack's name, where the question is asked of several
-    direction  +1 or -1 for a change that both its interval and its p-value call one, else 0
-    numbers    the figures that the answer rests on
+    about      the attack's name, where the question is asked for several attacks
+    direction  +1 or -1 for a change that is clear by its interval and by its p-value, else 0
+    numbers    the numbers behind the answer
     verdict    the answer in words
     details    the numbers in words; they follow the verdict in the sentence
     """
@@ -41,25 +41,25 @@ class Finding:
 
 
 def direction_of(change: Change | CountChange, confidence: float) -> Direction:
-    """+1 or -1 for a change that both its interval and its p-value call one, else 0."""
+    """+1 or -1 for a change that is clear by its interval and by its p-value, else 0."""
     if change["p_value"] >= 1 - confidence:
         return 0
     return 1 if change["low"] > 0 else -1 if change["high"] < 0 else 0
 
 
 def findings(result: Result) -> list[Finding]:
-    """What this run showed, the attacks first. A change needs its interval."""
+    """The findings of a run, the attacks first."""
     record = result.record
     confidence = record["config"]["audit"]["confidence"]
     if not record["attacks"] and record["extraction"] is None:
         blind = record.get("blind")
         return [_unknown(record.get("kind", "run")), *([blind_finding(blind)] if blind is not None else [])]
-    found = [_attack(name, attack, confidence) for name, attack in record["attacks"].items()]
+    answers = [_attack(name, attack, confidence) for name, attack in record["attacks"].items()]
     if (extraction := record["extraction"]) is not None:
-        found.append(_extraction(extraction, confidence))
+        answers.append(_extraction(extraction, confidence))
     if (reference := reference_of(record)) is not None:
-        found.append(_together(record["attacks"][REFERENCED], reference, confidence))
-    return found
+        answers.append(_together(record["attacks"][REFERENCED], reference, confidence))
+    return answers
 
 
 def headline(result: Result) -> list[str]:
@@ -69,8 +69,8 @@ def headline(result: Result) -> list[str]:
 
 def _unknown(kind: str) -> Finding:
     details = (
-        f"it is not known which photos this model was trained on, so this {kind} shows what the model draws before and "
-        "after fine-tuning, without a ROC curve and extraction counts."
+        f"it is not known which photos this model was trained on, so this {kind} shows what the model generates before "
+        "and after fine-tuning, without a ROC curve or extraction counts."
     )
     return Finding("unknown", "", 0, {}, "What leaked cannot be measured", details)
 
@@ -106,11 +106,15 @@ def _attack(name: str, attack: AttackOutcome, confidence: float) -> Finding:
 def _extraction(extraction: ExtractionOutcome, confidence: float) -> Finding:
     before, after, change = extraction["before"], extraction["after"], extraction["difference"]
     direction = direction_of(change, confidence)
-    verdict = {1: "More photos came out", -1: "Fewer photos came out", 0: "No clear change in what came out"}
+    verdict = {
+        1: "More training photos are extracted after fine-tuning",
+        -1: "Fewer training photos are extracted after fine-tuning",
+        0: "The number of extracted photos shows no clear change",
+    }
     details = (
         f"{change['after']} of {change['n_members']} training photos after fine-tuning and {change['before']} before, "
-        f"in {before['n_generations']:,} generations each (l2 at most {before['delta']:g}), while of "
-        f"{before['nonmembers']['n_references']} held-out photos, which cannot leak, the same search finds "
+        f"in {before['n_generations']:,} generations each (l2 at most {before['delta']:g}). As a control, the same "
+        f"search among {before['nonmembers']['n_references']} held-out photos, which cannot leak, finds "
         f"{after['nonmembers']['distinct']} after and {before['nonmembers']['distinct']} before."
     )
     numbers = {"before": change["before"], "after": change["after"]} | _change_numbers(change)
@@ -120,12 +124,12 @@ def _extraction(extraction: ExtractionOutcome, confidence: float) -> Finding:
 def _together(alone: AttackOutcome, reference: Reference, confidence: float) -> Finding:
     change, direction = reference["difference"], direction_of(reference["difference"], confidence)
     verdict = {
-        1: "is stronger than on the model alone",
-        -1: "is weaker than on the model alone",
+        1: "is stronger than on the base model alone",
+        -1: "is weaker than on the base model alone",
         0: "shows no clear change",
     }
     details = (
-        f"with the fine-tuned model as its reference, it has an AUC of {reference['auc']:.3f} on the model before, "
+        f"with the fine-tuned model as its reference, it has an AUC of {reference['auc']:.3f} on the base model "
         f"instead of {alone['before']['auc']:.3f}, {_paired(change)}."
     )
     numbers = {"before": alone["before"]["auc"], "after": reference["auc"]} | _change_numbers(change)
@@ -134,13 +138,13 @@ def _together(alone: AttackOutcome, reference: Reference, confidence: float) -> 
 
 
 def reference_of(record: RunRecord) -> Reference | None:
-    """The record of `REFERENCED` judged with both models, where it was run."""
+    """The result of `REFERENCED` with both models together, if it was run."""
     attack = record["attacks"].get(REFERENCED)
     return attack and attack.get("shake_reference")
 
 
 def blind_finding(blind: Blind) -> Finding:
-    """What an attacker without the training photos would claim, and whether it is true where that is known."""
+    """What an attacker without the training photos would claim, and whether it is true, if that is known."""
     before, after = blind["before"], blind["after"]
     counts = {"before": len(before["clusters"]), "after": len(after["clusters"])}
     verdict = (
@@ -149,11 +153,11 @@ def blind_finding(blind: Blind) -> Finding:
     )
     details = (
         f"each group has at least {blind['min_size']} generations, all within a tiled l2 of {blind['edge']:g} of each "
-        "other, and its middle one is claimed to be a training photo"
+        "other, and the attacker would claim that its middle one is a training photo"
     )
     right = [side["score"]["true_flags"] for side in (before, after) if side["score"] is not None]
     if not right:
-        details += "; whether that is so nobody can check without the photos."
+        details += "; nobody can check that without the photos."
         return Finding("blind", "", 0, dict(counts), verdict, details)
     details += f", which is true of {right[0]} and {right[1]} of them."
     numbers = counts | {"true_before": right[0], "true_after": right[1]}
