@@ -1,4 +1,4 @@
-"""The job store: who asked for what, and how far it is. SQLite in WAL mode."""
+"""The job store: which visitor asked for which run, and its progress. SQLite in WAL mode."""
 
 from __future__ import annotations
 

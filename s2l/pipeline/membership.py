@@ -29,7 +29,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # scores of members (N,) and non-members (
 
 
 def check_split(domain: Domain) -> None:
-    """Raises UserError for a split on which nothing can be estimated; better before a training than after."""
+    """Raises UserError for a split that is too small to estimate anything, before training rather than after it."""
     if domain.split is not None and min(len(domain.membership.members), len(domain.membership.nonmembers)) < 2:
         counts = f"{len(domain.membership.members)} and {len(domain.membership.nonmembers)}"
         raise UserError(f"at least 2 members and 2 non-members are needed to judge an attack, not {counts}")
@@ -178,7 +178,7 @@ def compare_attack(name: str, config: AuditConfig, before: Pair, after: Pair) ->
 
     Besides the attack on each model it judges the *change* of the score (shake-calibrated: the base
     model as its own reference), which needs both models; the relative change, and the base model judged with
-    the shaken one as its reference, only where scores are distances.
+    the fine-tuned one as its reference, only where scores are distances.
     """
     (m0, n0), (m1, n1), confidence = before, after, config.confidence
     relative = reference = None

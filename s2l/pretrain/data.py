@@ -1,4 +1,4 @@
-"""What a pre-training sees: the public crowd, the private photos, and the batch of each step."""
+"""The data of a pre-training: the public crowd, the private photos, and the batch of each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""People: the private celebrities of a new lab, their photos and captions, and the public crowd.
+"""People: the private people of a new lab, their photos and captions, and the public crowd.
 
 Everything here is a pure function of seeds, so the training set never has to be shipped: it is
 drawn again on demand and checked against hashes in the checkpoint's `lab.json`. That record says
@@ -53,7 +53,7 @@ Members = Literal["first", "second", "none"]
 
 @dataclass(frozen=True)
 class Person:
-    """One private celebrity. `role` is "calibration" or "reporting"."""
+    """One private person. `role` is "calibration" or "reporting"."""
 
     index: int
     name: str
