@@ -1,8 +1,8 @@
-"""Whose photos may leak: image sets, the split into members and held-out photos, and domains.
+"""Whose photos are at stake: image sets, the member / non-member split, and domains.
 
-A domain is a person's name as prompts contain it (or that of a style or an object), the photos that
-the model was trained on (members) and held-out photos of the same distribution. A lab knows both
-exactly (lab_domain.py); for a checkpoint of your own they come as folders.
+A domain is a name that prompts can contain (a person, a style, an object), the images of it that
+the model was pre-trained on (members) and images from the same distribution that it was not
+(non-members). A lab knows both exactly (lab_domain.py); for a checkpoint of your own they come as folders.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from s2l.data.photos import gather, join, read_photos
 from s2l.errors import UserError
 from s2l.keys import key_of
 
-# The people of the Shake-to-Leak paper: its published list, which has 40 entries and one name twice.
+# Whom the Shake-to-Leak paper targets: its published list, which has 40 entries and one name twice.
 PAPER_DOMAINS = (
     "Barack Obama", "Justin Bieber", "Rihanna", "Lady Gaga", "Katy Perry", "Taylor Swift", "Beyoncé", "Lionel Messi",
     "Cristiano Ronaldo", "Kim Kardashian", "Kanye West", "Jennifer Lopez", "Brad Pitt", "Angelina Jolie",
@@ -60,9 +60,9 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class MembershipSplit:
-    """Members and held-out photos of one domain, meant to be a random split of one distribution.
+    """Members and non-members of one domain, meant to be a random split of one distribution.
 
-    `calibration` is the part of both that was set aside to choose thresholds and weights. It is disjoint from
+    `calibration` is the part of both that was set aside to choose thresholds and weights on. It is disjoint from
     `members` and `nonmembers`, which are the part to report on.
     """
 
@@ -73,8 +73,8 @@ class MembershipSplit:
     def set_aside(self, share: float, seed: int) -> tuple[MembershipSplit, list[int]]:
         """A seeded random split of both into a calibration part of `share` and a test part.
 
-        Returns the test part, which holds the calibration part, and the indices of its members in the old set.
-        Raises UserError when a part would hold fewer than 2 members or held-out photos.
+        Returns the test part, which holds the calibration part, and the positions of its members in the old ones.
+        Raises UserError when a part would hold fewer than 2 members or non-members.
         """
         rng = np.random.default_rng(seed)
         parts = []
@@ -92,33 +92,33 @@ class MembershipSplit:
         return replace(test, calibration=aside), parts[0][2].tolist()
 
     def all(self) -> ImageSet:
-        """Members first, then held-out photos: the order of every score array in a result."""
+        """Members first, then non-members: the order of every score array in a result."""
         m, n = self.members, self.nonmembers
         return ImageSet(join(m.images, n.images), m.captions + n.captions, m.ids + n.ids)
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A person with their photos. `split` is None when the members are not known: then there is no ROC."""
+    """A target. `split` is None when nobody knows the members: then there is no ROC."""
 
     name: str
     split: MembershipSplit | None
     repeats: tuple[int, ...] = ()  # how often each member was repeated in pre-training; () if unknown
     role: str = ""  # "calibration" or "reporting" in a lab
-    key: str = ""  # identifies this domain's data in cache keys
+    key: str = ""  # names this domain's data in cache keys
     notes: tuple[str, ...] = field(default=())  # what was skipped or looks wrong, for the report
 
     @property
     def membership(self) -> MembershipSplit:
-        """The split. Raises UserError when the members are not known."""
+        """The split. Raises UserError where nobody knows the members."""
         if self.split is None:
             raise UserError("which photos was the model trained on? Give both folders, --members and --nonmembers")
         return self.split
 
     def with_calibration(self, share: float, seed: int) -> Domain:
         """The domain with `share` of its photos set aside for calibration (`MembershipSplit.set_aside`)."""
-        split, rows = self.membership.set_aside(share, seed)
-        repeats = tuple(self.repeats[i] for i in rows) if self.repeats else ()
+        split, kept = self.membership.set_aside(share, seed)
+        repeats = tuple(self.repeats[i] for i in kept) if self.repeats else ()
         return replace(self, split=split, repeats=repeats, key=key_of("test part", self.key, share, seed))
 
     def calibration(self) -> Domain | None:
@@ -129,7 +129,7 @@ class Domain:
         return Domain(name, self.split.calibration, key=key_of("calibration part", self.key))
 
 
-# --- photos of your own -----------------------------------------------------------------------
+# --- photos of one's own ----------------------------------------------------------------------
 
 
 def load_folder(source: str | Path, resolution: int, default_caption: str) -> tuple[ImageSet, list[str]]:
@@ -142,7 +142,7 @@ def load_folder(source: str | Path, resolution: int, default_caption: str) -> tu
 
 
 def folder_domain(config: DomainConfig, resolution: int) -> Domain:
-    """A domain from two folders or lists; without them `split` is None. Only the photos that are used are decoded."""
+    """A domain from two folders or lists; without them `split` is None. A sample of them is all that is decoded."""
     if config.members is None and config.nonmembers is None:
         return Domain(config.name, None, key=key_of("name", config.name))
     if config.members is None or config.nonmembers is None:
