@@ -130,7 +130,7 @@ def test_a_second_visitor_is_queued_and_cannot_stop_the_first(page, server, chro
     choose(second, 3)
     tab(second, 3)
     second.locator("#run").click()
-    expect(second.locator("#queue-position")).to_contain_text("1 run is before this one")
+    expect(second.locator("#queue-position")).to_contain_text("1 run is ahead of this one")
     second.locator("#cancel").click()
     expect(state(second)).to_have_text("Stopped")
     stranger.close()
