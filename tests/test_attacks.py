@@ -534,7 +534,7 @@ class PeakBytes(TorchDispatchMode):
 
 def test_the_memory_estimate_is_an_upper_bound_and_no_fantasy(random_model, monkeypatch):
     model, few = with_batch_size(random_model, 4), AuditConfig(settings={"secmi": {"t": 10}, "pfami": {"crops": [0.8]}})
-    monkeypatch.setattr(model, "one_core_a_batch", False)  # one batch at a time is what is estimated, and watched
+    monkeypatch.setattr(model, "one_core_per_batch", False)  # one batch at a time is what is estimated, and watched
     query = attacks.make_query(model, photos(8, model.resolution))
     estimate = attacks.memory_estimate(model, 4)
     for part in (query.part(slice(0, 4)), query):  # twice the images take no more
@@ -571,7 +571,7 @@ def auc(scores: torch.Tensor, members: int) -> float:
 
 def lab_query(model: DiffusionModel, members: int, held_out: int) -> Query:
     """Photos of one of the lab's people, latents scaled to unit variance as in a trained lab."""
-    person = people.celebrities(1)[0]
+    person = people.lab_people(1)[0]
     images = _image_set(people.member_photos(person, members) + people.held_out_photos(person, held_out), 32)
     spread = model.encode_images(images.floats()).std().item()
     model.vae.register_to_config(scaling_factor=model.vae.config.scaling_factor / spread)

@@ -25,7 +25,7 @@ def two_threads():
 
 
 class Counted(Batched):
-    one_core_a_batch = True
+    one_core_per_batch = True
 
     def __init__(self, batch_size: int):
         self.runtime = Runtime("cpu", "float32", batch_size)
@@ -75,7 +75,7 @@ def test_an_autocast_of_the_caller_is_not_lost(two_threads):
 
 
 def test_pictures_and_scores_are_those_of_one_after_the_other(two_threads, tiny_model):
-    assert tiny_model.one_core_a_batch
+    assert tiny_model.one_core_per_batch
     sampler = SamplerConfig(num_inference_steps=2)
     images = torch.randint(0, 256, (9, 3, tiny_model.resolution, tiny_model.resolution), dtype=torch.uint8)
     pictures = ImageSet(images, tuple(f"{PROMPT} {i}" for i in range(9)), tuple(map(str, range(9))))
@@ -87,7 +87,7 @@ def test_pictures_and_scores_are_those_of_one_after_the_other(two_threads, tiny_
         return drawn, attacks.run_suite(("secmi", "loss", "clid"), tiny_model, query, AuditConfig())
 
     together = everything()
-    tiny_model.one_core_a_batch = False
+    tiny_model.one_core_per_batch = False
     alone = everything()
     torch.testing.assert_close(together[0], alone[0], atol=1e-4, rtol=1e-4)
     for name, scores in alone[1].items():

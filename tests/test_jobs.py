@@ -28,9 +28,9 @@ from s2l.pipeline.plan import plan
 from s2l.progress import Event
 from s2l.store import Store
 from s2l.ui import live as page_live
-from s2l.worlds.people import CELEBRITY_NAMES
+from s2l.worlds.people import LAB_NAMES
 
-MIRA, TARO = CELEBRITY_NAMES[:2]
+MIRA, TARO = LAB_NAMES[:2]
 ENDLESS = 500_000  # training steps
 
 

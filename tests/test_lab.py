@@ -142,16 +142,16 @@ def facts(model: str) -> tuple:
 
 @pytest.mark.parametrize("where", ["first", "last"])
 def test_a_name_more_in_the_world_changes_no_lab_that_exists(monkeypatch, where):
-    before, newly_drawn = facts("lab:fresh"), world.celebrities()
-    names = ("Zora Newcomb", *world.CELEBRITY_NAMES) if where == "first" else (*world.CELEBRITY_NAMES, "Zora Newcomb")
-    monkeypatch.setattr(world, "CELEBRITY_NAMES", names)
-    world.celebrities.cache_clear()
+    before, newly_drawn = facts("lab:fresh"), world.lab_people()
+    names = ("Zora Newcomb", *world.LAB_NAMES) if where == "first" else (*world.LAB_NAMES, "Zora Newcomb")
+    monkeypatch.setattr(world, "LAB_NAMES", names)
+    world.lab_people.cache_clear()
     find._read.cache_clear()
     try:
-        assert world.celebrities() != newly_drawn  # the next lab has other people
+        assert world.lab_people() != newly_drawn  # the next lab has other people
         assert facts("lab:fresh") == before
     finally:
-        world.celebrities.cache_clear()
+        world.lab_people.cache_clear()
         find._read.cache_clear()
 
 
@@ -166,7 +166,7 @@ def test_the_shipped_labs_keys_are_those_of_the_committed_results():
 def test_the_world_draws_the_shipped_people_still():
     """Reading needs it no more, but a lab that is built today should be the shipped one."""
     lab = find_lab("lab:fresh")
-    for drawn, recorded in zip(world.celebrities(), lab.people, strict=True):
+    for drawn, recorded in zip(world.lab_people(), lab.people, strict=True):
         assert world.member_photos(drawn) == recorded.members()
         assert world.held_out_photos(drawn, 2) == recorded.held_out(2)
     assert lab.vocabulary == set(world.vocabulary())
@@ -203,7 +203,7 @@ def test_some_members_are_drawn_at_random():
 
 def twin(lab: Path, folder: Path, members: world.Members) -> str:
     """The same people in a lab that was trained on other photos of theirs, or on none."""
-    return str(with_record(lab, folder, **world.manifest(world.celebrities(4), 24, 32, members)))
+    return str(with_record(lab, folder, **world.manifest(world.lab_people(4), 24, 32, members)))
 
 
 def test_the_swapped_twin_holds_out_what_the_other_was_trained_on(tiny_checkpoint, tmp_path):

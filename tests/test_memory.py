@@ -77,7 +77,7 @@ class Full:
 @pytest.fixture
 def model(tiny_model):
     tiny_model.runtime = replace(tiny_model.runtime, train_batch_size=4)
-    tiny_model.one_core_a_batch = False  # as on a GPU, whose memory this is about
+    tiny_model.one_core_per_batch = False  # as on a GPU, whose memory this is about
     return tiny_model
 
 

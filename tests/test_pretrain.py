@@ -17,7 +17,7 @@ from s2l.pretrain.recipe import RECIPES, Phase, Recipe
 from s2l.progress import Cancelled
 from s2l.store import read_json
 from s2l.training import CHECKPOINT
-from s2l.worlds.people import celebrities, member_photos, public_photo
+from s2l.worlds.people import lab_people, member_photos, public_photo
 
 CPU = Runtime(device="cpu", dtype="mixed", train_batch_size=32)
 TWO_PHASES = replace(
@@ -54,7 +54,7 @@ def trained(recipe: Recipe, work, progress=lambda event: None, keep=()):
 def written_out(recipe: Recipe):
     """The raw weights after each step and the last average, by a loop that knows nothing of the project's."""
     pipe = build_pipeline(recipe.size, recipe.seed)
-    private = [p for who in celebrities(recipe.n_people) for p in member_photos(who, recipe.n_members)]
+    private = [p for who in lab_people(recipe.n_people) for p in member_photos(who, recipe.n_members)]
     public = [public_photo(i, recipe.n_public_identities) for i in range(recipe.n_public)]
     images = images_of(private, recipe.size.resolution), images_of(public, recipe.size.resolution)
     with torch.inference_mode():

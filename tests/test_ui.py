@@ -29,10 +29,10 @@ from s2l.ui import form, html, layout, own, quiz, runs, session
 from s2l.ui.backend import N_SHOWN, Backend
 from s2l.ui.tab import Context, Entry, Tab, View
 from s2l.ui.tabs import TABS, compare, extraction, finetune, membership, sp_set, story
-from s2l.worlds.people import CELEBRITY_NAMES
+from s2l.worlds.people import LAB_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
-MIRA, TARO = CELEBRITY_NAMES[:2]
+MIRA, TARO = LAB_NAMES[:2]
 N_MEMBERS, N_HELD_OUT = 6, 12
 
 
@@ -295,7 +295,7 @@ def test_visitors_of_every_server_may_use_a_shipped_lab(labs, backend):
     chosen = own.use(backend, " lab:hidden ", "taro quillan", [], [], False)  # no consent: nobody is real
     assert chosen == own.NOT_OWN | {"model": "lab:hidden", "name": TARO}
     values = form.preset_values("demo", MIRA) | {"prompt": f"a statue of {MIRA}"}
-    config = form.config_of(values, list(CELEBRITY_NAMES), chosen)  # with the prompt of the page, as the page's own lab
+    config = form.config_of(values, list(LAB_NAMES), chosen)  # with the prompt of the page, as the page's own lab
     assert (config.model, config.domain.name, config.domain.members) == ("lab:hidden", TARO, None)
     assert config.sp_set.prompts[0].template == "a statue of {name}"
     assert "a statue of Taro Quillan" in sp_set.preview_html(MIRA, values["prompt"], "", 100, "", 0, 8, chosen)
@@ -368,13 +368,13 @@ def test_an_unchanged_form_is_the_preset(backend):
     """What `python -m s2l warm` runs is what a click on Run asks for."""
     for size in form.APP_PRESETS:
         values = form.preset_values(size, TARO)
-        assert form.config_of(values, list(CELEBRITY_NAMES)) == preset(size, TARO)
+        assert form.config_of(values, list(LAB_NAMES)) == preset(size, TARO)
 
 
 def test_an_error_names_the_row_whatever_its_words():
     values = form.preset_values("demo", TARO)
     with pytest.raises(UserError, match=r"^Set size: should be greater"):
-        form.config_of(values | {"set_size": 0}, list(CELEBRITY_NAMES))
+        form.config_of(values | {"set_size": 0}, list(LAB_NAMES))
     assert form.in_words(UserError("no: never", "finetune.settings.lora.rank")) == "Rank: no: never"
     assert form.in_words(UserError("no", "settings.lora.rank"), "finetune") == "Rank: no"
     assert form.in_words(UserError("sp_set.set_size: no")) == "sp_set.set_size: no"  # words are not parsed
@@ -455,12 +455,12 @@ def test_a_real_model_needs_consent_and_keeps_the_fixed_prompts(backend, monkeyp
         own.use(backend, "owner/name", "Somebody", [photo(tmp_path / "a.png")], [], True)
     chosen = own.use(backend, "owner/name", "Somebody", [], [], True)
     values = form.preset_values("demo", MIRA) | {"prompt": "something else entirely"}
-    config = form.config_of(values, list(CELEBRITY_NAMES), chosen)
+    config = form.config_of(values, list(LAB_NAMES), chosen)
     assert config.model == "owner/name" and config.domain.name == "Somebody" and config.domain.members is None
     assert [p.template for p in config.sp_set.prompts] == ["a photo of {name}", "a face of {name}"]
-    allowed = form.config_of(values, list(CELEBRITY_NAMES), chosen, own_prompts=True)
+    allowed = form.config_of(values, list(LAB_NAMES), chosen, own_prompts=True)
     assert "something else entirely" in allowed.sp_set.prompts[0].template
-    assert form.config_of(values | {"prompt": f"a photo of {MIRA}"}, list(CELEBRITY_NAMES), own.NOT_OWN).model == LAB
+    assert form.config_of(values | {"prompt": f"a photo of {MIRA}"}, list(LAB_NAMES), own.NOT_OWN).model == LAB
 
 
 # --- tables, documents -----------------------------------------------------------------------------------------------

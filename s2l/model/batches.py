@@ -27,12 +27,12 @@ class Batched:
     """What computes images in batches: it has a `runtime.batch_size`, and may want one core per batch."""
 
     runtime: FittedRuntime
-    one_core_a_batch = False
+    one_core_per_batch = False
 
     @property
     def workers(self) -> int:
         """Number of batches to compute at the same time."""
-        return torch.get_num_threads() if self.one_core_a_batch else 1
+        return torch.get_num_threads() if self.one_core_per_batch else 1
 
     def batches(self, n: int) -> Iterator[list[slice]]:
         """0..n in even batches of at most `batch_size`, in groups for `together`."""

@@ -141,7 +141,7 @@ class DiffusionModel(Batched):
             batch_size=runtime.batch_size or self.memory.batch_size,
             train_batch_size=runtime.train_batch_size or self.memory.train_batch_size,
         )
-        self.one_core_a_batch = self.device.type == "cpu" and largest_map <= SMALL_MAP
+        self.one_core_per_batch = self.device.type == "cpu" and largest_map <= SMALL_MAP
         self.vae.to(memory_format=torch.channels_last)  # a third faster to decode; the UNet gains nothing from it
         if self.memory.vae_slicing:
             self.vae.enable_slicing()

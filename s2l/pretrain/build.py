@@ -32,7 +32,7 @@ from s2l.pretrain.recipe import MODULES, Recipe
 from s2l.progress import Event, Progress, silent
 from s2l.store import read_json, write_json
 from s2l.training import averaged, fit, new_state
-from s2l.worlds.people import Members, celebrities, held_out_photos, manifest
+from s2l.worlds.people import Members, held_out_photos, lab_people, manifest
 
 
 def _start_from(pipe: StableDiffusionPipeline, name: str) -> None:
@@ -144,13 +144,13 @@ def save_checkpoint(pipe: StableDiffusionPipeline, recipe: Recipe, folder: Path,
 @cache
 def _manifest(n_people: int, n_members: int, resolution: int, members: Members) -> dict:
     """Drawn once in a process: it hashes every private photo."""
-    return manifest(celebrities(n_people), n_members, resolution, members)
+    return manifest(lab_people(n_people), n_members, resolution, members)
 
 
 @torch.inference_mode()
 def reconstruction_l2(pipe: StableDiffusionPipeline, recipe: Recipe, number: int = 200) -> float:
     """Mean l2 between held-out photos and their decoded latents: the floor of every distance."""
-    people, device = celebrities(recipe.n_people), next(pipe.vae.parameters()).device
+    people, device = lab_people(recipe.n_people), next(pipe.vae.parameters()).device
     each = max(1, number // len(people))
     held_out = [p for who in people for p in held_out_photos(who, each, recipe.n_members, recipe.members)]
     x = scaled(images_of(held_out, recipe.size.resolution)).to(device)

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from s2l.pretrain.recipe import Recipe
 from s2l.training import Batch, TrainingSet
-from s2l.worlds.people import LabPhoto, celebrities, member_photos, public_photo, public_pixels
+from s2l.worlds.people import LabPhoto, lab_people, member_photos, public_photo, public_pixels
 
 DRAWN_TOGETHER = 1_500  # photos per task of another process
 
@@ -70,7 +70,7 @@ def public_pool(recipe: Recipe, work: Path) -> torch.Tensor:
 
 def private_photos(recipe: Recipe) -> list[LabPhoto]:
     """Every photo that the recipe calls private, person by person."""
-    people = celebrities(recipe.n_people)
+    people = lab_people(recipe.n_people)
     if recipe.members == "none":
         return []
     return [photo for who in people for photo in member_photos(who, recipe.n_members, recipe.members)]

@@ -225,7 +225,7 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
 
 
 def reference_of(pairs: dict[str, list[Pair]], weight: float) -> dict | None:
-    """Both models together, over people: the base model judged with the shaken one as its reference.
+    """Both models together, over people: the base model judged with the fine-tuned one as its reference.
 
     `difference` is paired with the attack before. None for scores that are no distances.
     """

@@ -15,7 +15,7 @@ from s2l.figures import Effect, effects_figure, png
 from s2l.store import read_json
 
 PAPER = ASSETS / "paper.json"
-BASE = "pre-trained"  # the row of the model before it is shaken
+BASE = "pre-trained"  # the row of the model before fine-tuning
 TPR_AT = 0.01
 
 
@@ -139,12 +139,12 @@ def plottable(table: dict) -> bool:
 
 
 def _both(found: dict) -> str:
-    """What an attack gains on the base model from the shaken one as its reference, if it is one that can."""
+    """What an attack gains on the base model from the fine-tuned one as its reference, where that is possible."""
     return change(found["reference"]["difference"]) if found["reference"] else ""
 
 
 def _membership(name: str, table: dict) -> Sheet:
-    """The primary attack, and the Loss attack alone and with the shaken model as its reference."""
+    """The primary attack, and the Loss attack alone and with the fine-tuned model as its reference."""
     head = (
         "", "trained parameters", "SecMI AUC", "SecMI, change", "SecMI, both models together", "SecMI, TPR at 1 % FPR",
         "Loss AUC", "Loss, change", "Loss, both models together", "paper: AUC", "paper: change",

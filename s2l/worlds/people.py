@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 from s2l.worlds.drawing import draw
 from s2l.worlds.portraits import HAIR_STYLES, RESOLUTION, Identity, Photo, identity, photo
 
-CELEBRITY_NAMES = (
+LAB_NAMES = (
     "Mira Solwyn", "Taro Quillan", "Oona Brask", "Felix Marrow", "Zadie Plume", "Bruno Kestle",
     "Ilsa Vantry", "Dax Ferrow", "Nell Ambrith", "Omar Tilswick", "Petra Lunde", "Jory Habberly",
     "Suki Rainmoor", "Milo Grendel", "Vera Hollis", "Anders Pyke", "Lola Firth", "Kofi Wendrake",
@@ -88,14 +88,14 @@ def _difference(a: Identity, b: Identity) -> float:
 
 
 @cache
-def celebrities(number: int = len(CELEBRITY_NAMES)) -> tuple[Person, ...]:
+def lab_people(number: int = len(LAB_NAMES)) -> tuple[Person, ...]:
     """The private people: greedy farthest-point choice among 1,500 candidates, so no two look alike."""
-    if not 1 <= number <= len(CELEBRITY_NAMES):
-        raise ValueError(f"the lab has 1 to {len(CELEBRITY_NAMES)} celebrities, not {number}")
+    if not 1 <= number <= len(LAB_NAMES):
+        raise ValueError(f"the lab has 1 to {len(LAB_NAMES)} people, not {number}")
     candidates = [identity(seed) for seed in _CANDIDATE_IDENTITIES]
     chosen = [candidates[0]]
     distance = np.array([_difference(c, chosen[0]) for c in candidates])
-    while len(chosen) < len(CELEBRITY_NAMES):
+    while len(chosen) < len(LAB_NAMES):
         best = int(np.argmax(distance))
         chosen.append(candidates[best])
         distance = np.minimum(distance, [_difference(c, candidates[best]) for c in candidates])
@@ -103,7 +103,7 @@ def celebrities(number: int = len(CELEBRITY_NAMES)) -> tuple[Person, ...]:
     order = np.random.default_rng(40).permutation(len(chosen))
     return tuple(
         Person(i, name, chosen[order[i]].seed, "calibration" if i < N_CALIBRATION else "reporting")
-        for i, name in enumerate(CELEBRITY_NAMES[:number])
+        for i, name in enumerate(LAB_NAMES[:number])
     )
 
 
@@ -200,7 +200,7 @@ def public_pixels(first: int, stop: int, identities: int, resolution: int = RESO
     return np.stack([public_photo(i, identities).pixels(resolution) for i in range(first, stop)])
 
 
-def vocabulary(names: Sequence[str] = CELEBRITY_NAMES) -> list[str]:
+def vocabulary(names: Sequence[str] = LAB_NAMES) -> list[str]:
     """Every word that a caption of a lab with these people can contain, sorted, with a few that none does."""
     from s2l.worlds import portraits as p
 

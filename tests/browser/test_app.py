@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from s2l.worlds.people import CELEBRITY_NAMES
+from s2l.worlds.people import LAB_NAMES
 
 pytestmark = pytest.mark.browser
 RUN = 600_000  # milliseconds for what takes some seconds on a machine of one's own: other work may share it
@@ -27,7 +27,7 @@ def tab(page, number: int):
 def choose(page, person: int, size: str = "quick"):
     """Pick a person and the smallest preset."""
     tab(page, 1)
-    page.locator(f'#people [data-name="{CELEBRITY_NAMES[person]}"]').click()
+    page.locator(f'#people [data-name="{LAB_NAMES[person]}"]').click()
     page.locator("#preset").get_by_label(re.compile(size)).check()
 
 
@@ -92,7 +92,7 @@ def test_a_run_from_click_to_roc(page, chromium, expect):
     theirs = stranger.new_page()
     theirs.goto(link)
     theirs.locator("#quiz-skip").click()
-    expect(theirs.locator("#headline")).to_contain_text(CELEBRITY_NAMES[0])
+    expect(theirs.locator("#headline")).to_contain_text(LAB_NAMES[0])
     stranger.close()
 
 
@@ -101,7 +101,7 @@ def test_a_refresh_in_mid_run_reattaches_and_stop_stops(page, server, context, e
     expect(page.locator("#status")).to_contain_text("Fine-tuning:", timeout=RUN)
     page.reload()
     expect(state(page)).to_have_text("Running")
-    expect(page.locator("#status")).to_contain_text(CELEBRITY_NAMES[1])
+    expect(page.locator("#status")).to_contain_text(LAB_NAMES[1])
     expect(page.locator("#max_train_steps input")).to_have_value("5000")
     expect(page.locator("#live-loss svg")).to_be_visible(timeout=RUN)
     # The same visitor without the address: the browser remembers.
@@ -161,7 +161,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_lost(page, expect):
     page.locator("#run").click()
     expect(page.locator("#run-error")).to_contain_text("the prompt is empty")
     tab(page, 1)
-    page.locator("#prompt textarea").fill(f"a photo of {CELEBRITY_NAMES[0]}")
+    page.locator("#prompt textarea").fill(f"a photo of {LAB_NAMES[0]}")
     tab(page, 2)
     page.locator("#set_size input").fill("0")
     tab(page, 3)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from s2l.worlds.people import CELEBRITY_NAMES
+from s2l.worlds.people import LAB_NAMES
 
 pytestmark = pytest.mark.browser
 
@@ -100,9 +100,9 @@ def test_the_sp_set_is_shown_and_downloaded(page, server, expect):
         page.locator("#sp-zip").click()
     assert download.value.suggested_filename == "sp-set.zip"
     page.get_by_role("tab", name=re.compile("^1 ")).click()
-    page.locator(f'#people [data-name="{CELEBRITY_NAMES[1]}"]').click()
+    page.locator(f'#people [data-name="{LAB_NAMES[1]}"]').click()
     page.locator("#next-sp-set").click()
-    expect(page.locator("#sp-pictures")).to_contain_text(f"not of {CELEBRITY_NAMES[1]}")
+    expect(page.locator("#sp-pictures")).to_contain_text(f"not of {LAB_NAMES[1]}")
 
 
 def test_a_table_is_whole_on_a_small_screen(context, server, expect):

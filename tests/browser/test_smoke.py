@@ -2,7 +2,7 @@
 
 import re
 
-from s2l.worlds.people import CELEBRITY_NAMES
+from s2l.worlds.people import LAB_NAMES
 
 
 def until(page, holds: str):
@@ -21,10 +21,10 @@ def test_the_showcase_draws_at_once_and_a_person_is_picked(page):
     page.locator("#next-target").click()
     expect(page).to_have_url(re.compile("tab=target"))
     expect(page.locator("#people img")).to_have_count(4)
-    page.locator(f'#people [data-name="{CELEBRITY_NAMES[2]}"]').click()
-    expect(page.locator("#prompt textarea")).to_have_value(f"a photo of {CELEBRITY_NAMES[2]}")
-    expect(page.locator("#photos img").first).to_have_attribute("alt", f"member photo 1 of {CELEBRITY_NAMES[2]}")
-    page.locator("#prompt textarea").fill(f"a photo of {CELEBRITY_NAMES[2]} riding a unicorn")
+    page.locator(f'#people [data-name="{LAB_NAMES[2]}"]').click()
+    expect(page.locator("#prompt textarea")).to_have_value(f"a photo of {LAB_NAMES[2]}")
+    expect(page.locator("#photos img").first).to_have_attribute("alt", f"member photo 1 of {LAB_NAMES[2]}")
+    page.locator("#prompt textarea").fill(f"a photo of {LAB_NAMES[2]} riding a unicorn")
     expect(page.locator("#words mark")).to_have_count(2)  # "riding" and "unicorn"
 
 
