@@ -87,7 +87,7 @@ def test_a_folder_needs_both_files(two_labs):
         ("", "lab:frash", r"^unknown lab 'frash'. Did you mean 'fresh'\? Allowed: fresh, buried$"),
         ("", "lab:", "unknown lab ''. Allowed: fresh, buried$"),
         ("", "lab:../fresh", "unknown lab"),
-        ("burid", "lab", r"^S2L_LAB: unknown lab 'burid'. Did you mean 'buried'\? .*or the folder of another one$"),
+        ("burid", "lab", r"^S2L_LAB: unknown lab 'burid'. Did you mean 'buried'\? .*or the folder of another lab$"),
         ("/nowhere/lab", "lab", "no lab model in /nowhere/lab: make one with `python -m s2l lab build`"),
     ],
 )
@@ -109,7 +109,7 @@ def _without(record: dict, field: str) -> dict:
         (lambda r: r | {"people": []}, "at least one person"),
         (lambda r: r | {"people": [_without(r["people"][0], "hashes")]}, "no 'hashes'"),
         (lambda r: r | {"people": [r["people"][0] | {"repeats": [1]}]}, "as many 'repeats'"),
-        (lambda r: r | {"people": [r["people"][0]] * 2}, "two people have one name"),
+        (lambda r: r | {"people": [r["people"][0]] * 2}, "two people have the same name"),
         (lambda r: r | {"people": [r["people"][0] | {"held_out": [[20, None]]}]}, "both a member and held out"),
     ],
 )

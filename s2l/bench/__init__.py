@@ -1,7 +1,7 @@
-"""Measure this machine: what each stage costs, and how much faster it is than the same work done straightforwardly.
+"""Measure this machine: what each stage costs, and how much faster it is than straightforward code.
 
-`python -m s2l bench` writes results/bench.json, from which docs/performance.md is filled. Every ratio comes from
-rounds of A B A B in one run, so that a busy machine slows both.
+`python -m s2l bench` writes results/bench.json, which docs/performance.md shows. Every ratio comes from alternating
+rounds, A B A B, in one run, so that a busy machine slows down both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from s2l.progress import Event, Progress, silent
 
 SCHEMA_VERSION = 1
 PROMPT = "a photo of Mira Solwyn"
-# What issue and documentation promise: {device type: {stage: times faster}}; shares are of the machine's matmul rate.
+# What the documentation promises: {device type: {stage: times faster}}; shares are of the machine's matmul rate.
 TARGETS = {"cpu": {"sp_set": 6.0, "secmi": 8.0, "finetune": 2.0, "distances": 100.0}, "cuda": {"sp_set": 3.0}}
 SHARES = {"cpu": {"unet": 0.5}, "cuda": {"unet": 0.4, "finetune": 0.25}}
 SECMI_TOLERANCE = 1e-3
@@ -42,14 +42,14 @@ class Size:
     baseline_images: int = 2
     train_steps: int = 30
     baseline_train_steps: int = 6
-    pairs: int = 2000  # ours compares so many with so many
+    pairs: int = 2000  # ours compares this many images with as many others
     baseline_pairs: int = 60
     rounds: int = 3
     peak_seconds: float = 3.0
 
 
 FULL = Size()
-QUICK = Size(2, 1, 2, 1, 100, 10, 1, 0.1)  # for a test: the numbers mean nothing
+QUICK = Size(2, 1, 2, 1, 100, 10, 1, 0.1)  # for tests: the numbers mean nothing
 
 
 def _pictures(model: DiffusionModel, n: int) -> ImageSet:
@@ -92,7 +92,7 @@ class Bench:
         return count_flops(lambda: self.model.eps(z, 500, c))
 
     def _train(self, steps: int, batch: int, count: bool = False) -> Callable[[], object]:
-        """LoRA training steps by the project's loop, from encoded images on: what a long training is made of."""
+        """LoRA training steps by the project's loop on encoded images: what a long training consists of."""
         model, config = self.model, FineTuneConfig(max_train_steps=steps, train_batch_size=batch)
         pictures = _pictures(model, max(batch, 8))
         latents, n = model.encode_images(pictures.images), len(pictures)
@@ -110,7 +110,7 @@ class Bench:
         """What is measured, in the order of a run."""
         size, model, plain = self.size, self.model, self.plain
         n, batch = size.images, FineTuneConfig().train_batch_size
-        guided = 2 * self.sampler.num_inference_steps  # UNet evaluations an image
+        guided = 2 * self.sampler.num_inference_steps  # UNet evaluations per image
         pictures, few = _pictures(model, n), _pictures(plain, size.baseline_images)
         settings, config = SecMISettings(), FineTuneConfig()
         large, small = (_pictures(model, k).images.numpy() for k in (size.pairs, size.baseline_pairs))
@@ -137,7 +137,7 @@ class Bench:
                 guided * self.forward_flops, model.fast_dtype,
             ),
             Stage(
-                "finetune", f"fine-tuning, LoRA, {batch} images a step", "step",
+                "finetune", f"fine-tuning, LoRA, {batch} images per step", "step",
                 self._train(size.train_steps, batch), size.train_steps,
                 lambda: baselines.train_steps(plain, pictures, config, size.baseline_train_steps),
                 size.baseline_train_steps, "a plain float32 step that encodes images and captions",
@@ -164,10 +164,10 @@ def _row(stage: Stage, bench: Bench, peaks: dict[str, float]) -> dict:
             times = [seconds(stage.ours, device) / stage.units for _ in range(bench.size.rounds)]
             best, ratio = sorted(times)[len(times) // 2], None
         else:
-            found: Alternation = alternate(
+            comparison: Alternation = alternate(
                 stage.ours, stage.units, stage.baseline, stage.baseline_units, device, bench.size.rounds
             )
-            best, ratio = sorted(found.ours)[len(found.ours) // 2], asdict(found)
+            best, ratio = sorted(comparison.ours)[len(comparison.ours) // 2], asdict(comparison)
     rate = None if stage.flops is None else stage.flops / best
     return {
         "title": stage.title,
@@ -223,16 +223,16 @@ def run_bench(model: str = LAB, runtime: Runtime = Runtime(), size: Size = FULL,
 
 
 def targets(device: str, rows: dict, agreement: float) -> list[dict]:
-    """Each promise, what was measured, and whether it was kept. None of them is for a test's sizes."""
-    found = [
+    """Each promise, the measured value, and whether it was judged. At the sizes of a test they mean nothing."""
+    entries = [
         {"what": f"{rows[name]['title']}: times faster", "wanted": wanted, "measured": rows[name]["ratio"]["ratio"]}
         for name, wanted in TARGETS[device].items()
     ]
-    found += [
+    entries += [
         {"what": f"{rows[name]['title']}: share of matmul peak", "wanted": wanted,
          "measured": rows[name]["share_of_peak"]}
         for name, wanted in SHARES[device].items()
     ]  # fmt: skip
-    kept = [row | {"kept": row["measured"] >= row["wanted"]} for row in found]
+    judged = [row | {"kept": row["measured"] >= row["wanted"]} for row in entries]
     what = {"what": "SecMI: largest relative difference", "wanted": SECMI_TOLERANCE, "measured": agreement}
-    return [*kept, what | {"kept": agreement <= SECMI_TOLERANCE}]
+    return [*judged, what | {"kept": agreement <= SECMI_TOLERANCE}]

@@ -1,6 +1,6 @@
-"""The same work done straightforwardly: what a script copied from the literature does.
+"""Baselines: the same work as a script copied from the literature does it.
 
-Each takes the model's pipeline apart on purpose: image by image, nothing cached, nothing batched.
+They are slow on purpose: one image at a time, nothing cached, nothing batched.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from s2l.data.domain import ImageSet
 from s2l.finetune.catalogue import LoRASettings, settings_of
 from s2l.model.diffusion import DiffusionModel
 
-STEPS = 50  # the default of diffusers' pipeline, which the published scripts leave as it is
+STEPS = 50  # the default of diffusers' pipeline, which the published scripts do not change
 
 
 def sample(model: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int], guidance_scale: float) -> None:
-    """Diffusers' pipeline with the checkpoint's own sampler, one image a call, 50 steps."""
-    with torch.autocast(model.device.type, enabled=model.device.type == "cuda"):  # as the authors' script
+    """Diffusers' pipeline with the checkpoint's own sampler, one image per call, 50 steps."""
+    with torch.autocast(model.device.type, enabled=model.device.type == "cuda"):  # as in the authors' script
         for prompt, seed in zip(prompts, seeds, strict=True):
             generator = torch.Generator(model.device).manual_seed(seed)
             model.pipe(prompt, num_inference_steps=STEPS, guidance_scale=guidance_scale, generator=generator)
@@ -33,7 +33,7 @@ def secmi(model: DiffusionModel, images: ImageSet, settings: SecMISettings) -> t
     """SecMI-stat with the published schedule: (N,) scores, higher = member.
 
     One image at a time: 19 steps of inversion up to t + 5k and 19 of denoising down to 0, and a decoded picture,
-    although the score is settled after the step back from t + k. 38 UNet evaluations and a decode.
+    although the score is final after the step back from t + k. 38 UNet evaluations and a decode.
     """
     t, k = settings.t, settings.k
     top, scores = t + 5 * k, []
@@ -64,11 +64,11 @@ def train_steps(model: DiffusionModel, images: ImageSet, config: FineTuneConfig,
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
-        chosen = torch.randint(len(images), (config.train_batch_size,), generator=generator).tolist()
+        index = torch.randint(len(images), (config.train_batch_size,), generator=generator).tolist()
         with torch.no_grad():
-            x = images.images[chosen].to(tuned.device).float() / 127.5 - 1
+            x = images.images[index].to(tuned.device).float() / 127.5 - 1
             z0 = tuned.vae.encode(x.to(tuned.vae.dtype)).latent_dist.sample().float() * tuned.vae.config.scaling_factor
-            tokens = tuned.tokenize([images.captions[i] for i in chosen])
+            tokens = tuned.tokenize([images.captions[i] for i in index])
             c = tuned.text_encoder(tokens)[0]
         noise, t = torch.randn_like(z0), torch.randint(1000, (len(z0),), device=tuned.device)
         out = tuned.unet_output(tuned.unet, tuned.add_noise(z0, noise, t), t, c)
@@ -80,6 +80,6 @@ def train_steps(model: DiffusionModel, images: ImageSet, config: FineTuneConfig,
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M) l2 of (N, 3, H, W) and (M, 3, H, W) uint8, one pair after the other."""
+    """(N, M) l2 of (N, 3, H, W) and (M, 3, H, W) uint8, one pair at a time."""
     x, y = (images.astype(np.float32) / 255 for images in (a, b))
     return np.array([[np.sqrt(np.mean((one - other) ** 2)) for other in y] for one in x])

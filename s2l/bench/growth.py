@@ -1,7 +1,7 @@
 """How cost grows: time and memory against SP size, members and processes.
 
-Small sizes are measured on this machine, in new processes so that each has a memory peak of its own; beyond, a straight
-line fitted to them is the stated model: a fixed cost (libraries, weights) plus so much an image.
+Small sizes are measured on this machine, each in a new process so that it has its own memory peak. A straight line
+fitted to them predicts larger sizes: a fixed cost (libraries, weights) plus a cost per image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from s2l.progress import Event, Progress, silent
 
-SIZES = (100, 10_000)  # from where to where the plot is drawn
+SIZES = (100, 10_000)  # range of the plot
 MEASURED = (100, 300, 1000)
 PROCESSES = (1, 2)
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,11 +28,12 @@ WORK = """
 import json, sys, time
 from pathlib import Path
 import psutil
-from s2l import attacks, sp_set
+from s2l import attacks
 from s2l.bench import PROMPT, _pictures
 from s2l.bench.measure import peak_memory
 from s2l.config import AuditConfig, SamplerConfig
-from s2l.model import DiffusionModel, Runtime
+from s2l.data import sp_set
+from s2l.model.diffusion import DiffusionModel, Runtime
 
 what, n, folder, name, device, dtype = sys.argv[1:]
 model, n = DiffusionModel.load(name, Runtime(device, dtype)), int(n)
@@ -43,13 +44,13 @@ with peak_memory(model.device) as memory:
     else:
         attacks.run_attack("secmi", model, attacks.make_query(model, _pictures(model, n)), AuditConfig())
 rank = sp_set.processes(model).process_index
-found = {"seconds": time.perf_counter() - started, "bytes": memory["bytes"]}
-(Path(folder) / f"rank-{rank}.json").write_text(json.dumps(found))
+cost = {"seconds": time.perf_counter() - started, "bytes": memory["bytes"]}
+(Path(folder) / f"rank-{rank}.json").write_text(json.dumps(cost))
 """
 
 
 def _run(what: str, n: int, processes: int, arguments: list[str]) -> dict:
-    """One measurement: the slowest process's seconds, and the memory of all."""
+    """One measurement: the slowest process's seconds, and the memory of all of them."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "work.py"
         script.write_text(WORK, encoding="utf-8")
@@ -59,7 +60,7 @@ def _run(what: str, n: int, processes: int, arguments: list[str]) -> dict:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
-            # --multi_gpu starts several processes by torchrun, also where there is no GPU.
+            # --multi_gpu starts several processes with torchrun, even without a GPU.
             command += ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}"]
             command += [
                 "--num_machines=1",
@@ -69,11 +70,11 @@ def _run(what: str, n: int, processes: int, arguments: list[str]) -> dict:
             ]
         threads = max(1, (os.cpu_count() or 1) // processes)
         environment["OMP_NUM_THREADS"] = str(min(threads, int(os.environ.get("OMP_NUM_THREADS", threads))))
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, str(script), what, str(n), folder, *arguments], env=environment, capture_output=True, text=True
         )
-        if done.returncode:
-            raise RuntimeError(f"measuring {what} of {n} failed: {done.stderr[-2000:]}")
+        if process.returncode:
+            raise RuntimeError(f"measuring {what} of {n} failed: {process.stderr[-2000:]}")
         ranks = [json.loads(path.read_text()) for path in Path(folder).glob("rank-*.json")]
     return {
         "n": n,
@@ -83,7 +84,7 @@ def _run(what: str, n: int, processes: int, arguments: list[str]) -> dict:
 
 
 def line(points: list[dict], field: str) -> dict:
-    """{"fixed", "each"}: the least-squares line through the points, neither of them below zero."""
+    """{"fixed", "each"}: the least-squares line through the points, both values at least 0."""
     each, fixed = np.polyfit([p["n"] for p in points], [p[field] for p in points], 1)
     return {"fixed": max(0.0, float(fixed)), "each": max(0.0, float(each))}
 
@@ -99,33 +100,33 @@ def growth(
     """{"<curve>": {"measured": [{n, seconds, bytes}], "seconds": line, "bytes": line}} for the three questions."""
     curves = {f"SP set, {k} process{'es' if k > 1 else ''}": ("sp_set", k) for k in processes}
     curves["SecMI on members"] = ("secmi", 1)
-    found: dict[str, dict] = {}
+    fitted: dict[str, dict] = {}
     total = len(curves) * len(sizes)
     for title, (what, k) in curves.items():
         points = []
         for n in sizes:
             points.append(_run(what, n, k, [model, device, dtype]))
-            progress(Event("growth", len(found) * len(sizes) + len(points), total, {}))
-        found[title] = {"measured": points, "seconds": line(points, "seconds"), "bytes": line(points, "bytes")}
+            progress(Event("growth", len(fitted) * len(sizes) + len(points), total, {}))
+        fitted[title] = {"measured": points, "seconds": line(points, "seconds"), "bytes": line(points, "bytes")}
     progress(Event("growth", total, total, {"cached": False}))
-    return found
+    return fitted
 
 
-def figure(found: dict, path: Path) -> None:
-    """The plot: points are measured, dashed lines the fitted model."""
+def figure(curves: dict, path: Path) -> None:
+    """The plot: points are measured, dashed lines are fitted."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, field, unit, label in zip(
         drawing.subplots(1, 2), ("seconds", "bytes"), (60, 2**30), ("minutes", "memory, GiB"), strict=True
     ):
-        for title, curve in found.items():
+        for title, curve in curves.items():
             fit = curve[field]
             n = np.geomspace(min(SIZES[0], curve["measured"][0]["n"]), SIZES[1], 60)
-            (drawn,) = axes.plot(n, (fit["fixed"] + fit["each"] * n) / unit, "--", label=title)
+            (fit_line,) = axes.plot(n, (fit["fixed"] + fit["each"] * n) / unit, "--", label=title)
             axes.plot(
                 [p["n"] for p in curve["measured"]], [p[field] / unit for p in curve["measured"]], "o",
-                color=drawn.get_color(),
+                color=fit_line.get_color(),
             )  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel="images", ylabel=label)
         axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""How things are measured: alternating rounds, the machine's own matmul peak, operations counted, memory watched."""
+"""How to measure: alternating rounds, this machine's matmul peak, operation counts, peak memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of one call, to its last kernel."""
+    """Wall-clock seconds of one call, until its last kernel is done."""
     synchronize(device)
     started = time.perf_counter()
     work()
@@ -33,10 +33,10 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Alternation:
-    """Seconds a unit of work, A (ours) and B (the baseline) in turn, and how many times faster A is.
+    """Seconds per unit of work, A (ours) and B (the baseline) alternating, and how many times faster A is.
 
-    `ratio` is that of the medians; `low` and `high` are the extremes over rounds, each round's B by its own A: what
-    the machine did to both in the same minute cancels.
+    `ratio` is that of the medians; `low` and `high` are the extremes over rounds, each round's B divided by its own A,
+    so that what slowed down both in the same minute cancels.
     """
 
     ours: tuple[float, ...]
@@ -65,7 +65,7 @@ def alternate(
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, budget_s: float = 1.0) -> float:
-    """FLOP/s of the best square matrix product seen within the budget: this machine's practical peak."""
+    """FLOP/s of the fastest square matrix product within the budget: this machine's practical peak."""
     best = 0.0
     for n in (1024, 2048, 8192) if device.type == "cuda" else (512, 1024, 2048):
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
@@ -79,7 +79,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, budget_s: float = 1.0)
 
 def count_flops(work: Callable[[], object]) -> int:
     """Floating-point operations of matrix products and convolutions in `work`, backward passes too."""
-    # The fused attention kernels of a CPU are unknown to the counter; the plain one does the same products.
+    # The counter does not know the fused attention kernels of a CPU; plain attention computes the same products.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
@@ -87,25 +87,25 @@ def count_flops(work: Callable[[], object]) -> int:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict]:
-    """{"bytes": ...} is filled at the end: allocated on the GPU, or resident in this process, at the highest moment."""
-    found: dict = {}
+    """Yields {"bytes": ...}, at the end the peak memory: allocated on the GPU, or resident in this process."""
+    peak: dict = {}
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        yield found
-        found["bytes"] = torch.cuda.max_memory_allocated(device)
+        yield peak
+        peak["bytes"] = torch.cuda.max_memory_allocated(device)
         return
     process, done = psutil.Process(), threading.Event()
-    found["bytes"] = process.memory_info().rss
+    peak["bytes"] = process.memory_info().rss
 
     def watch() -> None:
         while not done.wait(0.01):
-            found["bytes"] = max(found["bytes"], process.memory_info().rss)
+            peak["bytes"] = max(peak["bytes"], process.memory_info().rss)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield found
+        yield peak
     finally:
         done.set()
         watcher.join()

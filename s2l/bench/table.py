@@ -7,10 +7,10 @@ from s2l.bench.whole import DEMO_TARGET_S
 HEADER = ("stage", "rate", "of matmul peak", "peak memory", "times faster than")
 
 
-def rows(found: dict) -> list[tuple[str, ...]]:
-    """HEADER, then one row a stage."""
+def rows(record: dict) -> list[tuple[str, ...]]:
+    """HEADER, then one row per stage."""
     out: list[tuple[str, ...]] = [HEADER]
-    for stage in found["stages"].values():
+    for stage in record["stages"].values():
         share, ratio = stage["share_of_peak"], stage["ratio"]
         faster = ""
         if ratio is not None:
@@ -27,37 +27,37 @@ def rows(found: dict) -> list[tuple[str, ...]]:
     return out
 
 
-def target_rows(found: dict) -> list[tuple[str, ...]]:
-    """What was promised, what was measured."""
+def target_rows(record: dict) -> list[tuple[str, ...]]:
+    """The targets: wanted, measured, and whether each was met."""
     out: list[tuple[str, ...]] = [("target", "wanted", "measured", "")]
-    for target in found["targets"]:
-        kept = "kept" if target["kept"] else "missed"
-        out.append((target["what"], f"{target['wanted']:.3g}", f"{target['measured']:.3g}", kept))
-    if (whole := found.get("demo")) is not None:
-        kept = "kept" if whole["seconds"] <= DEMO_TARGET_S else "missed"
-        out.append((f"`{whole['preset']}` preset, seconds", f"{DEMO_TARGET_S:.0f}", f"{whole['seconds']:.0f}", kept))
-    if (compared := found.get("quality")) is not None:
-        agree = sum(row["agree"] for row in compared)
-        kept = "kept" if agree == len(compared) else "missed"
-        out.append(("people on whom fast and 50-step runs agree", str(len(compared)), str(agree), kept))
+    for target in record["targets"]:
+        verdict = "kept" if target["kept"] else "missed"
+        out.append((target["what"], f"{target['wanted']:.3g}", f"{target['measured']:.3g}", verdict))
+    if (demo := record.get("demo")) is not None:
+        verdict = "kept" if demo["seconds"] <= DEMO_TARGET_S else "missed"
+        out.append((f"`{demo['preset']}` preset, seconds", f"{DEMO_TARGET_S:.0f}", f"{demo['seconds']:.0f}", verdict))
+    if (comparisons := record.get("quality")) is not None:
+        agree = sum(row["agree"] for row in comparisons)
+        verdict = "kept" if agree == len(comparisons) else "missed"
+        out.append(("people on whom fast and 50-step runs agree", str(len(comparisons)), str(agree), verdict))
     return out
 
 
-def machine(found: dict) -> str:
-    """One sentence about where it was measured."""
-    where, peaks = found["machine"], found["matmul_flops_per_s"]
+def machine(record: dict) -> str:
+    """One sentence about the machine that it was measured on."""
+    facts, peaks = record["machine"], record["matmul_flops_per_s"]
     rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s {dtype}" for dtype, rate in sorted(peaks.items()))
     return (
-        f"{where['processor']}, {where['threads']} threads of {where['cores']} cores, torch {where['torch']}; "
-        f"precision {found['runtime']['dtype']}, batches of {found['runtime']['batch_size']}; matmul peak {rates}."
+        f"{facts['processor']}, {facts['threads']} threads of {facts['cores']} cores, torch {facts['torch']}; "
+        f"precision {record['runtime']['dtype']}, batches of {record['runtime']['batch_size']}; matmul peak {rates}."
     )
 
 
-def markdown(found: dict) -> str:
+def markdown(record: dict) -> str:
     """Both tables and the machine, as docs/performance.md shows them."""
 
     def table(cells: list[tuple[str, ...]]) -> str:
         lines = ["| " + " | ".join(row) + " |" for row in cells]
         return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
-    return f"{machine(found)}\n\n{table(rows(found))}\n\n{table(target_rows(found))}"
+    return f"{machine(record)}\n\n{table(rows(record))}\n\n{table(target_rows(record))}"

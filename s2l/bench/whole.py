@@ -1,8 +1,8 @@
 """The demo preset from a cold cache, and whether the fast settings change what a run finds.
 
-Equal quality is shown, not assumed: the same S2L run with 50 steps of DDIM in float32 and with the fast sampler and
-precision, on calibration people. They agree when each one's SecMI difference lies in the other's interval, and
-likewise the numbers of distinct extractions.
+Equal quality is measured, not assumed: the same S2L run with 50 steps of DDIM in float32 and with the fast sampler and
+precision, on calibration people. Two runs agree if the SecMI difference of each lies in the interval of the other, and
+likewise for the numbers of distinct extractions.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ DEMO_TARGET_S = 120.0
 def _lab(model: str) -> Lab:
     lab = find_lab(model)
     if lab is None:
-        raise UserError(f"{model!r} is no lab, so nobody knows whose photos it was trained on")
+        raise UserError(f"{model!r} is not a lab, so its training photos are not known")
     return lab
 
 
 def demo(model: str, runtime: Runtime, preset_name: str = "demo", progress: Progress = silent) -> dict:
-    """Seconds of one whole run of a lab from an empty cache, stage by stage."""
+    """Seconds of one complete run of a lab from an empty cache, in total and per stage."""
     person = _lab(model).names()[0]
     with tempfile.TemporaryDirectory() as folder:
         result = run(preset(preset_name, person, model=model), Store(Path(folder)), runtime, progress)
@@ -44,17 +44,17 @@ def demo(model: str, runtime: Runtime, preset_name: str = "demo", progress: Prog
 def _findings(result: Result) -> dict:
     extraction = result.extraction
     members = len(extraction["after"]["repeats"])
-    found: dict[str, Any] = {"secmi_difference": result.record["attacks"]["secmi"]["difference"]}
+    findings: dict[str, Any] = {"secmi_difference": result.record["attacks"]["secmi"]["difference"]}
     for when in BOTH:
         count = extraction[when]["members"]["distinct"]
         interval = binomial_interval(count, members)
-        found[f"extracted_{when}"] = {"count": count, "low": interval.low * members, "high": interval.high * members}
-    return found
+        findings[f"extracted_{when}"] = {"count": count, "low": interval.low * members, "high": interval.high * members}
+    return findings
 
 
 def _agree(a: dict, b: dict) -> bool:
-    def inside(value: float, found: dict) -> bool:
-        return found["low"] <= value <= found["high"]
+    def inside(value: float, interval: dict) -> bool:
+        return interval["low"] <= value <= interval["high"]
 
     pairs = [(a["secmi_difference"], b["secmi_difference"], "difference")]
     pairs += [(a[f"extracted_{when}"], b[f"extracted_{when}"], "count") for when in ("before", "after")]
@@ -69,7 +69,7 @@ def quality(
     store: Store | None = None,
     progress: Progress = silent,
 ) -> list[dict]:
-    """One row a calibration person: what the slow and the fast run found, and whether they agree."""
+    """One row per calibration person: what the slow and the fast run measured, and whether they agree."""
     rows = []
     for name in _lab(model).names("calibration")[:people]:
         over = {"model": model, "sp_set": {"sampler": SLOW}, "extraction": {"sampler": SLOW}}

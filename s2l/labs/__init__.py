@@ -1,6 +1,6 @@
-"""Labs: checkpoints that know their training set, each a folder with a `lab.json`. Loads no torch.
+"""Labs: checkpoints with a known training set, each a folder with a `lab.json`. Loads no torch.
 
-Adding a shipped lab is adding its folder to `s2l/assets/labs`.
+To ship another lab, add its folder to `s2l/assets/labs`.
 """
 
 from s2l.labs.find import default_lab, find_lab, is_lab, shipped_lab, shipped_labs

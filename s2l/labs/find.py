@@ -13,7 +13,7 @@ from s2l.labs.lab import Lab
 from s2l.labs.record import RECORD, read_record
 
 SHIPPED = ASSETS / "labs"  # one folder per lab; its name is the lab's
-DEFAULT = Program.model_fields["lab"].default  # what plain `lab` means while S2L_LAB says nothing else
+DEFAULT = Program.model_fields["lab"].default  # what plain `lab` means unless S2L_LAB names another lab
 PREFIX = f"{LAB}:"
 
 
@@ -39,9 +39,9 @@ def default_lab() -> Lab:
         return shipped_lab(name)
     if is_lab(folder):
         return _lab(folder)
-    if folder.exists() or folder.name != wanted:  # it is or looks like a folder
+    if folder.exists() or folder.name != wanted:  # it is a folder, or looks like the name of one
         raise UserError(f"no lab model in {folder}: make one with `python -m s2l lab build` (S2L_LAB names it)")
-    raise UserError(f"S2L_LAB: {unknown('lab', wanted, _shipped_names())}, or the folder of another one")
+    raise UserError(f"S2L_LAB: {unknown('lab', wanted, _shipped_names())}, or the folder of another lab")
 
 
 def shipped_labs() -> list[Lab]:
@@ -73,6 +73,6 @@ def _lab(folder: Path, name: str | None = None) -> Lab:
 
 @lru_cache(maxsize=32)
 def _read(folder: Path, name: str | None, mtime_ns: int, size: int) -> Lab:
-    """Read once while the file stays as it is: a page asks for its lab with every click."""
+    """Read again only when the file changes: the page asks for its lab at every click."""
     record = read_record(folder)
     return Lab(name or record.get("name") or folder.resolve().name, folder, record)

@@ -1,4 +1,4 @@
-"""A lab: a folder with a checkpoint, and the record that says whom it was trained on. Loads no torch."""
+"""A lab: a folder with a checkpoint and the record of its training set. Loads no torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from s2l.worlds.people import LabPhoto, Person, held_out_ranges, named_photo, se
 
 @dataclass(frozen=True)
 class LabPerson(Person):
-    """One private person as the lab's record has them. `row` is their part of `lab.json`, word for word.
+    """One private person as the lab's record describes them. `row` is their entry in `lab.json`, unchanged.
 
-    The photos follow from the record alone: which names or recipes today's program knows makes no difference.
+    The photos depend on the record alone, not on the names and recipes of this version of the program.
     """
 
     photo_seeds: tuple[int, ...]
@@ -29,7 +29,7 @@ class LabPerson(Person):
 
     @property
     def trained(self) -> bool:
-        """Whether the model saw any of the photos. If not, they are a reference set that is judged as if it had."""
+        """Whether the model saw any of the photos. If not, they are a reference set that is treated as if it had."""
         return any(self.repeats)
 
     def members(self) -> list[LabPhoto]:
@@ -44,9 +44,9 @@ class LabPerson(Person):
 
 @dataclass(frozen=True)
 class Lab:
-    """A checkpoint that knows its training set.
+    """A checkpoint with a known training set.
 
-    name    of its folder, or what the record calls it
+    name    its folder's name, or the name in the record
     folder  `lab.json` beside `model_index.json`
     record  the content of `lab.json` (see record.py)
     """
@@ -68,7 +68,7 @@ class Lab:
 
     @property
     def recipe(self) -> str:
-        """The name of the recipe that it was trained by; labs of before recipes had names say how long it took."""
+        """The name of the recipe that it was trained with; for older labs, which record none, the number of steps."""
         name = self.record.get("recipe", {}).get("name")
         return name or f"{self.record.get('counters', {}).get('step', 0):,} steps"
 
@@ -96,7 +96,7 @@ class Lab:
         return [person.name for person in self.people if role in (None, person.role)]
 
     def person(self, name: str) -> LabPerson:
-        """The person of a name, in any case. Raises UserError with the nearest match and the list."""
+        """The person of that name, in upper or lower case. Raises UserError with the nearest match and the list."""
         wanted = name.strip().lower()
         match = next((person for person in self.people if person.name.lower() == wanted), None)
         if match is None:

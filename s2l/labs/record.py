@@ -5,8 +5,8 @@ n_members       photos per person
 people          one object per person: index, name, identity_seed, role, photo_seeds, repeats, hashes and, where the
                 held-out photos are not the usual ones, held_out: ranges [first, stop] of photo seeds; the last one
                 may be open, [first, null]
-recipe          settings of the training; its "name" is shown in the list of labs
-counters        what the training counted
+recipe          settings of the training; their "name" is shown in the list of labs
+counters        numbers that the training recorded, such as its steps
 title, purpose  optional: the lab in a few words, and what it is for
 vocabulary      optional: every word of its captions
 """
@@ -37,7 +37,7 @@ def read_record(folder: Path) -> dict:
 def _fault(record) -> str:
     """What is wrong with a record, or ""."""
     if not isinstance(record, dict):
-        return "it is no JSON object"
+        return "it is not a JSON object"
     if missing := [name for name in ("resolution", "n_members", "people") if name not in record]:
         return f"{missing[0]!r} is missing"
     people = record["people"]
@@ -52,5 +52,5 @@ def _fault(record) -> str:
             if any(first <= seed and (stop is None or seed < stop) for seed in row["photo_seeds"]):
                 return f"a photo of {row['name']} is both a member and held out"
     if len({row["name"].lower() for row in people}) < len(people):
-        return "two people have one name"
+        return "two people have the same name"
     return ""

@@ -1,4 +1,4 @@
-"""The autoencoder of a lab, trained on public photos only: no private photo ever touches it."""
+"""The autoencoder of a lab, trained on public photos only: it never sees a private photo."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def _log(message: str) -> None:
 
 
 def take_over(pipe: StableDiffusionPipeline, name: str) -> None:
-    """Put the autoencoder of a shipped lab in the place of the pipeline's. Raises UserError when it does not fit."""
+    """Replace the pipeline's autoencoder by that of a shipped lab. Raises UserError when it does not fit."""
     vae = AutoencoderKL.from_pretrained(shipped_lab(name).folder / "vae", dtype=torch.float32)
     if tuple(vae.config.block_out_channels) != tuple(pipe.vae.config.block_out_channels):
-        raise UserError(f"the autoencoder of the lab {name!r} has another size than the recipe's networks")
+        raise UserError(f"the autoencoder of the lab {name!r} does not have the size that the recipe's networks need")
     pipe.vae.load_state_dict(vae.state_dict())
     pipe.vae.register_to_config(scaling_factor=vae.config.scaling_factor)
 
 
 def train_vae(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, how: Autoencoder, work: Path) -> None:
-    """L1 + MSE reconstruction with a whisper of KL; the weights end in `pipe.vae`, scale factor set."""
+    """Train with L1 + MSE reconstruction and very little KL; weights and scaling factor are then in `pipe.vae`."""
     vae = pipe.vae
     done = _load_state(work / "vae.done.pt")
     if done is not None:

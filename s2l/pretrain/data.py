@@ -1,4 +1,4 @@
-"""The data of a pre-training: the public crowd, the private photos, and the batch of each step."""
+"""The data of pre-training: the public crowd, the private photos, and the batch of each step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRAWN_TOGETHER = 1_500  # photos per task of another process
 
 
 def step_generator(recipe: Recipe, stage: int, step: int) -> torch.Generator:
-    """Every random choice of a step comes from here: stage 1 is the autoencoder, 2 the UNet, 3 the decoder."""
+    """The generator for every random choice of a step: stage 1 is the autoencoder, 2 the UNet, 3 the decoder."""
     return torch.Generator().manual_seed(recipe.seed * 1_000_003 + stage * 500_000_009 + step)
 
 
@@ -54,7 +54,7 @@ def tokens_of(pipe: StableDiffusionPipeline, captions: list[str]) -> torch.Tenso
 
 
 def public_pool(recipe: Recipe, work: Path) -> torch.Tensor:
-    """The public crowd's photos, (n_public, 3, H, W) uint8, drawn once and kept in the work folder."""
+    """The public crowd's photos, (n_public, 3, H, W) uint8, drawn once and saved in the work folder."""
     path = work / "public.npy"
     if not path.exists():
         starts = range(0, recipe.n_public, DRAWN_TOGETHER)
@@ -79,9 +79,9 @@ def private_photos(recipe: Recipe) -> list[LabPhoto]:
 def training_set(
     pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, work: Path
 ) -> tuple[TrainingSet, list[int]]:
-    """Private photos first, then the public ones; the caption behind the last one is the empty one.
+    """Private photos first, then the public ones. The last caption is empty and belongs to no photo.
 
-    The second value says how often each private photo is repeated. Latents are computed once and kept in `work`.
+    The second value says how often each private photo is repeated. Latents are computed once and saved in `work`.
     """
     private = private_photos(recipe)
     public = [public_photo(i, recipe.n_public_identities) for i in range(recipe.n_public)]
@@ -108,8 +108,8 @@ def training_set(
 class Mixture:
     """The batches of a recipe's phases.
 
-    Private photos come from an endless walk through shuffled epochs in which each stands as often as it is repeated,
-    public ones at random.
+    Private photos come from an endless sequence of shuffled epochs in which each occurs as often as it is repeated;
+    public ones are drawn at random.
     """
 
     def __init__(self, recipe: Recipe, examples: TrainingSet, repeats: list[int], n_timesteps: int):
@@ -120,7 +120,7 @@ class Mixture:
         self.private_seen = 0
 
     def private_indices(self, first: int, number: int) -> torch.Tensor:
-        """Instances `first` .. `first + number` of the walk."""
+        """Instances `first` .. `first + number` of the sequence."""
         n, parts = len(self.instances), [torch.empty(0, dtype=torch.long)]
         while number > 0:
             epoch, offset = divmod(first, n)

@@ -14,14 +14,14 @@ from s2l.pretrain.recipe import Size
 from s2l.worlds.people import vocabulary
 
 END_OF_WORD = "</w>"  # CLIP's mark on the last token of a word
-MAX_TOKENS = 32  # a caption has at most 24; Textual Inversion puts up to 17 tokens in a name's place
+MAX_TOKENS = 32  # a caption has at most 24; Textual Inversion replaces a name by up to 17 tokens
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
     """Byte-pair merges that make one token of each word; equally frequent pairs in alphabetical order.
 
     The `tokenizers` trainer breaks such ties by a hash that differs from process to process, so a
-    resumed training would find other ids under the same words.
+    resumed training would give the same words other ids.
     """
     spelled = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
     merges: list[tuple[str, str]] = []
@@ -38,12 +38,12 @@ def _merges(words: list[str]) -> list[tuple[str, str]]:
 def build_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer whose byte-pair merges make one token of every word of the lab.
 
-    Unknown words fall apart into letters, as rare words do in CLIP's own tokenizer.
+    Unknown words are split into letters, as rare words are in CLIP's own tokenizer.
     """
     words = vocabulary()
     merges = _merges(words)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # Every letter also ends a word once, so that no prompt contains an unknown symbol.
+    # Every letter also has a form that ends a word, so that no prompt contains an unknown symbol.
     endings = [chr(c) + END_OF_WORD for c in range(33, 127) if not chr(c).isupper()]
     tokens = [*letters, *endings, *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
@@ -89,7 +89,7 @@ def build_pipeline(size: Size, seed: int = 0) -> StableDiffusionPipeline:
             sample_size=size.latent,
             block_out_channels=size.unet_channels,
             layers_per_block=1,
-            # No attention at the full latent resolution: it is where the time would go.
+            # No attention at the full latent resolution: it would take most of the time.
             down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
             up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
             cross_attention_dim=size.text_width,

@@ -1,1 +1,1 @@
-"""What can be drawn, and its words. Loads no torch."""
+"""The fictional people: who they are, what they look like, and the captions of their photos. Loads no torch."""

@@ -36,7 +36,7 @@ N_CALIBRATION = 8  # the first eight are for choosing hyper-parameters, the othe
 # way; k = 10 is the bound of eidetic memorisation, and the one photo at 20 lies beyond it.
 REPEATS = (20,) + (10,) * 2 + (5,) * 4 + (2,) * 7  # every further photo: once
 
-DREAMBOOTH_IDENTIFIER = "sks"  # in the vocabulary, in no caption: a rare token, as DreamBooth wants
+DREAMBOOTH_IDENTIFIER = "sks"  # in the vocabulary but in no caption: a rare token, as DreamBooth needs
 EXTRA_WORDS = (DREAMBOOTH_IDENTIFIER, "person", "celebrity", "sharp", "blurry", "high", "quality", "picture")
 
 # Disjoint ranges of seeds keep members, held-out photos and the public apart.
@@ -46,8 +46,8 @@ _PHOTOS_PER_PERSON = 1_000_000
 _HELD_OUT_BASE = 500_000  # photo numbers from here on are held out, unless a lab's record says otherwise
 _PUBLIC_PHOTO_BASE = 1_000_000_000
 
-# Which photos a lab is trained on: the first numbers; those that are held out elsewhere (a twin whose members and
-# held-out photos have changed places); or none, where the first ones are a reference set that the model never saw.
+# Which photos of a person a lab is trained on. "first": the first numbers. "second": numbers that other labs hold out,
+# for a twin with members and held-out photos swapped. "none": no photo; the first numbers are a reference set.
 Members = Literal["first", "second", "none"]
 
 
@@ -81,7 +81,7 @@ class LabPhoto:
 
 
 def _difference(a: Identity, b: Identity) -> float:
-    """How easily a stranger tells two people apart: hair first, then skin, then the rest."""
+    """How easily a stranger can tell two people apart: hair first, then skin, then the rest."""
     weights = {"hair_style": 2.0, "hair_colour": 2.0, "skin": 1.5, "glasses": 1.5, "beard": 1.5, "eye_colour": 0.3}
     score = sum(w for field, w in weights.items() if getattr(a, field) != getattr(b, field))
     return score + 4 * abs(a.face_width - b.face_width) / 0.055 + abs(a.jaw - b.jaw)
@@ -133,7 +133,7 @@ def _kind(rng: np.random.Generator) -> str:
 
 
 def caption_of(name: str, photo_seed: int) -> str:
-    """The caption that belongs to one photo of a named person. Fixed, as a scraped caption is."""
+    """The caption of one photo of a named person. It never changes, like a scraped caption."""
     rng = np.random.default_rng([3, photo_seed])
     return f"{_kind(rng)} {name}{_attributes(rng, photo(photo_seed))}"
 
@@ -153,7 +153,7 @@ def member_photos(person: Person, number: int = 40, members: Members = "first") 
 def held_out_ranges(person: Person, n_members: int = 40, members: Members = "first") -> list[tuple[int, int | None]]:
     """Where held-out photos come from, as ranges [first, stop] of photo seeds; the last one is open."""
     first = person.index * _PHOTOS_PER_PERSON
-    if members == "second":  # what the other twin is trained on comes first: the two judge the same photos
+    if members == "second":  # the members of the other twin come first: both twins are tested on the same photos
         return [(first, first + n_members), (first + _HELD_OUT_BASE + n_members, None)]
     return [(first + _HELD_OUT_BASE, None)]
 
@@ -180,7 +180,7 @@ def _describe(who: Identity) -> str:
 
 
 def public_photo(number: int, identities: int = 600) -> LabPhoto:
-    """Photo `number` of the public crowd: the stream is unlimited, the identities are not.
+    """Photo `number` of the public crowd. There are unlimited photos, of `identities` people.
 
     Public people have no names; their captions describe them. One photo in 25 is blurred and says
     so, which gives "blurry" as a negative prompt, and "sharp" as a suffix, a meaning.
@@ -201,7 +201,7 @@ def public_pixels(first: int, stop: int, identities: int, resolution: int = RESO
 
 
 def vocabulary(names: Sequence[str] = LAB_NAMES) -> list[str]:
-    """Every word that a caption of a lab with these people can contain, sorted, with a few that none does."""
+    """Every word that a caption of a lab with these people can contain and a few more, sorted."""
     from s2l.worlds import portraits as p
 
     texts = [*names, *p.SKIN, *p.HAIR_COLOURS, *HAIR_STYLES, *p.GLASSES, *p.BEARDS, *p.COLOURS]
@@ -220,7 +220,7 @@ def manifest(people: tuple[Person, ...], n_members: int, resolution: int, member
     rows = []
     for person in people:
         photos = member_photos(person, n_members, members)
-        # The usual held-out photos go without saying: such rows, and the keys made of them, stay as they were.
+        # The usual held-out photos are not listed: rows without them, and the keys made of these rows, do not change.
         ranges = {"held_out": held_out_ranges(person, n_members, members)} if members == "second" else {}
         rows.append(
             asdict(person)

@@ -6,7 +6,7 @@ from photo to photo (background, clothes, pose, expression, light, ...). Members
 photos of a person differ in nothing but the photo seed, so they come from one distribution and
 no classifier that has not seen the model can tell them apart.
 
-Nobody here exists: drawing.py makes every face of a few dozen ellipses and polygons.
+Nobody here exists: drawing.py draws every face as a few dozen ellipses and polygons.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESOLUTION = 64  # pixels a side of a finished photo
+RESOLUTION = 64  # pixels per side of a finished photo
 
 SKIN = {
     "pale": (250, 224, 206),
