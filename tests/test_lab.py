@@ -104,7 +104,7 @@ def _without(record: dict, field: str) -> dict:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda r: "no object", "no JSON object"),
+        (lambda r: "no object", "not a JSON object"),
         (lambda r: _without(r, "people"), "'people' is missing"),
         (lambda r: r | {"people": []}, "at least one person"),
         (lambda r: r | {"people": [_without(r["people"][0], "hashes")]}, "no 'hashes'"),
