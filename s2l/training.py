@@ -41,7 +41,7 @@ from s2l.progress import Cancelled, Event
 CHECKPOINT = "training.pt"  # the caller of the loop deletes it when the result is saved
 LOG = "log.jsonl"  # one line per step: step, loss, lr, images_per_s
 FEW_TOKENS = 256  # up to this many tokens, the attention matrix is small enough to be stored
-WARM_UP = 3  # steps before a CUDA graph is captured, as PyTorch asks
+WARM_UP = 3  # steps before a CUDA graph is captured, as PyTorch requires
 
 
 # --- what it trains on ---------------------------------------------------------------------------
@@ -49,7 +49,7 @@ WARM_UP = 3  # steps before a CUDA graph is captured, as PyTorch asks
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Everything that a training can use.
+    """All the data of a training.
 
     latents   z0, (M, C, h, w)
     tokens    the distinct captions' token ids, (V, L)
@@ -109,12 +109,12 @@ class Privacy(Protocol):
     ) -> tuple[nn.Module, torch.optim.Optimizer, Batches]: ...
 
 
-# --- its state -----------------------------------------------------------------------------------
+# --- the state -----------------------------------------------------------------------------------
 
 
 @dataclass
 class State:
-    """What a training keeps from step to step: a checkpoint holds all of it."""
+    """What a training keeps between steps; a checkpoint contains all of it."""
 
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -198,7 +198,7 @@ def averaged(state: State) -> Iterator[None]:
 
 
 def check_loss(loss: float, first: float, step: int, rates: list[float], idle: float, low_precision: bool) -> None:
-    """Stop a training that diverges, and say why. `idle` is the loss of a model that predicts no noise."""
+    """Raise UserError if the training diverges. `idle` is the loss of a model that predicts no noise."""
     rate = " and ".join(f"{rate:g}" for rate in rates)
     if not math.isfinite(loss):
         also = ", or half precision overflowed (try dtype float32 or bfloat16)" if low_precision else ""
@@ -244,7 +244,7 @@ class Denoiser(nn.Module):
 
 
 class _CapturedGradients:
-    """Forward and backward pass as one CUDA graph: a small network spends its time on hundreds of kernel launches.
+    """Forward and backward pass as one CUDA graph: a small network spends most of its time launching kernels.
 
     The gradients are in buffers that every replay overwrites, so they must never be set to None.
     """
@@ -361,7 +361,7 @@ def fit(
         parts = [part.chunk(n_processes)[rank] for part in (index, batch.noise, batch.t, text)] if len(index) else []
         n = len(parts[0]) if parts else 0
         expected = batch.expected or max(n, 1)
-        # As many at once as the caller asked for, or as fit into memory: the sum of their gradients is the same.
+        # As many at once as the caller wants, or as fit into memory: the sum of the gradients is the same.
         at_once = max(1, min(-(-n // accumulation), model.runtime.train_batch_size))
         micros = list(zip(*(part.split(at_once) for part in parts), strict=True)) if n else []
         loss_sum = torch.zeros(1, device=device)

@@ -2,7 +2,7 @@
 
 A model that has memorised an image generates it again and again from different seeds, while other images differ. So:
 join two generations by an edge when they are near-duplicates (small tiled l2), and flag every clique of at least ten.
-Only then are the flags compared with members (precision, recall) and with held-out non-members (the control).
+Only then are the flags compared with members (precision, recall) and with held-out photos (the control).
 
 Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": 500 generations per prompt,
 cliques of ten, the largest l2 of sixteen tiles. They search one prompt at a time; to do the same, call
@@ -63,10 +63,10 @@ class BlindScore:
     recall_high: float
     # The control: the same flags against held-out photos, scaled to as many references as there are members.
     n_nonmembers: int
-    nonmember_flags: int  # flags within delta of a non-member
+    nonmember_flags: int  # flags within delta of a held-out photo
     nonmember_distinct: int
     nonmember_scaled: float  # nonmember_distinct * n_members / n_nonmembers
-    flags: tuple[int, ...]  # the flagged generations, and of each:
+    flags: tuple[int, ...]  # the flagged generations, and for each of them:
     nearest_member: tuple[int, ...]
     member_distances: tuple[float, ...]
     nonmember_distances: tuple[float, ...]
@@ -78,7 +78,7 @@ def blind_clusters(
     """Disjoint cliques of at least `min_size` generations with tiled l2 <= `edge`, largest first. Deterministic.
 
     Finding the largest clique is NP-hard, so cliques are grown greedily: from the generation with most edges, adding
-    those that share most neighbours with it, as long as all stay joined to all. Each result is a true clique (no two
+    those that share most neighbours with it, as long as every pair stays joined. Each result is a true clique (no two
     of its images are further apart than `edge`), maximal among the generations not yet taken; one of barely
     `min_size` that overlaps a larger group may be missed, so the number of flags errs on the low side.
 
@@ -91,7 +91,7 @@ def blind_clusters(
     if min_size < 2:
         raise ValueError(f"min_size must be at least 2 (a single image is no cluster), not {min_size}")
     check_distance(edge, "edge")
-    # Only `edge` must be exact: a collapsed model makes millions of pairs that are almost zero, too many to redo.
+    # Only `edge` must be exact: a collapsed model gives millions of pairs near zero, too many to compute twice.
     distances = tiled_l2(generations, generations, tiles, delta=edge, exact_below=None, memory_mb=memory_mb)
     adjacency = within(distances, edge)
     np.fill_diagonal(adjacency, False)
@@ -164,7 +164,7 @@ def score_blind(
     """Precision and recall of the flags of `blind_clusters(generations)`; plain l2, as in `extract`.
 
     Precision counts flags, recall counts distinct members: two clusters of one member are two true flags and one
-    member. A high precision means leakage only while the control stays low.
+    member. A high precision means leakage only if the control is low.
 
     Raises:
         ValueError: for unfit images or delta, or clusters that name generations beyond the last.

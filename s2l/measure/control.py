@@ -1,7 +1,7 @@
 """The blind control: can a classifier that never sees the model tell members from held-out photos?
 
 If so, the split is confounded (other dates, other cameras, other captions) and an attack's AUC says
-nothing about the model: the mistake behind many published baselines (Duan et al. 2024, Das et al.
+nothing about the model: a mistake in many published evaluations (Duan et al. 2024, Das et al.
 2024). A random split of one distribution must give an AUC around .5 here.
 """
 
@@ -41,8 +41,8 @@ def _features(split: MembershipSplit) -> tuple[np.ndarray, np.ndarray]:
     side = min(16, images.shape[-1])
     import torch
 
-    for some in images.split(256):  # not thousands of photos as floats at once
-        x = some.float() / 255
+    for batch in images.split(256):  # thousands of photos as floats would need much memory
+        x = batch.float() / 255
         small = torch.nn.functional.adaptive_avg_pool2d(x, side).flatten(1)
         parts.append(torch.cat([small, x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1))
     try:
@@ -63,7 +63,7 @@ def blind_control(split: MembershipSplit, seed: int = 0, folds: int = 5) -> Blin
         raise ValueError("the blind control needs at least two members and two held-out photos")
     labels = np.r_[np.ones(n_members), np.zeros(n_nonmembers)]
     pixels, words = _features(split)
-    # Ranks of each fold's scores: two folds' classifiers need not agree on a scale.
+    # Ranks of each fold's scores, because the folds' classifiers need not have the same scale.
     scores = np.zeros(len(labels))
     for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(pixels, labels):
         reducer = make_pipeline(StandardScaler(), PCA(min(COMPONENTS, len(train) - 1), random_state=seed))

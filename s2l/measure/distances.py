@@ -4,10 +4,10 @@ Images are (N,3,H,W) uint8 or float in [0,1], numpy (memory-mapped too) or torch
 
 Notation
     l2(a, b)       sqrt(mean((a - b)^2)) over channels and pixels, pixels in [0,1]; lies in [0,1]
-    tiled l2       the largest l2 of any of the 4 x 4 tiles: one plain background no longer makes two images close
+    tiled l2       the largest l2 of any of the 4 x 4 tiles: a shared plain background does not make two images close
 
 A distance is a float32, rounded from float64 wherever a decision depends on it, and is compared with delta rounded to
-float32. So `l2 <= delta` includes the boundary, and no chunk size and no last bit of a matrix product moves a count.
+float32. So `l2 <= delta` includes the boundary, and the chunk size and the last bits of a product change no count.
 
 Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models".
 """
@@ -25,7 +25,7 @@ Images: TypeAlias = "np.ndarray | torch.Tensor"
 MEMORY_MB = 256
 
 # Bound on the error of a mean square from the float32 matrix product. The largest error seen is 20 times smaller
-# (a test holds it); what lies closer than this to a decision is computed again, in float64 and from differences.
+# (a test checks this). Pairs closer than this to a decision are computed again, in float64 and from differences.
 TOLERANCE = 1e-5
 
 BOUND_SIDE = 32  # blocks per side by which large images are compared first
@@ -87,7 +87,7 @@ def _mean_squares(a: np.ndarray, b: np.ndarray, tiles: int, memory_mb: float) ->
     """
     values = a[0].size
     memory = memory_mb * 2**20
-    # Half the memory for images (two chunks and their making: six float32 copies), half for blocks of step x step.
+    # Half the memory for images (two chunks and their copies: six in float32), half for blocks of step x step.
     step = max(1, int(min(memory / 2 / (24 * values), (memory / 2 / 24) ** 0.5)))
     centre = _tiles(b[:: -(-len(b) // 32)], tiles).mean(axis=1, keepdims=True)
     for row in range(0, len(a), step):
@@ -164,7 +164,7 @@ def tiled_l2(
 ) -> np.ndarray:
     """(N,M) float32: the largest l2 over tiles x tiles (sixteen) tiles; never below `pairwise_l2`.
 
-    Carlini et al. 2023: plain l2 calls any two images with the same large plain area close.
+    Carlini et al. 2023: by plain l2, any two images with the same large plain area are close.
     Other arguments as in `pairwise_l2`.
 
     Raises:
@@ -255,7 +255,7 @@ def _nearest_plain(a: np.ndarray, b: np.ndarray, k: int, memory_mb: float) -> tu
         if col == 0:
             best, near = np.full((r, k), np.inf, np.float32), []
         best = np.partition(np.concatenate([best, ms], axis=1), k - 1, axis=1)[:, :k]
-        # Whoever may yet turn out to be among the k nearest, given that each mean square errs by up to TOLERANCE.
+        # References that may still be among the k nearest: each mean square is off by up to TOLERANCE.
         limit = best.max(axis=1, keepdims=True) + 2 * TOLERANCE
         rows, cols = np.nonzero(ms <= limit)
         near.append((rows, cols + col, ms[rows, cols]))
@@ -279,7 +279,7 @@ def _nearest_plain(a: np.ndarray, b: np.ndarray, k: int, memory_mb: float) -> tu
 
 
 def _block_means(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Both sets averaged to BOUND_SIDE x BOUND_SIDE blocks, float32; None where images are too small to gain by it."""
+    """Both sets averaged to BOUND_SIDE x BOUND_SIDE blocks, float32; None if images are too small for this to help."""
     height, width = a.shape[2:]
     if min(height, width) < 4 * BOUND_SIDE or height % BOUND_SIDE or width % BOUND_SIDE:
         return None
@@ -297,21 +297,21 @@ def _block_means(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] 
 def _nearest_bounded(
     a: np.ndarray, b: np.ndarray, a_means: np.ndarray, b_means: np.ndarray, k: int, memory_mb: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`nearest` that reads pixels only where the bound does not decide, and all of them if it rarely decides."""
+    """`nearest` that compares pixels only if the bound does not decide, and all pairs if it rarely decides."""
     indices = np.empty((len(a), k), np.int64)
     distances = np.empty((len(a), k), np.float32)
     rows = max(1, int(memory_mb * 2**20 / 4 / (4 * len(b))))  # a quarter of the memory for the bounds of these rows
     for start in range(0, len(a), rows):
-        part = slice(start, min(start + rows, len(a)))
-        bounds = np.empty((part.stop - start, len(b)), np.float32)
-        for row, col, ms in _mean_squares(a_means[part], b_means, 1, memory_mb / 2):
+        block = slice(start, min(start + rows, len(a)))
+        bounds = np.empty((block.stop - start, len(b)), np.float32)
+        for row, col, ms in _mean_squares(a_means[block], b_means, 1, memory_mb / 2):
             bounds[row : row + ms.shape[0], col : col + ms.shape[1]] = ms
-        looked_at = 0
+        n_compared = 0
         for i, bound in enumerate(bounds, start):
             order = np.argsort(bound, kind="stable")
             seen, exact = order[:k], _exact(a, b, np.full(k, i), order[:k])
             while len(seen) < len(b):
-                # Groups that grow: the nearest so far rules out most of what is left.
+                # Growing groups: the nearest so far rule out most of the rest.
                 group = order[len(seen) : 2 * len(seen) + 4]
                 worst = np.partition(exact, k - 1)[k - 1]
                 group = group[bound[group] <= worst**2 + TOLERANCE]
@@ -320,9 +320,9 @@ def _nearest_bounded(
                 seen, exact = np.append(seen, group), np.append(exact, _exact(a, b, np.full(len(group), i), group))
             best = np.lexsort((seen, exact))[:k]
             indices[i], distances[i] = seen[best], exact[best]
-            looked_at += len(seen)
-            if looked_at > 200 + len(b) * (i + 1 - start) / 50:  # noise, say: blocks tell nothing
-                indices[part], distances[part] = _nearest_plain(a[part], b, k, memory_mb)
+            n_compared += len(seen)
+            if n_compared > 200 + len(b) * (i + 1 - start) / 50:  # the bound decides too little, as for images of noise
+                indices[block], distances[block] = _nearest_plain(a[block], b, k, memory_mb)
                 break
     return indices, distances
 
@@ -350,5 +350,5 @@ def hit_pairs(
 
 
 def short_floats(distances: np.ndarray) -> tuple[float, ...]:
-    # The shortest decimal of each float32: short in JSON, and 0.1f reads 0.1, so it still is <= 0.1 in any language.
+    # The shortest decimal of each float32: short in JSON, and 0.1f is written 0.1: still <= 0.1 in any language.
     return tuple(float(str(d)) for d in distances)

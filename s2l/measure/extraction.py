@@ -10,7 +10,7 @@ Notation
 
 Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models", definitions 1 and 2.
 The published Shake-to-Leak code counts *generations* that match; here "extracted" counts distinct members, and the
-same search against held-out non-members, the false-discovery control, always comes with it.
+same search among held-out photos, the false-discovery control, is always part of the result.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ THRESHOLDS = tuple(round(0.05 + 0.01 * i, 2) for i in range(16))  # .05, .06, ..
 class Match:
     """A member (or held-out photo) and the generation nearest to it.
 
-    `repeats` is 0 for a non-member. `neighbours` counts training images within delta of `reference` itself, repeats
-    counted; it is None where it was not needed: for non-members, and for members that were not extracted.
+    `repeats` is 0 for a held-out photo. `neighbours` counts training images within delta of `reference` itself, repeats
+    counted; it is None where it was not needed: for held-out photos, and for members that were not extracted.
     """
 
     reference: int
@@ -62,7 +62,7 @@ class Search:
     share: float  # distinct / n_references, with its exact 95 % (Clopper-Pearson) interval
     share_low: float
     share_high: float
-    matching_generations: int  # generations with a reference within delta: the published code's way of counting
+    matching_generations: int  # generations with a reference within delta: the published code counts these
     nearest_generation: tuple[int, ...]  # over references
     distances: tuple[float, ...]  # over references, to their nearest generation
     nearest_reference: tuple[int, ...]  # over generations
@@ -85,7 +85,7 @@ class Extraction:
     matches: tuple[Match, ...]  # the extracted members, nearest first
     repeats: tuple[int, ...]  # over members
     # What the control would show with as many references as there are members: the expectation over a random subset
-    # of the non-members. It is None for generations when there are fewer non-members than members.
+    # of the held-out photos. It is None for generations if there are fewer held-out photos than members.
     nonmembers_scaled: float
     nonmember_generations_scaled: float | None
     nonmember_curve_scaled: tuple[float, ...]
@@ -107,12 +107,12 @@ def extract(
     background: Images | None = None,
     memory_mb: float = MEMORY_MB,
 ) -> Extraction:
-    """Distinct members extracted by the generations, which of them are eidetic, and the control on non-members.
+    """Distinct members extracted by the generations, which of them are eidetic, and the control on held-out photos.
 
     `repeats` says how often each member was in the training set; all 0 means a reference set that the model never saw,
-    which is judged as if each photo had been in it once. `background` holds further training images (other
+    which is treated as if each photo had been in it once. `background` holds further training images (other
     people, the public), each once: they cannot be extracted here, but they count towards k. Without it the k check
-    sees the members only, and an image that resembles the public may be called eidetic wrongly.
+    sees the members only, and an image that resembles a public one may wrongly be called eidetic.
 
     Raises:
         ValueError: for unfit images, `delta`, `k`, `thresholds` (increasing, in [0,1]) or `repeats` (one integer of
@@ -162,7 +162,7 @@ def extract(
     scale = len(members) / len(nonmembers)
     scaled_generations = None
     if scale <= 1:
-        _, hits = np.unique([g for g, _ in outside.hits], return_counts=True)  # of each generation that has any
+        _, hits = np.unique([g for g, _ in outside.hits], return_counts=True)  # per generation that has any
         scaled_generations = float(chance(hits, len(nonmembers), len(members)).sum())
     return Extraction(
         delta=float(delta),
@@ -204,9 +204,9 @@ def _search(generations, references, delta: float, thresholds: tuple[float, ...]
 
 def chance(hits: np.ndarray, population: int, sample: int) -> np.ndarray:
     """Probability that a random `sample` out of `population` holds at least one of `hits` (hypergeometric)."""
-    missed = gammaln(np.maximum(population - hits - sample, 0) + 1) * -1.0
-    missed += gammaln(population - hits + 1) + gammaln(population - sample + 1) - gammaln(population + 1)
-    return np.where(hits > population - sample, 1.0, -np.expm1(missed))
+    log_none = gammaln(np.maximum(population - hits - sample, 0) + 1) * -1.0
+    log_none += gammaln(population - hits + 1) + gammaln(population - sample + 1) - gammaln(population + 1)
+    return np.where(hits > population - sample, 1.0, -np.expm1(log_none))
 
 
 def gallery_pairs(extraction: Extraction, top: int = 12, of: str = "members") -> tuple[Match, ...]:
@@ -217,13 +217,13 @@ def gallery_pairs(extraction: Extraction, top: int = 12, of: str = "members") ->
     if of not in ("members", "nonmembers"):
         raise ValueError(f'of must be "members" or "nonmembers", not {of!r}')
     if of == "members":
-        search, repeats, known = extraction.members, extraction.repeats, {m.reference: m for m in extraction.matches}
+        search, repeats, matches = extraction.members, extraction.repeats, {m.reference: m for m in extraction.matches}
     else:
-        search, repeats, known = extraction.nonmembers, (0,) * extraction.nonmembers.n_references, {}
+        search, repeats, matches = extraction.nonmembers, (0,) * extraction.nonmembers.n_references, {}
     order = sorted(range(search.n_references), key=lambda i: (search.distances[i], i))[:top]
     extracted = within(search.distances, extraction.delta).tolist()
     return tuple(
-        known.get(i)
+        matches.get(i)
         or Match(i, search.nearest_generation[i], search.distances[i], extracted[i], repeats[i], None, eidetic=False)
         for i in order
     )

@@ -1,4 +1,4 @@
-"""What a search for copies says: growth with generations, change between models, cost, other distances."""
+"""What a search for copies shows: growth with generations, change between models, cost, other distances."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Opinion:
     generation: int
     extracted: bool
     l2: float
-    # The worst of sixteen tiles, high where l2 is low because of a plain background; None where four a side do not fit.
+    # The largest l2 of 4 x 4 tiles: high if l2 is low only because of a plain background. None if they do not fit.
     tiled_l2: float | None
     ssim: float  # structural similarity: 1 for equal images
 
@@ -87,7 +87,7 @@ def extraction_curve(
     of n fresh generations with at least `confidence` as long as the members are hit independently of each other.
 
     Raises:
-        ValueError: when a count is not in 1..n_generations or a hit names a generation or member beyond.
+        ValueError: when a count is not in 1..n_generations, or a hit names a generation or member that does not exist.
     """
     about = np.linspace(1, n_generations, min(n_generations, 20)).round().astype(int)
     numbers = np.unique(about) if counts is None else np.asarray(counts)
@@ -115,9 +115,9 @@ def _binomial_limits(successes: np.ndarray, trials: int, confidence: float) -> n
 def paired_extraction(
     before: Extraction, after: Extraction, n_bootstrap: int = 2000, seed: int = 0
 ) -> PairedExtraction:
-    """Did fine-tuning extract more? The same members, in the same order, before and after.
+    """Are more members extracted after fine-tuning? The same members, in the same order, before and after.
 
-    The interval is a percentile bootstrap over members (where all of them changed alike, or none, the rule of three),
+    The interval is a percentile bootstrap over members (if all changed in the same way, or none did, the rule of three),
     the p-value McNemar's exact test on the members that only one of the two extracted. Both hold the generations
     fixed: use the same seeds, sampler and captions for the two.
 
@@ -138,8 +138,8 @@ def paired_extraction(
     draws = np.random.default_rng(seed).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], n_bootstrap)
     low, high = np.percentile(draws[:, 0] - draws[:, 1], [2.5, 97.5])
     if n in (gained, lost, n - gained - lost):  # every resample is the sample
-        alike = constant_interval((gained - lost) / n, n, -1, 1)
-        low, high = n * alike.low, n * alike.high
+        interval = constant_interval((gained - lost) / n, n, -1, 1)
+        low, high = n * interval.low, n * interval.high
     return PairedExtraction(
         before=int(b.sum()),
         after=int(a.sum()),
@@ -153,31 +153,31 @@ def paired_extraction(
     )
 
 
-def efficiency(found: Extraction, unet_evaluations: int) -> Efficiency:
-    """What the generations of `found` were worth, given what they cost (`guidance.generation_cost`).
+def efficiency(extraction: Extraction, unet_evaluations: int) -> Efficiency:
+    """Members extracted by the generations, relative to what these cost (`guidance.generation_cost`).
 
     Distinct members saturate: fewer generations look more efficient. Compare at about equal cost.
     """
     if unet_evaluations < 1:
         raise ValueError(f"generations cost at least one UNet evaluation, not {unet_evaluations}")
-    scale = 1000 * found.members.n_references / unet_evaluations
+    scale = 1000 * extraction.members.n_references / unet_evaluations
     return Efficiency(
         unet_evaluations=unet_evaluations,
-        per_1000=found.members.share * scale,
-        low=found.members.share_low * scale,
-        high=found.members.share_high * scale,
-        nonmembers_per_1000=1000 * found.nonmembers_scaled / unet_evaluations,
+        per_1000=extraction.members.share * scale,
+        low=extraction.members.share_low * scale,
+        high=extraction.members.share_high * scale,
+        nonmembers_per_1000=1000 * extraction.nonmembers_scaled / unet_evaluations,
     )
 
 
-def second_opinions(found: Extraction, generations: Images, members: Images, top: int = 12) -> tuple[Opinion, ...]:
+def second_opinions(extraction: Extraction, generations: Images, members: Images, top: int = 12) -> tuple[Opinion, ...]:
     """Tiled l2 and SSIM of the nearest pairs: every extracted member, and at least the `top` nearest ones.
 
     `generations` and `members` are those of `extract`. Nearest first, as in `gallery_pairs`.
     """
     generations = check_images(generations, "generations")
     members = check_images(members, "members", like=generations)
-    matches = gallery_pairs(found, max(top, len(found.matches)))
+    matches = gallery_pairs(extraction, max(top, len(extraction.matches)))
     pair = generations[[m.generation for m in matches]], members[[m.reference for m in matches]]
     fits = all(side % 4 == 0 for side in members.shape[2:])
     tiled = short_floats(paired_tiled_l2(*pair)) if fits else (None,) * len(matches)

@@ -1,10 +1,10 @@
 """How sure are we? Intervals and tests for an AUC, for a change of AUC, and for a rate.
 
 Notation
-    m          scores of members, (N,); higher = more likely a member, the law of this project
-    n          scores of non-members, (M,)
-    AUC        P(a random member outscores a random non-member), ties counted half
-    placement  how many images of the other group one image outscores (DeLong's "structural component", as a count)
+    m          scores of members, (N,); higher = more likely a member, as everywhere in this project
+    n          scores of held-out photos, (M,)
+    AUC        P(a random member scores higher than a random held-out photo), ties counted half
+    placement  how many images of the other group score below one image (DeLong's "structural component", as a count)
 
 Which one to use
     one person or domain                        delong_interval, paired_auc_difference
@@ -12,7 +12,7 @@ Which one to use
     a claim about people in general             over_people.py
     a rate such as TPR at a given threshold     binomial_interval
     a mean over domains, such as a count        mean_interval
-    a sample that shows no spread at all        constant_interval, where the others would have no width
+    a sample without any spread                 constant_interval; the others would have no width
 
 Every result is plain floats, strings and lists: json.dumps(asdict(result), allow_nan=False) works.
 How often these intervals really cover the truth is measured by tests/slow/test_coverage.py.
@@ -77,7 +77,7 @@ def check_scores(scores: Scores, name: str) -> np.ndarray:
 
 
 def check_pair(m: Scores, n: Scores) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of members (N,) and non-members (M,) as float64 arrays. Raises ValueError for what are no scores."""
+    """Scores of members (N,) and non-members (M,) as float64 arrays. Raises ValueError for anything else."""
     return check_scores(m, "member scores"), check_scores(n, "non-member scores")
 
 
@@ -116,11 +116,11 @@ def binomial_interval(successes: int, trials: int, confidence: float = 0.95) -> 
 def constant_interval(
     value: float, n: int, least: float, most: float, confidence: float = 0.95, draws: str = "values"
 ) -> Interval:
-    """Interval of a mean in [least, most] of whose n independent draws every single one gave `value`.
+    """Interval of a mean in [least, most] if each of n independent draws was `value`.
 
-    Such a sample has no variance, but it is no proof: if a share q of all draws were different, n equal ones would
-    occur with (1 - q)^n. The interval is as wide as the largest q allows that 1 - confidence does not exclude: "the
-    rule of three", q < 3/n (Hanley & Lippman-Hand 1983), with no approximation. ValueError unless n >= 1.
+    Such a sample has no variance, but it proves nothing: if a share q of all draws were different, n equal ones would
+    still occur with probability (1 - q)^n. The interval allows for every q at which this is at least 1 - confidence:
+    the "rule of three", q < 3/n (Hanley & Lippman-Hand 1983), without its approximation. ValueError unless n >= 1.
     """
     if n < 1:
         raise ValueError(f"at least one draw is needed; got {n}")
@@ -130,9 +130,9 @@ def constant_interval(
 
 
 def mean_interval(values: Scores, confidence: float = 0.95) -> Interval:
-    """Student's t interval of the mean of one number a domain, such as a count: values (N,), N >= 2.
+    """Student's t interval of the mean of one number per domain, such as a count: values (N,), N >= 2.
 
-    For a few domains it is wider, and honester, than a percentile bootstrap over them. ValueError for one value.
+    For few domains, a percentile bootstrap over them would be too narrow. ValueError for one value.
     """
     values = check_scores(values, "values")
     if len(values) < 2:
@@ -146,7 +146,7 @@ def mean_interval(values: Scores, confidence: float = 0.95) -> Interval:
 
 
 def _placements(m: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) non-members that each member beats and (M,) members that beat each non-member; a tie is half.
+    """(N,) non-members below each member and (M,) members above each non-member; a tie counts half.
 
     The fast algorithm of Sun & Xu (2014): an image's midrank among all images less its midrank in its own
     group counts the other group's images below it, so sorting replaces the N x M comparisons. The counts are
@@ -169,7 +169,7 @@ def _delong_variance(members_place: np.ndarray, nonmembers_place: np.ndarray) ->
     """Var(AUC) of DeLong et al. (1988) from placements; of a difference, from differences of placements.
 
     The difference form equals Var(after) + Var(before) - 2 Cov: the paired covariance needs no matrix.
-    0 when a group has one image only: then there is nothing to estimate it from, and callers fall back.
+    0 if a group has only one image: then it cannot be estimated, and callers use another method.
     """
     N, M = len(members_place), len(nonmembers_place)
     if N < 2 or M < 2:
@@ -186,7 +186,7 @@ def _null_variance(theta: float, N: int, M: int) -> float:
 def newcombe_interval(estimate: float, N: int, M: int, confidence: float) -> Interval:
     """Wilson-like score interval of an AUC (Newcombe 2006, part 2, method 5).
 
-    Holds every theta whose *own* variance makes the estimate plausible, so it keeps a sensible width at
+    Contains every theta whose *own* variance makes the estimate plausible, so its width is sensible even at
     estimate = 1, where any variance estimated from the sample is 0.
     """
     z = norm.ppf((1 + confidence) / 2)
@@ -194,7 +194,7 @@ def newcombe_interval(estimate: float, N: int, M: int, confidence: float) -> Int
     def excess(theta: float) -> float:
         return (theta - estimate) ** 2 - z**2 * _null_variance(theta, N, M)
 
-    # excess > 0 at the far ends and < 0 next to the estimate; the step off 0 and 1 avoids the root that sits there
+    # excess > 0 at the far ends and < 0 next to the estimate; the step away from 0 and 1 avoids the root there
     step = 1e-9
     low = brentq(excess, 0.0, min(estimate, 1 - step)) if estimate > 0 else 0.0
     high = brentq(excess, max(estimate, step), 1.0) if estimate < 1 else 1.0
@@ -204,9 +204,9 @@ def newcombe_interval(estimate: float, N: int, M: int, confidence: float) -> Int
 def delong_interval(m: Scores, n: Scores, confidence: float = 0.95) -> Interval:
     """Interval of the AUC of m (N,) against n (M,): DeLong, DeLong & Clarke-Pearson (1988).
 
-    Made on the logit scale and mapped back, so it stays inside [0, 1] and is asymmetric near 1, as it should
-    be. Perfect separation (AUC 0 or 1), all scores tied, or a single image in a group leave no variance to
-    estimate: then `method` says so and the interval is Newcombe's score interval.
+    Computed on the logit scale and mapped back, so it stays inside [0, 1] and is asymmetric near 1. Perfect
+    separation (AUC 0 or 1), all scores tied, or a single image in a group leave no variance to estimate: then the
+    interval is Newcombe's score interval, and `method` says so.
     """
     m, n = check_pair(m, n)
     confidence = check_confidence(confidence)
@@ -227,9 +227,9 @@ def _draw_counts(rng: np.random.Generator, size: int, n_resamples: int) -> np.nd
 
 
 def resampled_aucs(rng: np.random.Generator, conditions: Sequence[Pair], n_resamples: int) -> np.ndarray:
-    """(n_resamples, conditions): AUCs of stratified resamples; all conditions see the same drawn images.
+    """(n_resamples, conditions): AUCs of stratified resamples; all conditions use the same resampled images.
 
-    A resample only changes how often an image counts, never the order of the scores. So each condition is
+    A resample changes how often an image counts, never the order of the scores. So each condition is
     sorted once, and a member's placement in every resample is read off the cumulated non-member counts.
     """
     N, M = len(conditions[0][0]), len(conditions[0][1])
@@ -267,9 +267,9 @@ def bootstrap_p_value(differences: np.ndarray) -> float:
 def bootstrap_interval(
     m: Scores, n: Scores, n_resamples: int = 2000, seed: int = 0, confidence: float = 0.95
 ) -> Interval:
-    """Percentile bootstrap interval of the AUC, members (N,) and non-members (M,) resampled apart (Efron 1979).
+    """Percentile bootstrap interval of the AUC, members (N,) and non-members (M,) resampled separately (Efron 1979).
 
-    Perfect separation gives AUC 1 in every resample; then Newcombe's interval stands in and `method` says so.
+    Perfect separation gives AUC 1 in every resample; then Newcombe's interval is used, and `method` says so.
     """
     m, n = check_pair(m, n)
     confidence = check_confidence(confidence)
@@ -295,17 +295,19 @@ def _check_before_after(
 def difference_without_variance(
     m_before: np.ndarray, n_before: np.ndarray, m_after: np.ndarray, n_after: np.ndarray, confidence: float
 ) -> PairedDifference:
-    """The change of AUC when the sample shows no variance of it: no pair changed its order, or all did alike.
+    """The change of AUC if the sample shows no variance of it: no pair changed its order, or all changed alike.
 
-    Only the same *scores* twice, hence the same model, have an interval without width.
+    Only identical *scores*, hence the equal model twice, have an interval of width 0.
     """
     if np.array_equal(m_before, m_after) and np.array_equal(n_before, n_after):
         return PairedDifference(0.0, 0.0, 0.0, 1.0, "identical scores before and after", confidence)
     N, M = len(m_before), len(n_before)
     if all(map(np.array_equal, _placements(m_before, n_before), _placements(m_after, n_after))):
         # The AUC is the mean over pairs of a member and a non-member, and min(N, M) of them share no image.
-        same = constant_interval(0.0, min(N, M), -1, 1, confidence, "pairs")
-        return PairedDifference(0.0, same.low, same.high, 1.0, f"no pair changed its order; {same.method}", confidence)
+        equal = constant_interval(0.0, min(N, M), -1, 1, confidence, "pairs")
+        return PairedDifference(
+            0.0, equal.low, equal.high, 1.0, f"no pair changed its order; {equal.method}", confidence
+        )
 
     # Newcombe's square-and-add: combine the two separate intervals, without credit for the pairing
     before, after = auc(m_before, n_before), auc(m_after, n_after)
@@ -327,8 +329,8 @@ def paired_auc_difference(
 ) -> PairedDifference:
     """AUC after minus AUC before on the *same* images in the same order: DeLong et al. (1988), paired.
 
-    m_before, m_after (N,); n_before, n_after (M,). Scores before and after need no common scale, only ranks
-    enter. The p-value is two-sided. Where the sample shows no variance, `method` names the fallback.
+    m_before, m_after (N,); n_before, n_after (M,). Scores before and after need no common scale: only ranks
+    matter. The p-value is two-sided. Where the sample shows no variance, `method` names the fallback.
     ValueError for bad scores or lengths that do not match.
     """
     scores = _check_before_after(m_before, n_before, m_after, n_after)

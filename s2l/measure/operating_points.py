@@ -1,4 +1,4 @@
-"""TPR at a bounded FPR: on the images under test, and at a threshold that other people's images froze.
+"""TPR at a bounded FPR: on the images under test, and at a threshold frozen on other people's images.
 
 Notation and the law of metrics.py: m scores of members (N,), n of non-members (M,); an image is called a member when
 its score >= threshold.
@@ -57,10 +57,10 @@ class PooledPoint:
 
 @dataclass(frozen=True)
 class FrozenPoint:
-    """TPR and realised FPR at a threshold that other non-members froze. `point` is None when those were too few."""
+    """TPR and realised FPR at a threshold frozen on other held-out photos. `point` is None when those were too few."""
 
     target_fpr: float
-    n_calibration: int  # non-members that froze the threshold
+    n_calibration: int  # held-out photos that the threshold is frozen on
     point: PooledPoint | None
     note: str
 

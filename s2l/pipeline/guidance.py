@@ -8,7 +8,7 @@ Notation
 
 **Only the base model chooses the seeds, once for before and after.** For each seed, before and after then differ in the
 weights only. If the fine-tuned model chose its own, "after" would mix the effect of fine-tuning with that of choosing,
-and every fine-tuning method would search other seeds. The attacker has the base model, and both stages count its cost.
+and every fine-tuning method would use other seeds. The attacker has the base model, and its cost counts in both stages.
 
 Sources: Wen et al. 2024, "Detecting, Explaining, and Mitigating Memorization in Diffusion Models"; Wu et al. 2025,
 "Leveraging Model Guidance to Extract Training Data from Personalized Diffusion Models" (FineXtract).
@@ -31,7 +31,7 @@ from s2l.progress import Event, Progress, silent
 
 
 class Draws(NamedTuple):
-    """What to generate, picture by picture: the prompt as the base model gets it, and the seed."""
+    """What to generate: for each picture, the prompt as the base model gets it, and the seed."""
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -111,9 +111,9 @@ def extrapolated(base: DiffusionModel, tuned: DiffusionModel, w: float, captions
 
     w = 1 is the fine-tuned model; w > 1 goes further in the direction of the fine-tuning (FineXtract, here with S2L's
     own before/after pair). Each model reads the prompt with its own text encoder and in its own words:
-    `captions` gives the base model's caption for the tuned model's, where they differ. With the tuned caption, a base
-    model would not know DreamBooth's identifier, and Textual Inversion, which leaves the UNet alone, would move
-    nothing. Guidance is linear, so each prediction is in effect guided by its own unconditional one.
+    `captions` gives the base model's caption for the tuned model's, where they differ. With the tuned caption, the base
+    model would not know DreamBooth's identifier, and Textual Inversion, which does not change the UNet, would have no
+    effect. Guidance is linear, so each prediction is in effect guided by its own unconditional one.
 
     Raises:
         UserError: when latents or text embeddings of the two models differ in size: they cannot be mixed.
@@ -127,8 +127,8 @@ def extrapolated(base: DiffusionModel, tuned: DiffusionModel, w: float, captions
 
     def encode(prompts: Sequence[str]) -> torch.Tensor:
         """(N, L, 2D): the base model's context beside the tuned model's."""
-        of_base = base.encode_prompts([captions.get(prompt, prompt) for prompt in prompts])
-        return torch.cat([of_base, tuned.encode_prompts(prompts)], dim=-1)
+        base_context = base.encode_prompts([captions.get(prompt, prompt) for prompt in prompts])
+        return torch.cat([base_context, tuned.encode_prompts(prompts)], dim=-1)
 
     def predict(z: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         c_base, c_tuned = c.chunk(2, dim=-1)
@@ -161,7 +161,7 @@ def generation_cost(config: ExtractionConfig, when: str) -> Cost:
     """
     sampler = config.sampler
     models = 2 if when == "after" and config.guidance_w is not None else 1
-    a_step = models * (1 if sampler.guidance_scale == 1 else 2)
+    per_step = models * (1 if sampler.guidance_scale == 1 else 2)
     selection = 2 * config.seed_pool if config.seed_pool is not None else 0
-    denoising = config.n_generations * sampler.num_inference_steps * a_step
+    denoising = config.n_generations * sampler.num_inference_steps * per_step
     return Cost(selection, denoising, selection + denoising)

@@ -22,9 +22,9 @@ from s2l.config import (
 from s2l.finetune import catalogue
 from s2l.keys import key_of
 
-# Raise one when the same settings would give other results.
+# Versions. Increase one when the same settings would give other results.
 PICTURES = 1  # of a model, a prompt, a sampler and a seed
-TRAINING = 2  # weights of a fine-tuning
+TRAINING = 2  # fine-tuned weights
 SCORES = 2  # of the attacks
 GUIDANCE = 1  # chosen seeds, and pictures that follow the change of the model
 COMPARISON = 2  # of given scores and pictures
@@ -49,34 +49,34 @@ def spelled_out(config: Config) -> Config:
 
 
 def sp_set(model: str, name: str, config: SPSetConfig) -> str:
-    """Of the pictures that `model` generates of the person called `name`."""
+    """Key of the pictures that `model` generates of the person called `name`."""
     return key_of("sp_set", PICTURES, model, name, config)
 
 
 def class_images(model: str, class_noun: str, number: int, sampler: SamplerConfig) -> str:
-    """Of DreamBooth's class images: of the base model alone, so all people and combinations share them."""
+    """Key of DreamBooth's class images. They depend on the base model only: all people and combinations share them."""
     return key_of("class_images", PICTURES, model, class_noun, number, sampler)
 
 
 def finetune(sp_set: str, config: FineTuneConfig, rates: dict[str, float], name: str) -> str:
-    """Of weights trained on an SP set. `rates` because a method's own learning rate is not in the settings."""
+    """Key of weights trained on an SP set. `rates` because a method's own learning rate is not in the settings."""
     return key_of("finetune", TRAINING, sp_set, catalogue.spelled_out(config), rates, name)
 
 
 def tuned_folder(model: str, config: FineTuneConfig, weights: str) -> str:
-    """Of a fine-tuning in a folder of the user's: its settings, and a hash of its weights."""
+    """Key of a fine-tuned model in a user's folder: its settings, and a hash of its weights."""
     return key_of("tuned", model, catalogue.spelled_out(config), weights)
 
 
 def scores(
     subject: str, domain: str, attack: str, settings: Settings, config: AuditConfig, captions: Sequence[str]
 ) -> str:
-    """Of one attack's scores of a domain's images, each with the caption that the attacker writes for it."""
+    """Key of one attack's scores on a domain's images, each with the caption that the attacker uses for it."""
     return key_of("scores", SCORES, subject, domain, attack, settings, config.seed, list(captions))
 
 
 def chosen_seeds(model: str, prompts: Sequence[str], config: ExtractionConfig, first_timestep: int) -> str:
-    """Of how promising the seeds of a pool are."""
+    """Key of the measurement that chooses seeds from a pool."""
     return key_of("seeds", GUIDANCE, model, list(prompts), config.seed, first_timestep)
 
 
@@ -87,10 +87,10 @@ def generations(
     seeds: Sequence[int] | None = None,
     plain_prompts: Sequence[str] | None = None,
 ) -> str:
-    """Of the pictures that extraction searches.
+    """Key of the pictures that extraction searches.
 
-    `seeds` are those chosen from a pool, `plain_prompts` what the base model gets where the pictures follow the change
-    between two models; None where that is off, and then the key does not know of it.
+    `seeds` are those chosen from a pool, `plain_prompts` the base model's prompts if the pictures follow the change
+    between two models. An option that is off is None and does not enter the key.
     """
     chosen = [] if seeds is None else [list(seeds)]
     guided = [] if plain_prompts is None else [GUIDANCE, config.guidance_w, list(plain_prompts)]
@@ -98,28 +98,28 @@ def generations(
 
 
 def images(domain: str, part: str) -> str:
-    """Of a domain's "members" or "nonmembers" as pictures."""
+    """Key of a domain's "members" or "nonmembers" as pictures."""
     return key_of("images", domain, part)
 
 
 def audit(
     domain: str, repeats: Sequence[int], config: AuditConfig, extraction: ExtractionConfig, stages: list[str]
 ) -> str:
-    """Of a comparison. What its scores and pictures depend on is in the keys of their `stages`."""
+    """Key of a comparison. What its scores and pictures depend on is in the keys of their `stages`."""
     own = config.model_copy(update={"settings": {}})
     return key_of("audit", COMPARISON, domain, list(repeats), own, extraction.delta, extraction.k, stages)
 
 
 def result(kind: str, config: RunConfig | AuditRunConfig, stages: list[str]) -> str:
-    """Of a result.json, whose `kind` is "run" or "audit"."""
+    """Key of a result.json, whose `kind` is "run" or "audit"."""
     return key_of("result", RESULT, kind, spelled_out(config), stages)
 
 
 def run(config: RunConfig, model: str) -> str:
-    """Of a job: one configuration on one model with this version of the program."""
+    """Key of a job: one configuration on one model with this version of the program."""
     return key_of("run", spelled_out(config), model, [PICTURES, TRAINING, SCORES, GUIDANCE, RESULT])
 
 
 def cell(model: str, config: RunConfig) -> str:
-    """Of a cell of a table."""
+    """Key of a cell of a table."""
     return key_of("cell", CELL, model, spelled_out(config))

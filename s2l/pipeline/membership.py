@@ -25,14 +25,14 @@ from s2l.pipeline.subject import Subject
 TOP_EXPOSED = 10
 FPRS = (0.1, 0.01, 0.001)
 
-Pair = tuple[np.ndarray, np.ndarray]  # scores of members (N,) and non-members (M,), higher = member
+Pair = tuple[np.ndarray, np.ndarray]  # scores of members (N,) and of held-out photos (M,), higher = member
 
 
 def check_split(domain: Domain) -> None:
-    """Raises UserError for a split that is too small to estimate anything, before training rather than after it."""
+    """Raises UserError for a split too small to estimate anything: before training, not after it."""
     if domain.split is not None and min(len(domain.membership.members), len(domain.membership.nonmembers)) < 2:
         counts = f"{len(domain.membership.members)} and {len(domain.membership.nonmembers)}"
-        raise UserError(f"at least 2 members and 2 non-members are needed to judge an attack, not {counts}")
+        raise UserError(f"at least 2 members and 2 held-out photos are needed to measure an attack, not {counts}")
 
 
 def scorer(
@@ -40,8 +40,8 @@ def scorer(
 ) -> Callable[[str], np.ndarray]:
     """A function: attack -> (N, K) components of the domain's images, members first, on one model.
 
-    Each attack is a cached stage. Those of one sharing group are computed together when the first is asked for.
-    `when` ("before", "after") and `of` tell the stages of two models, and of other photos, apart.
+    Each attack is a cached stage. The attacks of one sharing group are computed together at the first call.
+    `when` ("before", "after") and `of` name the stages, so that those of two models and of other photos differ.
     """
     images = domain.membership.all()
     captions = [subject.caption(c) for c in images.captions]
@@ -72,11 +72,11 @@ def scorer(
 
 @dataclass(frozen=True)
 class Scored:
-    """Calibrated scores of one attack; `after` is None where there is only one model.
+    """Calibrated scores of one attack; `after` is None if there is only one model.
 
-    `original` are those after with the captions that the model before got: after Textual Inversion or DreamBooth a
-    token stands for the name. None where nothing was replaced. `fitted` and `frozen` are what calibration data adds to
-    the record.
+    `original` are the scores after with the base model's captions: after Textual Inversion or DreamBooth, captions
+    have a token in place of the name. None if nothing was replaced. `fitted` and `frozen` are what calibration data
+    adds to the record.
     """
 
     before: Pair
@@ -94,37 +94,37 @@ def score_attacks(
     stages: Stages,
     people: Callable[[], Sequence[Domain]],
 ) -> dict[str, Scored]:
-    """{attack: its scores} on one model or two. What calibrates an attack never sees the images under test.
+    """{attack: its scores} on one model or two. Calibration never uses the images under test.
 
-    `people` gives the calibration people, for attacks that must be fitted (CLiD); the part that the domain's own split
-    sets aside for calibration comes first.
+    `people` gives the calibration people, for attacks that must be fitted (CLiD). If the domain's split sets a part
+    aside for calibration, that part is used instead.
     """
     models = {"before": before} | ({"after": after} if after is not None else {})
     test = {when: scorer(model, domain, config, stages, when) for when, model in models.items()}
     if after is not None and any(after.caption(c) != before.caption(c) for c in domain.membership.all().captions):
         original = replace(after, caption=before.caption)
         test["original"] = scorer(original, domain, config, stages, "after", "original captions")
-    own = domain.calibration()
-    aside = {w: scorer(m, own, config, stages, w, "calibration part") for w, m in models.items()} if own else {}
+    part = domain.calibration()
+    on_part = {w: scorer(m, part, config, stages, w, "calibration part") for w, m in models.items()} if part else {}
     scored = {}
     for name in config.attacks:
         fitted = None
         if attacks.get_attack(name).components:
-            if own is not None:
-                fitted_on = [_pair(aside["before"](name), own)]
+            if part is not None:
+                fitted_on = [_pair(on_part["before"](name), part)]
             else:
                 fitted_on = [calibration_pair(name, before, person, config, stages) for person in people()]
             fitted = Combination.fit(fitted_on) if fitted_on else Combination.uncalibrated()
         score = fitted or (lambda components: components[:, 0])
         pairs = {when: _pair(score(components(name)), domain) for when, components in test.items()}
-        nobody = {when: _pair(score(components(name)), own)[1] for when, components in aside.items() if own is not None}
-        frozen = {when: _frozen(nobody[when], pairs[when], config.confidence) for when in nobody}
+        held_out = {w: _pair(score(components(name)), part)[1] for w, components in on_part.items() if part is not None}
+        frozen = {when: _frozen(held_out[when], pairs[when], config.confidence) for when in held_out}
         scored[name] = Scored(pairs["before"], pairs.get("after"), pairs.get("original"), fitted, frozen or None)
     return scored
 
 
 def _frozen(calibration_nonmembers: np.ndarray, test: Pair, confidence: float) -> list[dict]:
-    """TPR and FPR of the test part at thresholds that the calibration part froze, one per FPR."""
+    """TPR and FPR of the test part at thresholds frozen on the calibration part, one per FPR."""
     members, nonmembers = test
     points = (frozen_tpr(calibration_nonmembers, [members], [nonmembers], fpr, confidence) for fpr in FPRS)
     return [asdict(point) for point in points]
@@ -176,9 +176,9 @@ def describe_attack(name: str, config: AuditConfig) -> dict:
 def compare_attack(name: str, config: AuditConfig, before: Pair, after: Pair) -> dict:
     """One attack before and after, on the same images with the same noise.
 
-    Besides the attack on each model it judges the *change* of the score (shake-calibrated: the base
-    model as its own reference), which needs both models; the relative change, and the base model judged with
-    the fine-tuned one as its reference, only where scores are distances.
+    Besides the attack on each model it evaluates the *change* of the score, which needs both models
+    (shake-calibrated, with the base model as the reference). If scores are distances, also the relative change, and
+    the attack on the base model with the fine-tuned one as the reference.
     """
     (m0, n0), (m1, n1), confidence = before, after, config.confidence
     relative = reference = None

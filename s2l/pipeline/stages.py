@@ -12,21 +12,21 @@ from s2l.store import Store
 
 
 def photos(part: str) -> Stage:
-    """The photos of one part of the split as pictures, for figures and pages: "members" or "nonmembers"."""
+    """The stage that saves one part of the split as pictures, for figures and pages: "members" or "nonmembers"."""
     return Stage("images", part, {"members": "Member photos", "nonmembers": "Held-out photos"}[part], "photos")
 
 
 def scores(attack: str, title: str, when: str, of: str = "") -> Stage:
-    """The scores of one attack on the model `when` = "before" or "after".
+    """The stage of one attack's scores on the model `when` = "before" or "after".
 
-    `of` says on what, where it is not the domain's own photos and captions: "Taro Quillan", "calibration part".
+    `of` names what is scored, unless it is the domain's own photos and captions: "Taro Quillan", "calibration part".
     """
     suffix = f" {when}, {of}" if of else f" {when}"
     return Stage("scores", f"attack {attack}{suffix}", f"{title} attack{suffix}", "photos")
 
 
 def generations(when: str) -> Stage:
-    """The pictures that are searched for training photos, of the model `when` = "before" or "after"."""
+    """The stage of the pictures that are searched for training photos, from the model `when` = "before" or "after"."""
     return Stage("generations", f"generate {when}", f"Generations {when}", "pictures")
 
 
@@ -34,8 +34,8 @@ def generations(when: str) -> Stage:
 class Stage:
     """A step of a run: what the cache, result.json, progress bars and the page call it.
 
-    kind   its folder in the cache, which stages on other models and photos share
-    id     the one in this run: in result.json, in events and in the live state of a job
+    kind   its folder in the cache, shared by the stages on other models and photos
+    id     its name within a run: in result.json, in events and in the live state of a job
     title  what people read
     unit   what its progress counts, in the plural
     """
@@ -55,7 +55,7 @@ RESULT = Stage("result", "result", "Result", "files")
 
 
 class Stages:
-    """Runs stages through a store and keeps what each one took. `timings` is the "stages" part of result.json."""
+    """Runs stages through a store and records the time of each. `timings` is the "stages" part of result.json."""
 
     def __init__(self, store: Store | None = None, progress: Progress = silent):
         self.store = store or Store()
@@ -76,13 +76,13 @@ class Stages:
         return folder
 
     def progress(self, event: Event) -> None:
-        """Announce an event of the running stage: whatever made it does not know in which stage of a run it works."""
+        """Announce an event of the running stage. The work that sends it does not know which stage it is in."""
         if (stage := self._running) is not None:
             event = replace(event, stage=stage.id, title=stage.title, unit=stage.unit)
         self._listener(event)
 
     def keys(self) -> list[str]:
-        """Of all stages so far, in order: what a result depends on."""
+        """The keys of all stages so far, in order: what a result depends on."""
         return [timing["key"] for timing in self.timings.values()]
 
     def relative(self, folder: Path) -> str:
