@@ -108,7 +108,7 @@ def test_two_models_need_two_keys_and_a_split_needs_two_photos(tiny_model):
         audit(Subject.of(tiny_model), Subject.of(tiny_model), domain)
     images = ImageSet(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), ("",) * 3, tuple("abc"))
     check_split(Domain("x", MembershipSplit(images, images)))
-    with pytest.raises(UserError, match="at least 2 members and 2 non-members.*3 and 1"):
+    with pytest.raises(UserError, match="at least 2 members and 2 held-out photos.*3 and 1"):
         check_split(Domain("x", MembershipSplit(images, images.subset([0]))))
 
 

@@ -114,7 +114,7 @@ def test_the_queue_is_bounded(jobs, monkeypatch):
 def test_a_visitor_cannot_fill_the_queue_alone(jobs, monkeypatch):
     monkeypatch.setenv("S2L_MAX_QUEUE_PER_VISITOR", "2")
     first, _ = (jobs.enqueue(quick(seed=i), "a") for i in range(2))
-    with pytest.raises(QueueFull, match="2 runs of yours"):
+    with pytest.raises(QueueFull, match="2 of your runs"):
         jobs.enqueue(quick(seed=2), "a")
     assert jobs.enqueue(quick(seed=2), "b").ahead == 1  # a turn each: behind one run of "a", not behind two
     jobs.cancel(first.id, "a")
@@ -347,7 +347,7 @@ def test_the_life_of_runs(jobs, monkeypatch):
         wait(lambda: jobs.job(long.id).state == "cancelled")
         assert time.monotonic() - asked < 2
 
-        # Resume goes on from the step after the last one.
+        # Resume continues from the step after the last one.
         stopped_at = jobs.job(long.id).live["step"]
         assert jobs.resume(long.id, "a").id == long.id
         loss = wait(lambda: jobs.job(long.id).live.get("loss"))

@@ -404,7 +404,7 @@ def test_other_files_are_refused_and_nothing_stays(store, tmp_path):
     good = [photo(tmp_path / f"{i}.png") for i in range(2)]
     bad = tmp_path / "fake.png"
     bad.write_bytes(b"<svg onload=alert(1)>")
-    with pytest.raises(UserError, match="members, picture 3: no readable picture"):
+    with pytest.raises(UserError, match="members, picture 3: not a readable picture"):
         uploads.keep(store, {"members": [*good, str(bad)]})
     with pytest.raises(UserError, match="from 3 to 300 pictures"):
         uploads.keep(store, {"members": [photo(tmp_path / "one.png")]})

@@ -1,9 +1,9 @@
 """Jobs: a click enqueues, one worker process computes, all visitors poll.
 
-    app                       SQLite (WAL)                 worker process, `python -m s2l.jobs`
-    enqueue(config, visitor)  jobs: who asked for what     takes the next run (a turn each visitor),
-    job(id) -> Job            runs: one a configuration    experiment.run(config) with a listener that
-    cancel(id), resume(id)    live: stage, step, loss ...  writes `live` and obeys the cancel flag
+    app                       SQLite (WAL)                   worker process, `python -m s2l.jobs`
+    enqueue(config, visitor)  jobs: who asked for what       takes the next run (visitors take turns),
+    job(id) -> Job            runs: one per configuration    experiment.run(config) with a listener that
+    cancel(id), resume(id)    live: stage, step, loss ...    writes `live` and obeys the cancel flag
 
 A *run* is one configuration on one model; a *job* is one visitor's request for it. Thirty visitors
 with the same configuration are thirty jobs and one run, which is cancelled only when all of them
@@ -11,7 +11,7 @@ have cancelled. Job and visitor ids are unguessable; anyone who knows a job's id
 visitor who asked can stop it. The folder of the store (`cache/jobs`) is never served.
 
 Killing a worker is safe at any time: a stage's folder is renamed only when it is complete, and the
-stages of a run resume by themselves.
+stages of a run resume from their own files.
 """
 
 from s2l.jobs.live import Live

@@ -12,7 +12,7 @@ from s2l.jobs.store import Jobs
 
 
 def _older(folder: Path, hours: float) -> list[Path]:
-    """Everything directly in `folder` that has not changed for that many hours."""
+    """Everything directly in `folder` that has not changed for `hours`."""
     old, before = [], time.time() - 3600 * hours
     for path in folder.glob("*"):
         with suppress(OSError):  # another process deleted it first
@@ -24,15 +24,15 @@ def _older(folder: Path, hours: float) -> list[Path]:
 def sweep(jobs: Jobs) -> int:
     """Delete what has expired; returns how many files, folders and jobs were deleted. Cheap if there is nothing to do.
 
-    Photos of a job that is waiting or running stay: it may wait longer than photos are kept.
+    Photos of waiting and running jobs are kept: a job may wait longer than photos are kept otherwise.
     """
     limits, root = Limits.read(), jobs.store.root
-    wanted = jobs.folders_in_use()
-    expired = [p for p in _older(root / "uploads", limits.upload_hours) if not any(p in w.parents for w in wanted)]
+    in_use = jobs.folders_in_use()
+    expired = [p for p in _older(root / "uploads", limits.upload_hours) if not any(p in w.parents for w in in_use)]
     expired += _older(root / "public" / "results", limits.keep_hours)
     for path in expired:
         shutil.rmtree(path, ignore_errors=True)
-    gone = len(expired) + jobs.forget(limits.keep_hours)
+    n_deleted = len(expired) + jobs.forget(limits.keep_hours)
     if not jobs.running():  # a run may still read a stage that it finished an hour ago
-        gone += len(jobs.store.trim(limits.cache_max_gb))
-    return gone
+        n_deleted += len(jobs.store.trim(limits.cache_max_gb))
+    return n_deleted

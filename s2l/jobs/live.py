@@ -36,7 +36,7 @@ def training(folder: Path, store: Store) -> dict:
 
 
 def of_cached(config: RunConfig, result: str, store: Store) -> dict:
-    """The live state of a run that was entirely in the cache: the page shows it like any other run."""
+    """The live state of a run that came entirely from the cache, so that the page can show it like any other."""
     folders = read_json(store.path("result", result) / "result.json")["folders"]
     state = {
         "stages": [[stage.id, "cached", stage.title] for stage in plan(config)],
@@ -84,7 +84,7 @@ class Live:
         if now - self.written > WRITE_EVERY or "cached" in event.info:
             self.written = now
             self.write()
-        if now - self.looked > LOOK_EVERY:  # last: this step is done in any case
+        if now - self.looked > LOOK_EVERY:  # last, so that this step is shown in any case
             self.looked = now
             if self.jobs.must_stop(self.key, self.worker):
                 raise Cancelled
@@ -98,10 +98,10 @@ class Live:
         if name not in self.work:
             return  # a stage too small to show, such as the members' pictures
         self.status[name] = "cached" if event.info["cached"] else "done"
-        taken = time.monotonic() - self.first[2] if self.first[0] == name else 0.0
+        seconds = time.monotonic() - self.first[2] if self.first[0] == name else 0.0
         self.state["log"].append(
             f"{time.strftime('%H:%M:%S')} {event.title}: "
-            + ("from the cache" if event.info["cached"] else f"{taken:.1f} s")
+            + ("from the cache" if event.info["cached"] else f"{seconds:.1f} s")
         )
         if name == FINETUNE.id and event.info["cached"]:
             self.state |= training(Path(event.info["folder"]), self.jobs.store)

@@ -21,14 +21,14 @@ from s2l.labs import find_lab
 from s2l.pipeline import identity
 from s2l.store import Store, read_json
 
-# torch is imported where a key is made, not here: the page must not wait for it.
+# torch is imported where keys are made, not here: the page must not wait for it.
 
 ACTIVE = ("queued", "running")
 RESUMABLE = ("failed", "cancelled", "interrupted")
-FORCE_AFTER = 10.0  # seconds that a cancelled run may go on before its worker is killed
+FORCE_AFTER = 10.0  # seconds that a cancelled run may continue before its worker is killed
 
-CANCELLED = "Stopped. What was finished is kept; Resume goes on from there."
-RESTARTED = "The server was restarted while this ran. What was finished is kept; Resume goes on from there."
+CANCELLED = "Stopped. Everything finished is kept; Resume continues from there."
+RESTARTED = "The server was restarted during this run. Everything finished is kept; Resume continues from there."
 
 
 class QueueFull(UserError):
@@ -70,7 +70,7 @@ class Job:
 def model_key(model: str) -> str:
     """The key that `DiffusionModel.load` gives a checkpoint, without loading it. Raises UserError.
 
-    A hub checkpoint that is not here yet is called by its name: the worker downloads it, not a click.
+    A hub checkpoint that is not downloaded yet is identified by its name: the worker downloads it, not a click.
     """
     from s2l.model.checkpoints import check_name, locate
     from s2l.model.diffusion import Runtime
@@ -87,20 +87,20 @@ def model_key(model: str) -> str:
 
 
 def run_key(config: RunConfig) -> str:
-    """One name for one configuration on one model with this version of the code."""
+    """The key of one configuration on one model with this version of the code."""
     return identity.run(config, model_key(config.model))
 
 
 @lru_cache(maxsize=4096)
 def _result_facts(path: Path) -> tuple[str, str]:
-    """(the key of its run, of its SP set) of a result, which never changes once it is written."""
+    """(key of the run, key of the SP set) of a result file. Results never change once they are written."""
     record = read_json(path)
     run = identity.run(checked(RunConfig, record["config"]), record["model"]["key"])
     return run, record["stages"]["sp_set"]["key"]
 
 
 def cached_result(config: RunConfig, store: Store) -> str:
-    """The key of a finished result of exactly these settings, whoever made it, or ""."""
+    """The key of a finished result with exactly these settings, no matter who computed it, or ""."""
     weights = model_key(config.model)
     wanted = identity.run(config, weights), identity.sp_set(weights, config.domain.name, config.sp_set)
     for path in sorted(store.path("result", "x").parent.glob("*/result.json")):
@@ -156,8 +156,8 @@ class Jobs:
         with self._writing() as db:
             run = db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone()
             if cached and (run is None or run["state"] != "running"):
-                watched = run is not None and run["state"] == "done" and run["live"] != "{}"
-                live = run["live"] if watched else json.dumps(of_cached(config, cached, self.store))
+                has_live = run is not None and run["state"] == "done" and run["live"] != "{}"
+                live = run["live"] if has_live else json.dumps(of_cached(config, cached, self.store))
                 db.execute(
                     "INSERT INTO runs (key, config, state, queued_at, finished_at, result, live)"
                     " VALUES (?, ?, 'done', ?, ?, ?, ?) ON CONFLICT (key)"
@@ -172,7 +172,7 @@ class Jobs:
                     " finished_at = NULL, cancel_at = NULL, worker = '', message = '', result = '', live = '{}'",
                     (key, config.model_dump_json(), now),
                 )
-            else:  # somebody waits for it already, or was just about to give it up
+            else:  # somebody is waiting for it, or has just cancelled it
                 db.execute("UPDATE runs SET cancel_at = NULL WHERE key = ?", (key,))
             db.execute(
                 "INSERT INTO jobs (id, visitor, run, created_at) VALUES (?, ?, ?, ?)"
@@ -181,23 +181,23 @@ class Jobs:
             )
             job_id = db.execute("SELECT id FROM jobs WHERE visitor = ? AND run = ?", (visitor, key)).fetchone()["id"]
         job = self.job(job_id)
-        assert job is not None  # it was written just now, in this version's words
+        assert job is not None  # this version has just written it
         return job
 
     def _check_room(self, db: sqlite3.Connection, visitor: str) -> None:
         limits = Limits.read()
         waiting = db.execute("SELECT count(*) FROM runs WHERE state = 'queued'").fetchone()[0]
         if waiting >= limits.max_queue:
-            raise QueueFull(f"{waiting} runs are waiting already, more than that is not allowed: try again in a while")
+            raise QueueFull(f"{waiting} runs are waiting already, which is the limit: try again later")
         own = db.execute(
             "SELECT count(*) FROM jobs j JOIN runs r ON r.key = j.run"
             " WHERE j.visitor = ? AND j.cancelled = 0 AND r.state = 'queued'", (visitor,),
         ).fetchone()[0]  # fmt: skip
         if own >= limits.max_queue_per_visitor:
-            raise QueueFull(f"{own} runs of yours are waiting already: stop one of them, or wait for it")
+            raise QueueFull(f"{own} of your runs are waiting already: stop one of them, or wait")
 
     def job(self, job_id: str) -> Job | None:
-        """The job of that id, for whoever knows the id; None if there is none."""
+        """The job with that id, for anyone who knows it; None if there is none."""
         with self._db() as db:
             row = db.execute(
                 "SELECT j.id, j.visitor, j.created_at, j.cancelled, r.* FROM jobs j JOIN runs r ON r.key = j.run"
@@ -240,10 +240,10 @@ class Jobs:
         )  # fmt: skip
 
     def _order(self, db: sqlite3.Connection) -> list[str]:
-        """The queued runs in the order in which they will be taken: a round over the visitors, each one's oldest first.
+        """The queued runs in the order in which they will start: visitors take turns, each with their oldest run.
 
-        Whoever was served longest ago comes next, so ten runs of one visitor delay another's single run by one.
-        A run that several visitors wait for belongs to the one of them who is next.
+        The visitor whose last turn was longest ago comes next, so ten runs of one visitor delay another's single run
+        by one. A run that several visitors wait for belongs to the one of them whose turn comes first.
         """
         served = dict(
             db.execute(
@@ -251,23 +251,23 @@ class Jobs:
                 " WHERE r.started_at IS NOT NULL GROUP BY j.visitor"
             ).fetchall()
         )
-        wishes: dict[str, list[str]] = {}
+        visitors_of: dict[str, list[str]] = {}
         for key, visitor in db.execute(
             "SELECT r.key, j.visitor FROM runs r JOIN jobs j ON j.run = r.key AND j.cancelled = 0"
             " WHERE r.state = 'queued' ORDER BY r.queued_at, r.rowid"
         ):
-            wishes.setdefault(key, []).append(visitor)
+            visitors_of.setdefault(key, []).append(visitor)
         order, turn = [], time.time()
-        while wishes:  # the oldest among the runs of whoever is next
-            key = min(wishes, key=lambda k: min(served.get(v, 0.0) for v in wishes[k]))
-            for visitor in wishes.pop(key):
+        while visitors_of:  # the oldest run of the visitor whose turn it is
+            key = min(visitors_of, key=lambda k: min(served.get(v, 0.0) for v in visitors_of[k]))
+            for visitor in visitors_of.pop(key):
                 served[visitor] = turn
             order.append(key)
             turn += 1
         return order
 
     def queue_length(self) -> int:
-        """Runs that wait or run."""
+        """Number of waiting and running runs."""
         with self._db() as db:
             return db.execute("SELECT count(*) FROM runs WHERE state IN ('queued', 'running')").fetchone()[0]
 
@@ -278,7 +278,7 @@ class Jobs:
         return job
 
     def cancel(self, job_id: str, visitor: str) -> None:
-        """Give a job up; its run stops unless somebody else waits for it too. Raises UserError."""
+        """Cancel a job; its run stops unless somebody else is waiting for it too. Raises UserError."""
         job = self._own(job_id, visitor)
         with self._writing() as db:
             db.execute("UPDATE jobs SET cancelled = 1 WHERE id = ?", (job.id,))
@@ -315,7 +315,7 @@ class Jobs:
         try:
             return row["key"], checked(RunConfig, json.loads(row["config"]))
         except UserError as error:
-            self.finish(row["key"], worker, "failed", f"These settings are of another version: {error}")
+            self.finish(row["key"], worker, "failed", f"These settings are from another version: {error}")
             return None
 
     def write_live(self, key: str, worker: str, live: dict) -> None:
@@ -329,7 +329,7 @@ class Jobs:
         return row is None or row["worker"] != worker or row["state"] != "running" or row["cancel_at"] is not None
 
     def finish(self, key: str, worker: str, state: str, message: str = "", result: str = "") -> None:
-        """The end of a run. A cancelled one that somebody wants again after all is queued again."""
+        """Record the end of a run. A cancelled run that somebody has asked for again is queued again."""
         with self._writing() as db:
             row = db.execute("SELECT cancel_at FROM runs WHERE key = ? AND worker = ?", (key, worker)).fetchone()
             if row is not None and state == "cancelled" and row["cancel_at"] is None:
@@ -341,7 +341,7 @@ class Jobs:
             )
 
     def abandon(self, message: str, worker: str | None = None) -> int:
-        """Mark runs that no worker works on as interrupted (cancelled, where that was asked for)."""
+        """Mark runs without a worker as interrupted (as cancelled, if that was asked for)."""
         with self._writing() as db:
             return db.execute(
                 "UPDATE runs SET state = iif(cancel_at IS NULL, 'interrupted', 'cancelled'), finished_at = ?,"
@@ -351,7 +351,7 @@ class Jobs:
             ).rowcount
 
     def ignored_cancel(self, worker: str) -> bool:
-        """Does this worker still run what was cancelled `FORCE_AFTER` seconds ago?"""
+        """Is this worker still running something that was cancelled `FORCE_AFTER` seconds ago?"""
         with self._db() as db:
             row = db.execute(
                 "SELECT 1 FROM runs WHERE state = 'running' AND worker = ? AND cancel_at < ?",
@@ -362,7 +362,7 @@ class Jobs:
     # --- what housekeeping calls ---
 
     def running(self) -> bool:
-        """Is a run going on?"""
+        """Is any run in progress?"""
         with self._db() as db:
             return db.execute("SELECT 1 FROM runs WHERE state = 'running'").fetchone() is not None
 
@@ -374,13 +374,13 @@ class Jobs:
         return [Path(d[part]) for d in domains for part in ("members", "nonmembers") if d.get(part)]
 
     def forget(self, hours: float) -> int:
-        """Delete jobs that ended so long ago, and runs that no job asks for; returns the number of jobs."""
+        """Delete ended jobs created more than `hours` ago, and runs without a job; returns the number of jobs."""
         with self._writing() as db:
-            gone = db.execute(
+            n_jobs = db.execute(
                 "DELETE FROM jobs WHERE created_at < ? AND run IN (SELECT key FROM runs WHERE state NOT IN"
                 " ('queued', 'running'))", (time.time() - 3600 * hours,),
             ).rowcount  # fmt: skip
             db.execute(
                 "DELETE FROM runs WHERE state NOT IN ('queued', 'running') AND key NOT IN (SELECT run FROM jobs)"
             )
-        return gone
+        return n_jobs

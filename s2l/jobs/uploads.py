@@ -20,7 +20,7 @@ from s2l.jobs.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, MAX_UPLOADS
 from s2l.store import Store
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "HEIF")
-MIN_PHOTOS = 3  # of each kind: fewer give no curve
+MIN_PHOTOS = 3  # of each kind: fewer make no ROC curve
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -30,7 +30,7 @@ def _pixels(path: Path) -> np.ndarray:
     try:
         return np.asarray(decode(path, FORMATS, MAX_UPLOAD_PIXELS).image)
     except Unreadable as error:
-        raise ValueError(f"no readable picture ({', '.join(FORMATS)}): {error}") from None
+        raise ValueError(f"not a readable picture ({', '.join(FORMATS)}): {error}") from None
 
 
 def keep(store: Store, kinds: Mapping[str, Sequence[str | Path]]) -> dict[str, str]:

@@ -26,11 +26,11 @@ from s2l.pipeline.plan import plan
 from s2l.progress import Cancelled
 from s2l.store import Store
 
-if TYPE_CHECKING:  # the app imports this file too, and must not wait for torch
+if TYPE_CHECKING:  # the app imports this file too and must not wait for torch
     from s2l.model.diffusion import Runtime
 
 SWEEP_EVERY = 1800.0  # seconds between two sweeps
-CPU_BATCH = 8  # small batches: a cancel waits for one of them, and pictures appear as they come
+CPU_BATCH = 8  # small, because a cancel waits for the end of a batch, and pictures appear batch by batch
 
 
 def cores() -> int:
@@ -76,7 +76,7 @@ def execute(jobs: Jobs, key: str, config: RunConfig, worker: str) -> None:
 
 
 def work(root: Path, worker: str) -> None:
-    """The worker's loop: take a run, execute it, repeat; ends when the parent's end of stdin closes."""
+    """The worker's loop: take a run, execute it, repeat. Ends when the parent closes stdin."""
     import torch
 
     def die_with_parent() -> None:
@@ -92,11 +92,11 @@ def work(root: Path, worker: str) -> None:
         torch.set_num_threads(cores())
     jobs = Jobs(Store(root))
     while True:
-        taken = jobs.take(worker)
-        if taken is None:
+        queued = jobs.take(worker)
+        if queued is None:
             time.sleep(0.3)
         else:
-            execute(jobs, *taken, worker)
+            execute(jobs, *queued, worker)
 
 
 class Supervisor(threading.Thread):
@@ -127,7 +127,7 @@ class Supervisor(threading.Thread):
             try:
                 self._lock.acquire(timeout=0)
             except Timeout:
-                return  # another app on this cache has the worker
+                return  # another app on this cache runs the worker
             self.jobs.abandon(RESTARTED)
         if self.process is None:
             self._start()
@@ -171,7 +171,7 @@ def _how_it_died(code: int) -> str:
         how = f"was killed ({name}{hint})"
     else:
         how = f"ended by itself (exit code {code}; see jobs/worker.log on the server)"
-    return f"The process that computes {how}. What was finished is kept; Resume goes on from there."
+    return f"The computing process {how}. Everything finished is kept; Resume continues from there."
 
 
 def start(jobs: Jobs) -> Supervisor:

@@ -117,7 +117,7 @@ def paired_extraction(
 ) -> PairedExtraction:
     """Are more members extracted after fine-tuning? The same members, in the same order, before and after.
 
-    The interval is a percentile bootstrap over members (if all changed in the same way, or none did, the rule of three),
+    The interval is a percentile bootstrap over members (the rule of three if all of them changed alike, or none),
     the p-value McNemar's exact test on the members that only one of the two extracted. Both hold the generations
     fixed: use the same seeds, sampler and captions for the two.
 
