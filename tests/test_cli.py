@@ -499,7 +499,7 @@ def test_unknown_table(tiny_lab, tmp_path, refused):
 def test_what_is_no_cell_is_refused(tmp_path, refused):
     (tmp_path / "list.json").write_text("[]")
     for path in (tmp_path / "none.json", tmp_path / "list.json"):
-        assert "is no cell of a table" in refused("cell", path)
+        assert "is not a cell of a table" in refused("cell", path)
 
 
 def test_docs_says_what_changed(call, monkeypatch):

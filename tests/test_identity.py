@@ -63,7 +63,7 @@ def test_a_cell_of_another_run_is_never_written_over(tmp_path):
     path.write_text("{}")
     with pytest.raises(UserError, match="nell-ambrith.json holds a run with other settings"):
         cells.free_path(tmp_path, "main", "sigma 0.0002", "Nell Ambrith")
-    with pytest.raises(UserError, match="nell-ambrith.json is no cell of a table"):
+    with pytest.raises(UserError, match="nell-ambrith.json is not a cell of a table"):
         cells.find_cells(tmp_path)
 
 

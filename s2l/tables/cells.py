@@ -1,8 +1,8 @@
 """Cells of tables: one run each (one row, one person), reduced to what the statistics need.
 
-A cell lies in `results/TABLE/ROW/PERSON.json`, a name for readers. Its identity is the key inside, which is made of its
-settings and its model and checked whenever the file is read. A run that several tables use is kept once, where the
-first of them put it: the others look it up by its key.
+A cell's file is `results/TABLE/ROW/PERSON.json`, a name for readers. Its identity is the key inside, which is made of
+its settings and its model and is checked whenever the file is read. A run that several tables use is stored once, by
+the first of them: the others find it by its key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def slug(text: str) -> str:
-    """A label or a name as part of a file's name: "sigma 0.0002" -> "sigma-0.0002"."""
+    """A label or a name as part of a file name: "sigma 0.0002" -> "sigma-0.0002"."""
     return re.sub(r"[^\w.+]+", "-", text.lower()).strip("-.")
 
 
@@ -38,7 +38,7 @@ def cell_path(results: Path, table: str, row: str, person: str) -> Path:
 
 
 def free_path(results: Path, table: str, row: str, person: str) -> Path:
-    """Where a new cell goes, its folder made. Raises UserError where a cell of another run lies already."""
+    """The path of a new cell; creates its folder. Raises UserError if the cell of another run is there."""
     path = cell_path(results, table, row, person)
     if path.exists():
         raise UserError(
@@ -50,15 +50,17 @@ def free_path(results: Path, table: str, row: str, person: str) -> Path:
 
 
 def find_cells(results: Path) -> dict[str, Path]:
-    """{key: file} of all cells below `results`. Raises UserError for a file that is none."""
+    """{key: file} of all cells below `results`. Raises UserError for a file that is not a cell."""
     return {_load(path)["key"]: path for path in sorted(results.glob("*/*/*.json"))}
 
 
 def read_cell(path: Path) -> dict:
-    """A cell, its key checked. Raises UserError for a file that is none, or that was changed by hand."""
+    """A cell, its key checked. Raises UserError for a file that is not a cell or was edited by hand."""
     cell = _load(path)
     if identity.cell(cell["model"]["key"], checked(RunConfig, cell["config"])) != cell["key"]:
-        raise UserError(f"{path} does not fit its key: its settings or its model are not those of the run that made it")
+        raise UserError(
+            f"{path} does not fit its key: its settings or its model are not those of the run that it records"
+        )
     return cell
 
 
@@ -70,20 +72,20 @@ def _load(path: Path) -> dict:
             return cell
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise UserError(f"{path} is no cell of a table: give a file such as results/main/lora/NAME.json")
+    raise UserError(f"{path} is not a cell of a table: give a file such as results/main/lora/NAME.json")
 
 
 def program_state() -> dict:
     """{"version", "commit", "clean"} of the program: the commit, and whether its files are those of the commit.
 
-    Commit and clean are None where the program is no checkout, as when it was installed.
+    Commit and clean are None outside a checkout, as in an installed program.
     """
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", PACKAGE, *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy can lie in somebody else's repository
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may be inside some other repository
         state = {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain", "--", ".")}
     except (OSError, subprocess.CalledProcessError):
         state = {"commit": None, "clean": None}
@@ -95,31 +97,33 @@ def _short(scores) -> list[float]:
 
 
 def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
-    """What a table keeps of one run; small enough to commit. `program` is a `program_state`."""
+    """What a table stores of one run; small enough to commit. `program` is a `program_state`."""
     record = result.record
     attacks = {
         name: {
-            "scores": {when: {part: _short(values) for part, values in found["scores"][when].items()} for when in BOTH},
-            "auc_before": found["before"]["auc"],
-            "auc_after": found["after"]["auc"],
-            "difference": found["difference"],
-            "shake_auc": found["shake"]["auc"],
-            "calibration": found["calibration"],
+            "scores": {
+                when: {part: _short(values) for part, values in outcome["scores"][when].items()} for when in BOTH
+            },
+            "auc_before": outcome["before"]["auc"],
+            "auc_after": outcome["after"]["auc"],
+            "difference": outcome["difference"],
+            "shake_auc": outcome["shake"]["auc"],
+            "calibration": outcome["calibration"],
         }
-        for name, found in record["attacks"].items()
+        for name, outcome in record["attacks"].items()
     }
     extraction = {}
     for when in BOTH:
-        found, flags = result.extraction[when], _score(result, when)
+        search, flags = result.extraction[when], _score(result, when)
         extraction[when] = {
-            "distinct": found["members"]["distinct"],
-            "eidetic": found["eidetic"],
-            "matching_generations": found["members"]["matching_generations"],
-            "nonmembers_scaled": found["nonmembers_scaled"],
+            "distinct": search["members"]["distinct"],
+            "eidetic": search["eidetic"],
+            "matching_generations": search["members"]["matching_generations"],
+            "nonmembers_scaled": search["nonmembers_scaled"],
             "cost": result.extraction["cost"][when],
             "flags": [flags["n_flags"], flags["true_flags"]],
             "within": {
-                str(d): [int(np.sum(np.array(found[part]["distances"]) <= d)) for part in ("members", "nonmembers")]
+                str(d): [int(np.sum(np.array(search[part]["distances"]) <= d)) for part in ("members", "nonmembers")]
                 for d in DELTAS
             },
         }
@@ -138,7 +142,7 @@ def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
         "control_auc": known(record["control"])["auc"],
         "n_members": record["domain"]["n_members"],
         "n_nonmembers": record["domain"]["n_nonmembers"],
-        # A stage that came from the cache took no time here, and says nothing of what it costs.
+        # A stage that came from the cache took no time here, which says nothing about its cost.
         "seconds": {k: v["seconds"] for k, v in record["stages"].items() if not v.get("cached")},
         "program": program,
         "versions": record["versions"],
@@ -146,18 +150,18 @@ def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
 
 
 def make_again(cell: dict, store: Store | None = None, device: str = "auto", progress: Progress = silent) -> dict:
-    """The same run as a cell's, in its precision. Raises UserError where settings or weights are another version's."""
+    """The same run as a cell's, in its precision. Raises UserError if settings or weights are another version's."""
     config, runtime = checked(RunConfig, cell["config"]), Runtime(device, cell["model"]["precision"])
     if DiffusionModel.load(config.model, runtime).key != cell["model"]["key"]:
-        raise UserError("the cell was made with other weights of the model than these")
+        raise UserError("the cell was made with other weights than those of this model")
     return cell_of(run(config, store, runtime, progress), cell["row"])
 
 
 def numbers_of(cell: dict) -> dict[str, float]:
     """{what: number} of a cell: AUC of every attack, training photos extracted, the blind control."""
-    found = {f"{name}, AUC {w}": a[f"auc_{w}"] for name, a in cell["attacks"].items() for w in ("before", "after")}
-    found |= {f"extracted {when}": cell["extraction"][when]["distinct"] for when in ("before", "after")}
-    return found | {"blind control, AUC": cell["control_auc"]}
+    numbers = {f"{name}, AUC {w}": a[f"auc_{w}"] for name, a in cell["attacks"].items() for w in ("before", "after")}
+    numbers |= {f"extracted {when}": cell["extraction"][when]["distinct"] for when in ("before", "after")}
+    return numbers | {"blind control, AUC": cell["control_auc"]}
 
 
 def _score(result: Result, when: When) -> BlindScore:

@@ -1,7 +1,7 @@
 """Figures in README and docs are generated from committed result files, never typed.
 
-A document holds blocks `<!-- figures: NAME -->` ... `<!-- end -->`; `python -m s2l docs` rewrites
-what is between, and a test fails where a document differs from the results.
+A document contains blocks `<!-- figures: NAME -->` ... `<!-- end -->`. `python -m s2l docs` rewrites the text between
+the marks, and a test fails if a document differs from the results.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ def lab_card(results: Path) -> str:
 
 
 def secmi_timesteps(results: Path) -> str:
-    """Which t SecMI works best at, on the calibration people: how the tables' t was frozen."""
-    found = read_json(results / "lab.json")["secmi_timesteps"]
-    means = ["SecMI AUC, mean over calibration people", *(f"{x:.3f}" for x in found.values())]
-    return "\n".join(_table(["t (k=10)", *found], [means]))
+    """SecMI's AUC on the calibration people at each t: how the tables' t was frozen."""
+    aucs = read_json(results / "lab.json")["secmi_timesteps"]
+    means = ["SecMI AUC, mean over calibration people", *(f"{x:.3f}" for x in aucs.values())]
+    return "\n".join(_table(["t (k=10)", *aucs], [means]))
 
 
 def lab_repeats(results: Path) -> str:
-    """How often a photo was repeated decides how exposed it is."""
+    """How exposed a photo is, by the number of its repeats."""
     lab = read_json(results / "lab.json")
     repeats = list(lab["auc"]["secmi"]["by_repeats"])
     rows = []
@@ -88,9 +88,9 @@ def first(results: Path) -> str:
     row = table["rows"]["LoRA"]
     head = ("attack", "AUC before", "AUC after", "paired difference [95 %]", "both models together: change from before")
     rows = []
-    for name, found in row["attacks"].items():
-        aucs = [f"{found[when]['mean']:.3f}" for when in ("before", "after")]
-        rows.append([name, *aucs, change(found["difference"]), change(found["reference"]["difference"])])
+    for name, outcome in row["attacks"].items():
+        aucs = [f"{outcome[when]['mean']:.3f}" for when in ("before", "after")]
+        rows.append([name, *aucs, change(outcome["difference"]), change(outcome["reference"]["difference"])])
     lines = _table(head, rows)
     extraction = row["extraction"]
     lines += [
@@ -105,14 +105,14 @@ def first(results: Path) -> str:
 
 
 def search(results: Path) -> str:
-    """What the search on calibration people saw: AUC differences of every setting that was tried."""
-    found = read_json(results / "search.json")
+    """The search on calibration people: the changes of the AUC with every setting that was tried."""
+    record = read_json(results / "search.json")
     columns = {
         "secmi": "SecMI", "loss": "Loss", "pia": "PIA", "sima": "SimA",
         "loss_reference": "Loss, both models together", "secmi_reference": "SecMI, both models together",
     }  # fmt: skip
     rows = []
-    for row in found["rows"]:
+    for row in record["rows"]:
         differences = [row["differences"][name] for name in columns]
         means = [f"{sum(values) / len(values):+.3f}" for values in differences]
         rows.append([row["shake"], str(len(row["people"])), *means])
@@ -120,15 +120,15 @@ def search(results: Path) -> str:
     lines += [
         "",
         f"Change of the AUC from the same attack on the base model, mean over the people of the row. Each row has "
-        f"{found['sp_images']} SP pictures unless it says otherwise, {found['n_members']} members and "
-        f"{found['n_nonmembers']} held-out photos per person; SecMI at t = {found['secmi']['t']}; weight of the "
-        f"reference {found['reference_weight']}. Command: `{found['command']}`.",
+        f"{record['sp_images']} SP pictures unless it says otherwise, {record['n_members']} members and "
+        f"{record['n_nonmembers']} held-out photos per person; SecMI at t = {record['secmi']['t']}; weight of the "
+        f"reference {record['reference_weight']}. Command: `{record['command']}`.",
     ]
     return "\n".join(lines)
 
 
 def extraction(results: Path) -> str:
-    """What each way of spending the same UNet evaluations extracts, per 1,000 of them."""
+    """Photos extracted per 1,000 UNet evaluations, for each way of spending the same number of them."""
     if not (results / "extraction.json").exists():
         return "Not measured yet: `python -m s2l table extraction`."
     table = read_json(results / "extraction.json")
@@ -181,21 +181,21 @@ def methods(results: Path) -> str:
     )
     rows = []
     for label, row in table["rows"].items():
-        found, drawn = row["attacks"], row["extraction"]
+        outcomes, extraction = row["attacks"], row["extraction"]
         cells = [
             f"`{label}`",
             f"{row['trained_parameters']:,}",
             "cached" if row["finetune_seconds"][0] is None else f"{row['finetune_seconds'][0]:.0f}",
-            change(found["secmi"]["difference"]),
-            change(found["loss"]["difference"]),
-            change(found["loss"]["reference"]["difference"]),
-            f"{drawn['before']['distinct'][0]} to {drawn['after']['distinct'][0]}",
+            change(outcomes["secmi"]["difference"]),
+            change(outcomes["loss"]["difference"]),
+            change(outcomes["loss"]["reference"]["difference"]),
+            f"{extraction['before']['distinct'][0]} to {extraction['after']['distinct'][0]}",
         ]
         rows.append(cells)
     lines = _table(head, rows) + [
         "",
         f"Measured on {', '.join(table['rows'][label]['people'])}; the intervals cover one person's photos only. "
-        "Seconds are on one core of a busy CPU, in bfloat16 (`mixed`), with the samples drawn during training but "
+        "Seconds are on one core of a busy CPU, in bfloat16 (`mixed`), with the samples generated during training but "
         "without DreamBooth's class pictures. "
         f"Command: `{table['command']}`.",
     ]
@@ -221,9 +221,9 @@ def attacks(results: Path) -> str:
     for name, attack in sorted(ATTACKS.items()):
         figures = ["", "", "", ""]
         if name in measured:
-            found = measured[name]
-            aucs = [f"{found[when]['mean']:.3f} {interval(found[when])}" for when in ("before", "after")]
-            figures = [*aucs, change(found["difference"]), f"{found['shake_auc']:.3f}"]
+            outcome = measured[name]
+            aucs = [f"{outcome[when]['mean']:.3f} {interval(outcome[when])}" for when in ("before", "after")]
+            figures = [*aucs, change(outcome["difference"]), f"{outcome['shake_auc']:.3f}"]
         cells = [f"`{name}`", attack.formula, str(attack.evaluations(attack.settings())), *figures, attack.source]
         rows.append(cells)
     together = evaluations_together(sorted(ATTACKS), AuditConfig())
@@ -242,38 +242,38 @@ def bench(results: Path) -> str:
     path = results / "bench.json"
     if not path.exists():
         return f"Not measured yet: `{BENCH_COMMAND}`."
-    found = read_json(path)
-    plot = "\n\n![How time and memory grow with size](../results/growth.png)" if "growth" in found else ""
-    return f"{markdown(found)}{plot}\n\nCommand: `{found['command']}`."
+    record = read_json(path)
+    plot = "\n\n![How time and memory grow with size](../results/growth.png)" if "growth" in record else ""
+    return f"{markdown(record)}{plot}\n\nCommand: `{record['command']}`."
 
 
 def load(results: Path) -> str:
-    """What simulated visitors of the app met, or how to measure it."""
+    """The app under simulated visitors, or how to measure it."""
     path = results / "load.json"
     if not path.exists():
         return f"Not measured yet: `{LOAD_COMMAND}`."
-    found = read_json(path)
-    clicks = found["all_interactions"]
+    record = read_json(path)
+    clicks = record["all_interactions"]
     rows = (
-        ("first picture on screen, in Chromium on an idle app", f"{found['first_picture_ms']} ms", "1,000 ms"),
-        (f"median interaction of {found['visitors']} visitors", f"{clicks['median_ms']:.0f} ms", "300 ms"),
+        ("first picture on screen, in Chromium on an idle app", f"{record['first_picture_ms']} ms", "1,000 ms"),
+        (f"median interaction of {record['visitors']} visitors", f"{clicks['median_ms']:.0f} ms", "300 ms"),
         ("95th percentile", f"{clicks['p95_ms']:.0f} ms", ""),
-        ("errors", str(len(found["errors"])), "0"),
+        ("errors", str(len(record["errors"])), "0"),
     )
     lines = _table(("the app", "measured", "at most"), rows)
-    return "\n".join([*lines, "", f"{clicks['n']:,} interactions. Command: `{found['command']}`."])
+    return "\n".join([*lines, "", f"{clicks['n']:,} interactions. Command: `{record['command']}`."])
 
 
 def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:
-    """A block that shows what matters most of a table over people, or how to make it; all of it is in NAME.md."""
+    """A block with the main results of a table over people, or how to make it; NAME.md has all of them."""
 
     def block(results: Path) -> str:
         path = results / f"{name}.json"
         if not path.exists():
             return f"Not measured yet: `python -m s2l table {name}`."
         table = read_json(path)
-        drawn = [f"![{table['title']}: changes with 95 % intervals](../results/{name}.png)", ""] if picture else []
-        lines = [*drawn, *table_view.markdown(table_view.short(name, table)), ""]
+        plot = [f"![{table['title']}: changes with 95 % intervals](../results/{name}.png)", ""] if picture else []
+        lines = [*plot, *table_view.markdown(table_view.short(name, table)), ""]
         return "\n".join([*lines, f"{table_view.how(table)} Command: `{table['command']}`."])
 
     return block
@@ -301,7 +301,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
 
 
 def rendered(text: str, results: Path) -> str:
-    """A document's text with every figures block made from `results`. Raises UserError for an unknown block."""
+    """A document's text with every block made from `results`. Raises UserError for an unknown block."""
 
     def fill(match: re.Match) -> str:
         if match["name"] not in BLOCKS:

@@ -1,7 +1,7 @@
 """Tables over people: a grid of runs, one committed cell each, and their summary with intervals.
 
 `python -m s2l table NAME` runs what is missing and rewrites `results/NAME.json`, `.md` and `.png`. A cell (see
-cells.py) is written as soon as it is done, so a table goes on later or on another machine.
+cells.py) is written as soon as it is done, so a table can be continued later or on another machine.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows times people. `role` says which people: hyper-parameters only ever see "calibration"."""
+    """Rows times people. `role` says which people: hyper-parameters are chosen on "calibration" people only."""
 
     title: str
     rows: tuple[Row, ...]
@@ -54,9 +54,9 @@ class Table:
 
 
 def _extraction_rows() -> tuple[Row, ...]:
-    """Ways to spend about the same UNet evaluations on the after stage: 256 plain generations, 10,240 in 20 steps.
+    """Ways to spend about 10,240 UNet evaluations on the after stage: as many as 256 plain generations in 20 steps.
 
-    A chosen generation costs 40 and 2 for each seed of its share of the pool, an extrapolated one 80.
+    With chosen seeds, a generation costs 40 and 2 per seed of its share of the pool; an extrapolated one costs 80.
     """
     return (
         Row("plain"),
@@ -65,13 +65,13 @@ def _extraction_rows() -> tuple[Row, ...]:
     )
 
 
-# Secondary outcomes of docs/protocol.md; three more evaluations a photo.
+# Secondary outcomes of docs/protocol.md; three more evaluations per photo.
 ATTACKS_OF_TABLES = {"audit": {"attacks": ["secmi", "loss", "pia", "sima"]}}
 OTHERS = {"sp_set": {"prompts": [{"template": "a photo of a person"}]}}  # the paper's out-of-domain control
 
 
 def _methods(*names: str) -> tuple[Row, ...]:
-    """A row a method or combination, called by its name."""
+    """One row per method or combination, labelled with its name."""
     return tuple(Row(name, {"finetune": {"methods": name.split("+")}} | ATTACKS_OF_TABLES) for name in names)
 
 
@@ -150,20 +150,20 @@ def get_table(name: str) -> Table:
 
 
 def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:
-    """{attack: scores (K,) of the calibration people's held-out photos under the base model}: they freeze thresholds.
+    """{attack: scores (K,) of the calibration people's held-out photos on the base model}, to freeze thresholds on.
 
-    With the settings and, for CLiD, the weights of `cell`, the run of a person who is none of them.
+    Uses the settings and, for CLiD, the weights of `cell`, the run of a person who is not one of them.
     """
     config = RunConfig.model_validate(cell["config"])
     base = Subject.of(DiffusionModel.load(config.model, runtime))
-    found = {}
+    scores = {}
     for name in config.audit.attacks:
         fitted = cell["attacks"][name]["calibration"]
         score = Combination.model_validate(fitted) if fitted else (lambda components: components[:, 0])
         people = calibration_people(config.domain, config.model)
         pairs = [calibration_pair(name, base, person, config.audit, stages) for person in people]
-        found[name] = score(np.concatenate([nonmembers for _, nonmembers in pairs]))
-    return found
+        scores[name] = score(np.concatenate([nonmembers for _, nonmembers in pairs]))
+    return scores
 
 
 def frozen_points(pairs: dict[str, list[Pair]], calibration: np.ndarray) -> dict:
@@ -184,7 +184,7 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
     """One row's cells over people: means with hierarchical-bootstrap intervals.
 
     `calibration` (of `calibration_nonmembers`) adds the pooled TPR at a frozen threshold; a table *of* calibration
-    people has none.
+    people does not have it.
     """
     summary: dict = {"people": [cell["person"] for cell in cells], "attacks": {}, "extraction": {}}
     for name in cells[0]["attacks"]:
@@ -200,16 +200,16 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
     for when in ("before", "after"):
         per_person = [cell["extraction"][when] for cell in cells]
         summary["extraction"][when] = {
-            "distinct": [found["distinct"] for found in per_person],
-            "mean_distinct": float(np.mean([found["distinct"] for found in per_person])),
-            "mean_nonmembers_scaled": float(np.mean([found["nonmembers_scaled"] for found in per_person])),
-            "distinct_over_people": _over_people([found["distinct"] for found in per_person]),
+            "distinct": [outcome["distinct"] for outcome in per_person],
+            "mean_distinct": float(np.mean([outcome["distinct"] for outcome in per_person])),
+            "mean_nonmembers_scaled": float(np.mean([outcome["nonmembers_scaled"] for outcome in per_person])),
+            "distinct_over_people": _over_people([outcome["distinct"] for outcome in per_person]),
             "unet_evaluations": per_person[0]["cost"]["unet_evaluations"],
-            "per_1000": _over_people([found["cost"]["per_1000"] for found in per_person]),
-            "nonmembers_per_1000": float(np.mean([found["cost"]["nonmembers_per_1000"] for found in per_person])),
-            "flags": np.sum([found["flags"] for found in per_person], axis=0).tolist(),
+            "per_1000": _over_people([outcome["cost"]["per_1000"] for outcome in per_person]),
+            "nonmembers_per_1000": float(np.mean([outcome["cost"]["nonmembers_per_1000"] for outcome in per_person])),
+            "flags": np.sum([outcome["flags"] for outcome in per_person], axis=0).tolist(),
             "within": {
-                d: [float(np.mean([found["within"][d][i] for found in per_person])) for i in (0, 1)]
+                d: [float(np.mean([outcome["within"][d][i] for outcome in per_person])) for i in (0, 1)]
                 for d in per_person[0]["within"]
             },
         }
@@ -225,9 +225,9 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
 
 
 def reference_of(pairs: dict[str, list[Pair]], weight: float) -> dict | None:
-    """Both models together, over people: the base model judged with the fine-tuned one as its reference.
+    """Both models together, over people: the attack on the base model with the fine-tuned one as its reference.
 
-    `difference` is paired with the attack before. None for scores that are no distances.
+    `difference` is paired with the attack before. None for scores that are not distances.
     """
     if not all(are_distances(*pair) for by_person in pairs.values() for pair in by_person):
         return None
@@ -243,14 +243,14 @@ def reference_of(pairs: dict[str, list[Pair]], weight: float) -> dict | None:
 
 
 def _over_people(values: Sequence[float]) -> dict:
-    """The mean of one number a person with its 95 % interval; one person has none."""
+    """The mean of one number per person with its 95 % interval; a single person has none."""
     interval = mean_interval(values) if len(values) > 1 else None
     ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
     return {"mean": float(np.mean(values)), **ends, "per_person": [float(value) for value in values]}
 
 
 def efficiency_gain(cells: list[dict], first: list[dict]) -> dict:
-    """Distinct extractions per 1,000 UNet evaluations, after fine-tuning: a row minus the first row, by person."""
+    """Distinct extractions per 1,000 UNet evaluations, after fine-tuning: a row minus the first row, per person."""
     rates = [[cell["extraction"]["after"]["cost"]["per_1000"] for cell in row] for row in (cells, first)]
     return _over_people([mine - theirs for mine, theirs in zip(*rates, strict=True)])
 
@@ -274,18 +274,18 @@ def run_table(
     runtime: Runtime = Runtime(),
     progress: Progress = silent,
 ) -> dict:
-    """Run the missing cells of a table and write its summary; returns what `results/NAME.json` holds."""
+    """Run the missing cells of a table and write its summary; returns the content of `results/NAME.json`."""
     table = get_table(name)
     cells: dict[str, list[dict]] = {}
     work = list(configs(table, people))
-    model_key, program, kept = DiffusionModel.load(LAB, runtime).key, program_state(), find_cells(results)
+    model_key, program, cell_files = DiffusionModel.load(LAB, runtime).key, program_state(), find_cells(results)
     for i, (row, config) in enumerate(work):
         key = identity.cell(model_key, config)
-        if key not in kept:
+        if key not in cell_files:
             path = free_path(results, name, row.label, config.domain.name)
             write_json(path, cell_of(run(config, store, runtime, progress), row.label, program))
-            kept[key] = path
-        cells.setdefault(row.label, []).append(read_cell(kept[key]))
+            cell_files[key] = path
+        cells.setdefault(row.label, []).append(read_cell(cell_files[key]))
         progress(Event(f"table {name}", i + 1, len(work), {"row": row.label, "person": config.domain.name}))
     first = cells[table.rows[0].label]
     stages = Stages(store, progress)
@@ -293,7 +293,7 @@ def run_table(
     def calibration(row_cells: list[dict]) -> dict[str, np.ndarray] | None:
         return calibration_nonmembers(row_cells[0], runtime, stages) if table.role == "reporting" else None
 
-    found = {
+    summary = {
         "schema_version": SCHEMA_VERSION,
         "title": table.title,
         "command": f"python -m s2l table {name}" + (f" --people {people}" if people else ""),
@@ -306,6 +306,6 @@ def run_table(
             for label, row_cells in cells.items()
         },
     }
-    write_json(results / f"{name}.json", found)
-    table_view.write(name, found, results)
-    return found
+    write_json(results / f"{name}.json", summary)
+    table_view.write(name, summary, results)
+    return summary

@@ -1,7 +1,7 @@
 """Measure a lab: results/lab.json and the model card, both from one command.
 
-`python -m s2l lab measure` does everything below on the float16 weights that are shipped (with
-`--model`, on another lab's). Choosing among checkpoints uses the calibration people only (`roles=("calibration",)`).
+`python -m s2l lab measure` does everything below on the shipped float16 weights (with `--model`, on another lab's).
+To choose among checkpoints, use the calibration people only (`roles=("calibration",)`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
 
 DELTAS = (0.08, 0.1, 0.12, 0.15)
-SECMI_TIMESTEPS = (60, 100, 140, 200)  # looked at on the calibration people, to freeze one in `demo`
+SECMI_TIMESTEPS = (60, 100, 140, 200)  # tried on the calibration people, to freeze one in `demo`
 
 
 def _person(
@@ -59,14 +59,14 @@ def _person(
         seeds = range(settings.seed, settings.seed + n_generations)
         prompts = [sp_set.prompt_of(settings.prompts, name, "", seed) for seed in seeds]
         images = (model.generate(prompts, seeds, settings.sampler) * 255).round().byte()
-        found = extract(
+        extraction = extract(
             images, domain.membership.members.images, domain.membership.nonmembers.images[:n], domain.repeats
         )
         row["extraction"] = {
             "n_generations": n_generations,
-            "members": {str(d): int((np.array(found.members.distances) <= d).sum()) for d in DELTAS},
-            "nonmembers": {str(d): int((np.array(found.nonmembers.distances) <= d).sum()) for d in DELTAS},
-            "repeats_of_extracted": sorted(m.repeats for m in found.matches),
+            "members": {str(d): int((np.array(extraction.members.distances) <= d).sum()) for d in DELTAS},
+            "nonmembers": {str(d): int((np.array(extraction.nonmembers.distances) <= d).sum()) for d in DELTAS},
+            "repeats_of_extracted": sorted(m.repeats for m in extraction.matches),
         }
     return row
 
@@ -76,16 +76,16 @@ def secmi_timesteps(
 ) -> dict[str, float]:
     """{t: mean AUC of SecMI over the calibration people}, k=10: how the `demo` preset's t was chosen."""
     names = lab.names("calibration")
-    found: dict[int, list[float]] = {t: [] for t in SECMI_TIMESTEPS}
+    aucs: dict[int, list[float]] = {t: [] for t in SECMI_TIMESTEPS}
     for i, name in enumerate(names):
         domain = lab_domain(lab, DomainConfig(name=name, n_nonmembers=n_nonmembers))
         query, n = attacks.make_query(model, domain.membership.all(), 0), len(domain.membership.members)
         for t in SECMI_TIMESTEPS:
             config = AuditConfig(attacks=("secmi",), settings={"secmi": {"t": t}})
             scores = attacks.run_attack("secmi", model, query, config).double().numpy()
-            found[t].append(auc(scores[:n], scores[n:]))
+            aucs[t].append(auc(scores[:n], scores[n:]))
         progress(Event("timesteps", i + 1, len(names), {"name": name}))
-    return {str(t): float(np.mean(values)) for t, values in found.items()}
+    return {str(t): float(np.mean(values)) for t, values in aucs.items()}
 
 
 def measure(
@@ -100,7 +100,7 @@ def measure(
 ) -> dict:
     """The baseline of the lab's model over its people; nothing is fine-tuned.
 
-    Generations (the dear part) are made for `generation_roles` only.
+    Pictures, the expensive part, are generated for `generation_roles` only.
     """
     started = time.monotonic()
     config = AuditConfig(attacks=attack_names)
@@ -144,14 +144,16 @@ def measure(
 
 
 def write_measurement(path: Path, name: str = LAB, n_generations: int = 0, progress: Progress = silent) -> dict:
-    """Measure a lab's weights and write `path` (results/lab.json). Raises UserError for a model that is no lab."""
+    """Measure a lab's weights and write `path` (results/lab.json). Raises UserError for a model that is not a lab."""
     lab = find_lab(name)
     if lab is None:
-        raise UserError(f"{name!r} is no lab: give 'lab', 'lab:NAME' (see `python -m s2l labs`) or the folder of one")
+        raise UserError(
+            f"{name!r} is not a lab: give 'lab', 'lab:NAME' (see `python -m s2l labs`) or the folder of one"
+        )
     model = DiffusionModel.load(name, Runtime())
-    found = measure(model, lab, n_generations=n_generations, progress=progress)
-    found["protocol"]["command"] += "" if name == LAB else f" --model {name}"
-    found["secmi_timesteps"] = secmi_timesteps(model, lab, progress=progress)
+    measurement = measure(model, lab, n_generations=n_generations, progress=progress)
+    measurement["protocol"]["command"] += "" if name == LAB else f" --model {name}"
+    measurement["secmi_timesteps"] = secmi_timesteps(model, lab, progress=progress)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return found
+    Path(path).write_text(json.dumps(measurement, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return measurement

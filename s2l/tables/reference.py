@@ -1,4 +1,4 @@
-"""Blocks of the documents that are made from the code itself: the tree, the environment variables, result.json."""
+"""The document blocks generated from the code itself: the tree, the environment variables, result.json."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ BESIDE = (
 
 
 def environment(results: Path) -> str:
-    """The variables that an owner may set."""
+    """The environment variables that a server's owner may set."""
     rows = [(f"`{name}`", f"`{default}`" if default else "", text) for name, default, text in table()]
     return "\n".join(markdown(Sheet("", ("variable", "default", ""), tuple(rows))))
 
 
 def tree(results: Path) -> str:
-    """The package, each module with the first line of its docstring, in the order in which they may import."""
+    """The package, each module with the first line of its docstring, importing ones before imported ones."""
     lines = [_line(0, name, text) for name, text in AROUND]
     lines.append("s2l/")
     for name in _order(PACKAGE.parent / "pyproject.toml"):
@@ -48,7 +48,7 @@ def tree(results: Path) -> str:
 
 
 def _order(project: Path) -> Iterator[str]:
-    """Names of packages and modules directly below s2l, the ones that import the others first."""
+    """Names of packages and modules directly below s2l, importing ones before imported ones."""
     contracts = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
     layers: Sequence[str] = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     for line in layers:
@@ -56,7 +56,7 @@ def _order(project: Path) -> Iterator[str]:
 
 
 def _module(folder: Path, depth: int) -> list[str]:
-    """A package's own line, then its modules and the packages in it."""
+    """A package's line, then its modules and subpackages."""
     lines = [_line(depth, f"{folder.name}/", _about(folder / "__init__.py"))]
     for path in sorted(folder.iterdir()):
         if path.is_dir() and (path / "__init__.py").exists():

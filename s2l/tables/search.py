@@ -1,8 +1,8 @@
-"""The search for settings on calibration people: every configuration that was tried is a line of a committed file.
+"""The search for settings on calibration people: every configuration that was tried is a row of a committed file.
 
-`python -m s2l search NAME` runs what is missing of `results/NAME.json`, person by person, and writes each value as soon
-as it is measured. A search sees calibration people only: what it finds is frozen in docs/protocol.md before a table
-touches a reporting person.
+`python -m s2l search NAME` runs what `results/NAME.json` lacks, person by person, and writes each value as soon as it
+is measured. A search uses calibration people only: its outcome is frozen in docs/protocol.md before a table uses a
+reporting person.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REFERENCES = ("loss", "secmi")  # attacks that are also judged with both models 
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration: what it changes in the search's own, and on whom it is tried: the first so many, or names."""
+    """One configuration: its changes to the search's settings, and the people it is tried on: a number, or names."""
 
     label: str
     overrides: dict = field(default_factory=dict)
@@ -115,14 +115,14 @@ def get_search(name: str) -> Search:
 def _lab(search: Search) -> Lab:
     lab = find_lab(search.model)
     if lab is None:
-        raise UserError(f"a search needs a lab, and {search.model!r} is none")
+        raise UserError(f"a search needs a lab, and {search.model!r} is not one")
     return lab
 
 
 def configs(search: Search, only: str = "", people: int | None = None) -> Iterator[tuple[Trial, RunConfig]]:
-    """Every (trial, run) whose label contains `only`, on the trial's own people or on the first so many.
+    """Every (trial, run) whose label contains `only`, on the trial's own people or on the first `people`.
 
-    Raises UserError where there is none, or for too many people.
+    Raises UserError if there is none, or for too many people.
     """
     names, trials = _lab(search).names("calibration"), [trial for trial in search.trials if only in trial.label]
     if not trials:
@@ -138,7 +138,7 @@ def configs(search: Search, only: str = "", people: int | None = None) -> Iterat
 
 
 def measured(result: Result) -> dict[str, dict[str, float]]:
-    """What a search keeps of a run: AUCs before, their differences after, and members within an l2 of .1 and .12."""
+    """What a search stores of a run: AUCs before, their changes, and members within an l2 of .1 and .12."""
     attacks, before, differences = result.record["attacks"], {}, {}
     for name, attack in attacks.items():
         before[name] = attack["before"]["auc"]
@@ -163,9 +163,9 @@ def run_search(
     runtime: Runtime = Runtime(),
     progress: Progress = silent,
 ) -> dict:
-    """Measure what is missing of a search and return what `results/NAME.json` holds.
+    """Measure what is missing of a search and return the content of `results/NAME.json`.
 
-    A trial and person that the file has already are not run again, so a search goes on where it was stopped.
+    A trial and person that the file already has are not run again, so an interrupted search continues.
     """
     search, path = get_search(name), results / f"{name}.json"
     work = list(configs(search, only, people))
@@ -203,7 +203,7 @@ def _header(name: str, search: Search, config: RunConfig) -> dict:
 
 
 def _add(row: dict, person: str, values: dict[str, dict[str, float]]) -> None:
-    """One person's values at the end of a row's lists."""
+    """Append one person's values to a row's lists."""
     row["people"].append(person)
     for kind, numbers in values.items():
         lists = row.setdefault(kind, {})

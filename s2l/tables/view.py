@@ -1,6 +1,6 @@
 """A finished table over people as sheets of text and as a plot, with the paper's figures beside ours.
 
-One reading of `results/NAME.json` for everybody who shows it: `results/NAME.md` and `.png`, the documents, the app.
+All that show `results/NAME.json` use it: `results/NAME.md` and `.png`, the documents, the app.
 """
 
 from __future__ import annotations
@@ -37,44 +37,44 @@ def paper() -> dict:
 # --- numbers as text ------------------------------------------------------------------------------------------------
 
 
-def interval(found: dict, digits: int = 3, sign: str = "") -> str:
-    """ "[low, high]"; nothing where one person has none, words where all people agree and there is no interval."""
-    if found["low"] is None:
+def interval(estimate: dict, digits: int = 3, sign: str = "") -> str:
+    """ "[low, high]"; empty for a single person, who has none; words if all people agree and it has no width."""
+    if estimate["low"] is None:
         return ""
-    if found["low"] == found["high"]:
+    if estimate["low"] == estimate["high"]:
         return "(the same for every person)"
-    return f"[{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]"
+    return f"[{estimate['low']:{sign}.{digits}f}, {estimate['high']:{sign}.{digits}f}]"
 
 
-def _moved(found: dict) -> float:
-    """A paired difference: of AUCs it is called so, of counts it is the mean over people."""
-    return found["difference"] if "difference" in found else found["mean"]
+def _value_of(estimate: dict) -> float:
+    """The value of a paired difference: "difference" for AUCs, "mean" (over people) for counts."""
+    return estimate["difference"] if "difference" in estimate else estimate["mean"]
 
 
-def change(found: dict, digits: int = 3) -> str:
+def change(estimate: dict, digits: int = 3) -> str:
     """A paired difference with its interval."""
-    return f"{_moved(found):+.{digits}f} {interval(found, digits, '+')}".strip()
+    return f"{_value_of(estimate):+.{digits}f} {interval(estimate, digits, '+')}".strip()
 
 
-def _mean(found: dict, digits: int = 3) -> str:
-    return f"{found['mean']:.{digits}f} {interval(found, digits)}".strip()
+def _mean(estimate: dict, digits: int = 3) -> str:
+    return f"{estimate['mean']:.{digits}f} {interval(estimate, digits)}".strip()
 
 
-def _count(found: dict) -> str:
-    """The mean of a count a person: never negative, though Student's interval of few people may reach below 0."""
-    return _mean(found if found["low"] is None else found | {"low": max(0.0, found["low"])}, 1)
+def _count(estimate: dict) -> str:
+    """The mean of a count per person. Student's interval over few people may reach below 0, so it is cut off there."""
+    return _mean(estimate if estimate["low"] is None else estimate | {"low": max(0.0, estimate["low"])}, 1)
 
 
-def _tpr(found: dict, when: str) -> str:
-    """The TPR at a threshold frozen on other people, with the FPR that it turned out to have."""
-    for entry in (found["frozen"] or {}).get(when, ()):
+def _tpr(outcome: dict, when: str) -> str:
+    """The TPR at a threshold frozen on other people, with the FPR that was actually reached."""
+    for entry in (outcome["frozen"] or {}).get(when, ()):
         if entry["target_fpr"] == TPR_AT and (point := entry["point"]):
             return f"{point['tpr']:.3f} {interval(point['tpr_exact'])} (FPR {point['realised_fpr']:.3f})"
     return ""
 
 
 def _precision(flags: list[int]) -> str:
-    """Of what somebody without the photos would flag, how much is right."""
+    """How many of the flags raised without the photos are right."""
     raised, right = flags
     return f"{right} of {raised}" if raised else "none raised"
 
@@ -83,7 +83,7 @@ def _precision(flags: list[int]) -> str:
 
 
 def _paper_values(name: str, label: str) -> dict[str, str]:
-    """{column: text} of the paper's row that belongs to ours; empty where it has none."""
+    """{column: text} of the paper's row that corresponds to ours; empty if there is none."""
     table = paper()["tables"].get(name, {})
     if label not in table.get("ours", ()):
         return {}
@@ -99,21 +99,21 @@ def _number(text: str | None) -> float | None:
 
 def _paper_auc(name: str, label: str) -> float | None:
     """The paper's AUC of a row, minus that of its model before."""
-    found = _number(_paper_values(name, label).get("AUC"))
+    theirs = _number(_paper_values(name, label).get("AUC"))
     base = _number(paper()["tables"]["main"]["rows"][0][paper()["tables"]["main"]["head"].index("AUC")])
-    return None if found is None or base is None else found - base
+    return None if theirs is None or base is None else theirs - base
 
 
 # --- sheets -----------------------------------------------------------------------------------------------------------
 
 
 def _without_empty_columns(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Sheet:
-    kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
-    return Sheet(title, tuple(head[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+    columns = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
+    return Sheet(title, tuple(head[i] for i in columns), tuple(tuple(row[i] for i in columns) for row in rows))
 
 
 def in_words(label: str) -> str:
-    """A row's label for a reader: "lora+dreambooth" is "LoRA + DreamBooth"; what names no method stays as it is."""
+    """A row's label for a reader: "lora+dreambooth" is "LoRA + DreamBooth"; labels without a method do not change."""
     from s2l.finetune import FINETUNERS
 
     names, comma, rest = label.partition(", ")
@@ -138,9 +138,9 @@ def plottable(table: dict) -> bool:
     return len(table["rows"]) > 1 and all(name in attacks for name in SHOWN)
 
 
-def _both(found: dict) -> str:
-    """What an attack gains on the base model from the fine-tuned one as its reference, where that is possible."""
-    return change(found["reference"]["difference"]) if found["reference"] else ""
+def _both(outcome: dict) -> str:
+    """What an attack on the base model gains with the fine-tuned one as its reference; empty where it has none."""
+    return change(outcome["reference"]["difference"]) if outcome["reference"] else ""
 
 
 def _membership(name: str, table: dict) -> Sheet:
@@ -151,8 +151,8 @@ def _membership(name: str, table: dict) -> Sheet:
     )  # fmt: skip
     first = next(iter(table["rows"].values()))["attacks"]
 
-    def cells(label: str, found: dict, when: str, parameters: str) -> tuple[str, ...]:
-        secmi, loss = found["secmi"], found["loss"]
+    def cells(label: str, outcomes: dict, when: str, parameters: str) -> tuple[str, ...]:
+        secmi, loss = outcomes["secmi"], outcomes["loss"]
         after = when == "after"
         theirs, moved = _paper_values(name, label).get("AUC", ""), _paper_auc(name, label)
         return (
@@ -177,22 +177,22 @@ def _others(table: dict, besides: tuple[str, ...]) -> Sheet | None:
     first = next(iter(table["rows"].values()))["attacks"]
     rows = [(BASE, *(text for name in names for text in (_mean(first[name]["before"]), "", "")))]
     for label, row in table["rows"].items():
-        found = [row["attacks"][name] for name in names]
-        cells = [text for x in found for text in (_mean(x["after"]), change(x["difference"]), _both(x))]
+        outcomes = [row["attacks"][name] for name in names]
+        cells = [text for x in outcomes for text in (_mean(x["after"]), change(x["difference"]), _both(x))]
         rows.append((in_words(label), *cells))
     return _without_empty_columns("Other attacks", tuple(head), rows)
 
 
 def _secondary(table: dict) -> Sheet:
-    """What the change of the scores tells without the scores, and the members within other distances than delta."""
+    """What the change of the scores alone tells, and the members within distances other than delta."""
     titles, first = _titles(table), next(iter(table["rows"].values()))
     distances = list(first["extraction"]["before"]["within"])
     head = [""] + [f"{t}: AUC of its change alone" for t in titles.values()]
     head += [f"within {d} (control)" for d in distances]
 
-    def near(found: dict) -> list[str]:
+    def near(outcome: dict) -> list[str]:
         scale = first["n_members"] / first["n_nonmembers"]
-        return [f"{members:.1f} ({scale * control:.1f})" for members, control in found["within"].values()]
+        return [f"{members:.1f} ({scale * control:.1f})" for members, control in outcome["within"].values()]
 
     rows = [(BASE, *("" for _ in titles), *near(first["extraction"]["before"]))]
     for label, row in table["rows"].items():
@@ -206,18 +206,18 @@ def _secondary(table: dict) -> Sheet:
 
 
 def _extraction(name: str, table: dict) -> Sheet:
-    """What was reproduced, its control, and what somebody without the photos would flag."""
+    """What was extracted, its control, and what an attacker without the photos would flag."""
     head = (
         "", "distinct members", "change", "control: held-out photos, scaled", "membership-blind flags that are right",
         "paper: extracted", "paper: precision of flags, %",
     )  # fmt: skip
     first = next(iter(table["rows"].values()))["extraction"]
 
-    def cells(label: str, found: dict, moved: str) -> tuple[str, ...]:
+    def cells(label: str, outcome: dict, moved: str) -> tuple[str, ...]:
         theirs = _paper_values(name, label)
         return (
-            in_words(label), _count(found["distinct_over_people"]), moved, f"{found['mean_nonmembers_scaled']:.1f}",
-            _precision(found["flags"]), theirs.get("extracted per person", ""), theirs.get("precision %", ""),
+            in_words(label), _count(outcome["distinct_over_people"]), moved, f"{outcome['mean_nonmembers_scaled']:.1f}",
+            _precision(outcome["flags"]), theirs.get("extracted per person", ""), theirs.get("precision %", ""),
         )  # fmt: skip
 
     rows = [cells(BASE, first["before"], "")]
@@ -231,33 +231,33 @@ def _by_attack(table: dict) -> list[Sheet]:
     (row,) = table["rows"].values()
     rows = []
     for name, title in _titles(table).items():
-        found = row["attacks"][name]
-        aucs = (_mean(found[when]) for when in ("before", "after"))
-        rows.append((title, *aucs, change(found["difference"]), _both(found)))
+        outcome = row["attacks"][name]
+        aucs = (_mean(outcome[when]) for when in ("before", "after"))
+        rows.append((title, *aucs, change(outcome["difference"]), _both(outcome)))
     head = ("attack", "AUC before", "AUC after", "change", "both models together")
     return [_without_empty_columns("Membership inference", head, rows)]
 
 
 def sheets(name: str, table: dict) -> list[Sheet]:
-    """All that a table says, as text. Raises KeyError for a file of another version of the program."""
+    """Everything in a table, as text. Raises KeyError for a file from another version of the program."""
     if len(table["rows"]) == 1:
         return _by_attack(table)
     if not plottable(table):
         return [sheet for sheet in (_extraction(name, table), _others(table, ())) if sheet]
-    found = (_membership(name, table), _extraction(name, table), _others(table, SHOWN), _secondary(table))
-    return [sheet for sheet in found if sheet]
+    parts = (_membership(name, table), _extraction(name, table), _others(table, SHOWN), _secondary(table))
+    return [sheet for sheet in parts if sheet]
 
 
 def paper_sheet(name: str) -> Sheet | None:
     """The paper's own table of that name."""
-    found = paper()["tables"].get(name)
-    if not found:
+    theirs = paper()["tables"].get(name)
+    if not theirs:
         return None
-    return Sheet(found["title"], tuple(found["head"]), tuple(map(tuple, found["rows"])))
+    return Sheet(theirs["title"], tuple(theirs["head"]), tuple(map(tuple, theirs["rows"])))
 
 
 def how(table: dict) -> str:
-    """Who was measured, what the intervals cover and how to make it again: one paragraph."""
+    """Who was measured and what the intervals cover: one paragraph."""
     row, several = next(iter(table["rows"].values())), table["n_people"] > 1
     people = f"{table['n_people']} {table['role']} {'people, each' if several else 'person'} with {row['n_members']} "
     covers = "people and photos (for counts: over people)" if several else "the photos of one person only"
@@ -279,11 +279,11 @@ def short(name: str, table: dict) -> Sheet:
     theirs = _paper_values(name, BASE).get("extracted per person", "")
     rows = [(BASE, "", "", _count(first["distinct_over_people"]), "", "", theirs)]
     for label, row in table["rows"].items():
-        secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
+        secmi, loss, extraction = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
         moved = _paper_auc(name, label)
         rows.append((
             in_words(label), change(secmi["difference"]), _both(loss),
-            _count(drawn["after"]["distinct_over_people"]), change(drawn["difference"], 1),
+            _count(extraction["after"]["distinct_over_people"]), change(extraction["difference"], 1),
             "" if moved is None else f"{moved:+.3f}", _paper_values(name, label).get("extracted per person", ""),
         ))  # fmt: skip
     return _without_empty_columns(table["title"], head, rows)
@@ -292,21 +292,21 @@ def short(name: str, table: dict) -> Sheet:
 # --- plot and files ---------------------------------------------------------------------------------------------------
 
 
-def _ends(found: dict) -> tuple[float, float, float]:
-    """(value, low, high) of a paired difference; one person's has no width."""
-    value = _moved(found)
-    return (value, value, value) if found["low"] is None else (value, found["low"], found["high"])
+def _ends(estimate: dict) -> tuple[float, float, float]:
+    """(value, low, high) of a paired difference; the interval of a single person has no width."""
+    value = _value_of(estimate)
+    return (value, value, value) if estimate["low"] is None else (value, estimate["low"], estimate["high"])
 
 
 def plot(name: str, table: dict, dark: bool = False):
     """The change of the AUC and of the extractions, one line per row, with 95 % intervals and the paper's figures."""
     effects = []
     for label, row in table["rows"].items():
-        secmi, loss, drawn = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
+        secmi, loss, extraction = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
         theirs = _number(_paper_values(name, label).get("extracted per person"))
         effects.append(
             Effect(in_words(label), _ends(secmi["difference"]), _ends(loss["reference"]["difference"]),
-                   _ends(drawn["difference"]), _paper_auc(name, label), theirs)
+                   _ends(extraction["difference"]), _paper_auc(name, label), theirs)
         )  # fmt: skip
     return effects_figure(effects, table["n_people"], dark)
 
@@ -331,7 +331,7 @@ def document(name: str, table: dict) -> str:
 
 
 def write(name: str, table: dict, results: Path) -> None:
-    """`NAME.md`, and `NAME.png` where there is something to plot."""
+    """Write `NAME.md`, and `NAME.png` if there is something to plot."""
     (results / f"{name}.md").write_text(document(name, table), encoding="utf-8")
     if plottable(table):
         (results / f"{name}.png").write_bytes(png(plot(name, table)))
