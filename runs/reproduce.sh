@@ -4,8 +4,8 @@
 #     python3 start.py test            # sets up .venv and checks the program first
 #     sh runs/reproduce.sh
 #
-# Each command keeps what is there already, so delete a file of results/ to make it again, and S2L_CACHE decides where
-# finished stages are kept. A killed command goes on where it was when it is started again.
+# Each command keeps what is already there: to make a file of results/ again, delete it. S2L_CACHE decides where finished
+# stages are stored. To resume a command that was killed, run it again.
 set -e
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -15,10 +15,10 @@ PATH="$PWD/.venv/bin:$PATH"
 python -m s2l lab build --recipe fresh --out cache/lab-fresh
 python -m s2l lab measure
 
-# 2. Do the intervals cover the truth as often as they say?
+# 2. Do the intervals contain the true value as often as they should?
 python -m tests.slow.test_coverage
 
-# 3. The search for settings, on calibration people only. docs/protocol.md froze what it found.
+# 3. The search for settings, on calibration people only. docs/protocol.md lists the settings that were frozen.
 python -m s2l search search
 
 # 4. Tables on calibration people: a first look, every method and combination, attacks, ways to generate.

@@ -1,7 +1,7 @@
 """The options of `python -m s2l run` and `audit`, as a table: from options to a RunConfig and back.
 
-The way back matters as much: every report ends with the command that reproduces it, and that command is
-checked here by building the run again and comparing.
+The way back matters too: every report ends with the command that reproduces it, and that command is checked here by
+building the run from it and comparing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ OTHER_FIELDS = {"domain": ("domain.name",), "delta": ("extraction.delta",), "k":
 def declaration(path: str) -> FieldInfo:
     """The field of RunConfig or of a method's settings at a path, with its title, help and bounds.
 
-    Raises KeyError where there is none, as for the settings of attacks.
+    Raises KeyError if there is none, as for the settings of attacks.
     """
     *sections, name = path.split(".")
     kind: type[Settings] = RunConfig
@@ -71,7 +71,7 @@ def help_of(option: str) -> str:
 
 
 def _get(values: dict, field: str):
-    """The value at a path; None where there is none, as for a setting of a method that is not used."""
+    """The value at a path; None if there is none, as for a setting of a method that is not used."""
     value: Any = values
     for part in field.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -103,7 +103,7 @@ def _seed_fields(seed: int) -> dict[str, int]:
 def run_config(preset_name: str, domain: str, options: dict) -> RunConfig:
     """The RunConfig of `run --preset --domain` with the other options, keyed as in FIELDS.
 
-    `options["method"]` and `options["attacks"]` are tuples of names. A value of None means: not
+    `options["method"]` and `options["attacks"]` are tuples of names. None means that an option is not
     given. Raises UserError with the field at fault (`in_options` names its option).
     """
     over: dict = {}
@@ -133,8 +133,8 @@ def checked_preset(name: str, domain: str | dict, **overrides) -> RunConfig:
 
 def audit_config(preset_name: str, domain: str, tuned: str, options: dict) -> AuditRunConfig:
     """The AuditRunConfig of `audit --preset --domain --tuned` with the other options, keyed as in FIELDS."""
-    whole = run_config(preset_name, domain, options)
-    shared = {name: getattr(whole, name) for name in ("model", "preset", "domain", "audit", "extraction")}
+    full = run_config(preset_name, domain, options)
+    shared = {name: getattr(full, name) for name in ("model", "preset", "domain", "audit", "extraction")}
     return AuditRunConfig(tuned=tuned, **shared)
 
 
@@ -174,12 +174,12 @@ def read_config(path: str | Path, kind: type[Settings] = RunConfig):
 
 def _differing_options(config: RunConfig) -> dict:
     """The options in which a config differs from its preset."""
-    base, mine = (_with_defaults(c).model_dump() for c in (preset(config.preset, config.domain.name), config))
+    base, values = (_with_defaults(c).model_dump() for c in (preset(config.preset, config.domain.name), config))
     options: dict = {}
     for option, fields in FIELDS.items():
-        if _get(mine, fields[0]) is None or all(_get(mine, f) == _get(base, f) for f in fields):
+        if _get(values, fields[0]) is None or all(_get(values, f) == _get(base, f) for f in fields):
             continue
-        value = _get(mine, fields[0])
+        value = _get(values, fields[0])
         options[option] = value[0]["template"] if option == "prompt" else value
     return options
 

@@ -175,9 +175,9 @@ def make_runtime(device: str, dtype: str, batch_size: int | None) -> Runtime:
     from s2l.model.diffusion import Runtime
 
     if device.startswith("cuda"):
-        number, there = int(device.partition(":")[2] or 0), torch.cuda.device_count()
-        if number >= there:
-            raise UserError(f"--device: torch sees {there} CUDA devices here, so there is no {device}")
+        number, n_devices = int(device.partition(":")[2] or 0), torch.cuda.device_count()
+        if number >= n_devices:
+            raise UserError(f"--device: torch sees {n_devices} CUDA devices here, so there is no {device}")
     return Runtime(device, dtype, batch_size)
 
 
@@ -229,10 +229,10 @@ def need_lab(model: str) -> labs.Lab:
 def check_folder(path: Path) -> Path:
     """Raises UserError if an output folder cannot be written, before hours are spent. Creates nothing yet."""
     place = path.absolute()
-    there = next(p for p in (place, *place.parents) if os.path.lexists(p))
-    if not there.is_dir():
-        raise UserError(f"{path} cannot be used as a folder: {there} is not a folder")
-    if not os.access(there, os.W_OK):
+    existing = next(p for p in (place, *place.parents) if os.path.lexists(p))
+    if not existing.is_dir():
+        raise UserError(f"{path} cannot be used as a folder: {existing} is not a folder")
+    if not os.access(existing, os.W_OK):
         raise UserError(f"{path} cannot be written to: permission denied")
     return path
 

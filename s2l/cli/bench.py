@@ -50,9 +50,9 @@ def bench(
     from s2l.store import write_json
 
     runtime, preset = base.make_runtime(device, dtype, batch_size), "quick" if quick else "demo"
-    asked = {"--quick": quick, "--demo": demo, f"--quality {quality}": quality, "--growth": growth}
+    options = {"--quick": quick, "--demo": demo, f"--quality {quality}": quality, "--growth": growth}
     command = ["python -m s2l bench", *([f"--dtype {dtype}"] if dtype != "auto" else [])]
-    command += [option for option, wanted in asked.items() if wanted]
+    command += [option for option, wanted in options.items() if wanted]
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def save(**part) -> None:
@@ -73,6 +73,6 @@ def bench(
             save(quality=whole.quality(model, quality, runtime, preset, progress=progress))
     print(table.machine(record), end="\n\n")
     print(console.columns(table.rows(record)), end="\n\n")
-    if not quick:  # so little work says nothing about a target
+    if not quick:  # too little work to say anything about a target
         print(console.columns(table.target_rows(record)), end="\n\n")
     print(f"written: {out}")

@@ -63,7 +63,7 @@ def _extras(info: dict) -> str:
 
 
 class _Lines:
-    """A line when a stage begins and when it ends, and in between after every tenth of the way or every 30 seconds."""
+    """A line when a stage begins and ends, and in between after every tenth of its work or every 30 seconds."""
 
     def __init__(self) -> None:
         self.since = time.monotonic()

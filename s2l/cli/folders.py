@@ -43,7 +43,7 @@ from s2l.pipeline.subject import Subject
 from s2l.progress import Progress, silent
 from s2l.store import Store, read_json, write_json
 
-# What a folder is being filled with. Its pictures or checkpoint are only continued by the same command.
+# The files that record what a folder is for. Only the same request continues its pictures or its checkpoint.
 GENERATION, TRAINING = "generation.json", "training.json"
 
 
@@ -162,7 +162,7 @@ def finetune_folder(
         "finetune": finetune.spelled_out(config).model_dump(mode="json"),
         "name": name,
     }
-    finetune.mapped_captions(images, name, config)  # a missing name must not claim the folder
+    finetune.mapped_captions(images, name, config)  # raises for a missing name, before the folder is claimed
     record = logdir / "config.json"
     if claim(logdir, TRAINING, request) and record.exists():
         return read_json(record), True

@@ -54,11 +54,13 @@ def build(
     from s2l.pretrain.recipe import find_recipe
     from s2l.store import cache_root
 
-    chosen = find_recipe(recipe)
+    chosen_recipe = find_recipe(recipe)
     if steps is not None:
-        chosen = replace(chosen, phases=(*chosen.phases[:-1], replace(chosen.phases[-1], steps=steps)))
+        chosen_recipe = replace(
+            chosen_recipe, phases=(*chosen_recipe.phases[:-1], replace(chosen_recipe.phases[-1], steps=steps))
+        )
     if seed is not None:
-        chosen = replace(chosen, seed=seed)
+        chosen_recipe = replace(chosen_recipe, seed=seed)
     out = out or cache_root() / f"lab-{recipe}"
     shipped = [each.folder.resolve() for each in shipped_labs()]
     if any(folder == out.resolve() or folder in out.resolve().parents for folder in shipped):
@@ -68,7 +70,7 @@ def build(
     quiet_libraries()
     with console.progress() as progress:
         wanted = [int(part) for part in keep.split(",") if part]
-        pretraining.build(out, work, chosen, make_runtime(device, "mixed", None), progress, wanted)
+        pretraining.build(out, work, chosen_recipe, make_runtime(device, "mixed", None), progress, wanted)
     print(f"the lab is in {out}; to use it: --model {out}, or S2L_LAB={out}")
 
 
@@ -129,7 +131,7 @@ def info(
 
 
 def _training_rows(record: dict) -> list[tuple[str, str]]:
-    """What a record says about the training: the parts of the recipe that it has, and what was counted."""
+    """What a record says about the training: the parts of the recipe that it has, and its counters."""
     recipe, counters, rows = record.get("recipe", {}), record.get("counters", {}), []
     if "name" in recipe:
         rows.append(("recipe", recipe["name"]))
@@ -224,7 +226,7 @@ def showcase(
     device: Device = "auto",
     dtype: DType = "float32",
 ) -> None:
-    """Make the finished run that comes with the app again, from the settings of a result.
+    """Make the example run of the app again, from the settings of a result.
 
     S2L_SHOWCASE names the folder that the app shows.
     """

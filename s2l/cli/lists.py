@@ -78,6 +78,6 @@ def attacks() -> None:
 
 
 def _say_problems(catalogue: Catalogue) -> None:
-    """Report what installed packages offer but cannot be used."""
+    """Report the attacks or methods of installed packages that cannot be used."""
     for problem in catalogue.problems.values():
         say(f"Note: {problem}")

@@ -130,7 +130,7 @@ def _settings(preset_name: str, domain: str | None, options: dict, method: str, 
 
 
 def alone(ctx: typer.Context) -> None:
-    """--config is a whole run: refuse options that would be ignored beside it."""
+    """--config describes a complete run: refuse options that would be ignored."""
     given = [n for n in ctx.params if getattr(ctx.get_parameter_source(n), "name", "") == "COMMANDLINE"]
     if extra := [n.removesuffix("_name").replace("_", "-") for n in given if n not in BESIDE_CONFIG]:
         raise UserError(f"--config decides the whole run: leave out --{', --'.join(extra)}")

@@ -194,11 +194,11 @@ def attack(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)
     rows = [("attack", "before", "after", "after - before")]
-    for attacked in record["attacks"].values():
-        cells = [_auc(attacked[when]) if when in attacked else "" for when in ("before", "after")]
-        change = attacked.get("difference")
+    for entry in record["attacks"].values():
+        cells = [_auc(entry[when]) if when in entry else "" for when in ("before", "after")]
+        change = entry.get("difference")
         paired = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]" if change else ""
-        rows.append((attacked["title"], *cells, paired))
+        rows.append((entry["title"], *cells, paired))
     print(console.columns(rows))
     for note in photos.notes:
         console.say(f"Note: {note}")
@@ -281,11 +281,11 @@ def extract(
     record = folders.extraction_record(images, photos, settings, source)
     extraction = extraction_from_dict(record["extraction"])
     if cost is not None:
-        worth = efficiency(extraction, cost.unet_evaluations)
-        record["cost"] = asdict(cost) | asdict(worth)
+        rates = efficiency(extraction, cost.unet_evaluations)
+        record["cost"] = asdict(cost) | asdict(rates)
     best = gallery_pairs(extraction, top=8)
-    shown = images.images[[m.generation for m in best]], photos.membership.members.images[[m.reference for m in best]]
-    left, right = (x.permute(0, 2, 3, 1).numpy() for x in shown)
+    pairs = images.images[[m.generation for m in best]], photos.membership.members.images[[m.reference for m in best]]
+    left, right = (x.permute(0, 2, 3, 1).numpy() for x in pairs)
     figure = match_figure(left, right, delta=extraction.delta)
     out.mkdir(parents=True, exist_ok=True)
     (out / "extractions.png").write_bytes(png(figure))
@@ -298,7 +298,7 @@ def extract(
     if cost is not None:
         print(
             f"cost: {cost.unet_evaluations:,} UNet evaluations ({cost.selection:,} to choose seeds); per 1,000 of them "
-            f"{worth.per_1000:.2f} [{worth.low:.2f}, {worth.high:.2f}] training photos"
+            f"{rates.per_1000:.2f} [{rates.low:.2f}, {rates.high:.2f}] training photos"
         )
     for note in (*notes, *photos.notes):
         console.say(f"Note: {note}")

@@ -1,4 +1,4 @@
-"""The command `warm`: fill the cache before a lesson, so that the class's runs are there at once."""
+"""The command `warm`: fill the cache before a lesson, so that the class gets its runs at once."""
 
 from __future__ import annotations
 
