@@ -204,7 +204,7 @@ def quiet_libraries() -> None:
 
 
 def load_model(model: str, permission: bool, device: str, dtype: str, batch_size: int | None) -> DiffusionModel:
-    """Load the model. Raises UserError if it is no checkpoint, or without permission to test it."""
+    """Load the model. Raises UserError if it is not a checkpoint, or without permission to test it."""
     from s2l.model.diffusion import DiffusionModel
 
     check_permission(model, permission)

@@ -51,7 +51,7 @@ def stage_table(stages: dict) -> str:
 
 
 def _title(event: Event) -> str:
-    """The stage's title; work outside a run has none, so its name stands in."""
+    """The stage's title; work outside a run has none, so its name is used."""
     return event.title or event.stage
 
 

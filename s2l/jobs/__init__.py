@@ -3,7 +3,7 @@
     app                       SQLite (WAL)                   worker process, `python -m s2l.jobs`
     enqueue(config, visitor)  jobs: who asked for what       takes the next run (visitors take turns),
     job(id) -> Job            runs: one per configuration    experiment.run(config) with a listener that
-    cancel(id), resume(id)    live: stage, step, loss ...    writes `live` and obeys the cancel flag
+    cancel(id), resume(id)    live: stage, step, loss ...    writes `live` and checks the cancel flag
 
 A *run* is one configuration on one model; a *job* is one visitor's request for it. Thirty visitors
 with the same configuration are thirty jobs and one run, which is cancelled only when all of them

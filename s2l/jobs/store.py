@@ -40,7 +40,7 @@ class Job:
     """What a visitor may know of a job.
 
     state     queued, running, done, failed, cancelled or interrupted
-    stopping  a cancel was asked for and the worker has not obeyed yet
+    stopping  a cancel was asked for, but the worker has not stopped yet
     ahead     runs before this one, the running one included; 0 unless queued
     waiting   runs in the queue, this one included; 0 unless queued
     result    the key of the finished result, or ""

@@ -43,7 +43,7 @@ def cores() -> int:
 
 
 def runtime() -> Runtime:
-    """Small batches on a CPU, so that pictures appear and a cancel is obeyed within two seconds."""
+    """Small batches on a CPU, so that pictures appear and a cancel takes effect within two seconds."""
     from s2l.model.diffusion import Runtime
 
     device = Runtime().torch_device()

@@ -89,7 +89,7 @@ def blind_clusters(
         ValueError: for unfit images, `tiles` or `edge`, or `min_size` below 2.
     """
     if min_size < 2:
-        raise ValueError(f"min_size must be at least 2 (a single image is no cluster), not {min_size}")
+        raise ValueError(f"min_size must be at least 2 (a single image is not a cluster), not {min_size}")
     check_distance(edge, "edge")
     # Only `edge` must be exact: a collapsed model gives millions of pairs near zero, too many to compute twice.
     distances = tiled_l2(generations, generations, tiles, delta=edge, exact_below=None, memory_mb=memory_mb)

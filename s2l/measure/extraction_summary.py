@@ -104,7 +104,7 @@ def extraction_curve(
 
 
 def _binomial_limits(successes: np.ndarray, trials: int, confidence: float) -> np.ndarray:
-    """(2,N) Clopper-Pearson limits of a rate, also for a mean number of successes (N,) that is no integer."""
+    """(2,N) Clopper-Pearson limits of a rate, also for a mean number of successes (N,) that is not an integer."""
     tail = (1 - confidence) / 2
     x = np.clip(successes, 0, trials)
     low = np.where(x > 0, beta.ppf(tail, np.maximum(x, 1e-9), trials - x + 1), 0)

@@ -1,6 +1,6 @@
 """How well an attack works: ROC, its summary, the most exposed images, evidence about a whole set.
 
-One law: a higher score means "more likely a member". m are the scores of members, (N,), n those of non-members,
+One rule: a higher score means "more likely a member". m are the scores of members, (N,), n those of non-members,
 (M,); they are separate arrays, so labels cannot be swapped by accident. The decision rule everywhere is
 
     call an image a member when score >= threshold
@@ -21,7 +21,7 @@ from sklearn.metrics import roc_curve
 from s2l.measure.intervals import Interval, Scores, auc, bootstrap_interval, check_pair, check_scores, delong_interval
 from s2l.measure.operating_points import OperatingPoint, tpr_at_fpr
 
-WHISKERS = 4.0  # normal scores never reach that far: there the inner 99 % decide
+WHISKERS = 4.0  # normal scores never reach that far, so for them the inner 99 % decide
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class AttackSummary:
 
 
 def roc(m: Scores, n: Scores) -> Roc:
-    """All points of the ROC curve of m (N,) against n (M,), from (0, 0) to (1, 1); one point a distinct score.
+    """All points of the ROC curve of m (N,) against n (M,), from (0, 0) to (1, 1); one point per distinct score.
 
-    Same as sklearn.metrics.roc_curve(drop_intermediate=False), but for the first threshold: sklearn's infinity is
-    the next number above the highest score here, which means the same ("no image is a member") and survives JSON.
+    Same as sklearn.metrics.roc_curve(drop_intermediate=False), except for the first threshold: instead of sklearn's
+    infinity, it is the next number above the highest score, which means the same ("no image is a member") and survives JSON.
     """
     m, n = check_pair(m, n)
     labels = np.concatenate([np.ones(len(m)), np.zeros(len(n))])
@@ -97,7 +97,7 @@ def roc(m: Scores, n: Scores) -> Roc:
 def best_accuracy(m: Scores, n: Scores) -> BestAccuracy:
     """The highest balanced accuracy (TPR + 1 - FPR) / 2 over all thresholds, called ASR in the literature.
 
-    Optimistic: the threshold is chosen on the very scores that it is judged on, so useless scores of a small
+    Optimistic: the threshold is chosen and evaluated on the same scores, so useless scores of a small
     sample reach more than 0.5. Quote it to compare with papers, not as what an attacker would achieve.
     """
     curve = roc(m, n)
@@ -112,10 +112,10 @@ def best_accuracy(m: Scores, n: Scores) -> BestAccuracy:
 def set_evidence(m: Scores, n: Scores) -> SetEvidence:
     """Was the set as a whole trained on? One-sided test of suspect scores m (N,) against known non-members n (M,).
 
-    Dataset inference in the manner of CDI (Dubinski et al. 2025, arXiv 2411.12858): an attack too weak to judge one
-    image can still be sure about a hundred. CDI uses Welch's t-test; this is the Mann-Whitney test. Under the null
-    both groups are a random split of one distribution, hence exchangeable, which is all a rank test asks, while the
-    t-test also asks for means that are near normal, and scores such as ||eps||_4^4 have heavy tails. It costs next
+    Dataset inference in the manner of CDI (Dubinski et al. 2025, arXiv 2411.12858): an attack too weak for a single
+    image can still be certain about a hundred. CDI uses Welch's t-test; this is the Mann-Whitney test. Under the null
+    both groups are a random split of one distribution, hence exchangeable, which is all a rank test needs, while the
+    t-test also needs nearly normal means, and scores such as ||eps||_4^4 have heavy tails. It costs next
     to no power (relative efficiency .955 on normal scores, more on heavy tails), and its statistic is N M AUC, so
     the p-value and the ROC curve on the same page are about the same quantity.
 
@@ -133,8 +133,8 @@ def histogram(m: Scores, n: Scores, bins: int = 40) -> Histogram:
     """Counts of m (N,) and n (M,) over shared equal bins.
 
     The edges span the inner 99 % of each group, but no more than WHISKERS interquartile ranges beyond the quartiles of
-    all scores, so that a few wild scores (fourth powers have them) cannot squeeze the rest into a single bar; what lies
-    outside counts in the outermost bin.
+    all scores, so that a few extreme scores (as fourth powers have) cannot squeeze the rest into a single bar; scores
+    outside count in the outermost bin.
     """
     m, n = check_pair(m, n)
     if bins < 1:
@@ -143,7 +143,7 @@ def histogram(m: Scores, n: Scores, bins: int = 40) -> Histogram:
     first, third = np.quantile(np.concatenate([m, n]), [0.25, 0.75])
     if (reach := WHISKERS * (third - first)) > 0:
         low, high = max(low, first - reach), min(high, third + reach)
-    # Equal (or all but equal) scores: open a window wide enough for distinct edges.
+    # Equal (or nearly equal) scores: make the range wide enough for distinct edges.
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         margin = 0.5 * max(abs(low), 1e-12)
         low, high = low - margin, high + margin

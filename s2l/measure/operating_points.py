@@ -1,6 +1,6 @@
 """TPR at a bounded FPR: on the images under test, and at a threshold frozen on other people's images.
 
-Notation and the law of metrics.py: m scores of members (N,), n of non-members (M,); an image is called a member when
+Notation and rule as in metrics.py: m scores of members (N,), n of non-members (M,); an image is called a member when
 its score >= threshold.
 """
 
@@ -81,7 +81,7 @@ def _too_few(target_fpr: float, n_nonmembers: int) -> str:
 def threshold_for_fpr(n: Scores, target_fpr: float) -> float:
     """The lowest threshold at which at most target_fpr of the non-members n (M,) have score >= threshold.
 
-    Conservative: with ties the realised FPR falls below the target, it never exceeds it. On *other* non-members of
+    Conservative: with ties the realised FPR is below the target; it never exceeds it. On *other* non-members of
     the same distribution the expected FPR is (k + 1) / (M + 1), k = floor(target_fpr * M): calibrate on many.
     ValueError when target_fpr * M < 1.
     """
@@ -100,10 +100,10 @@ def tpr_at_fpr(m: Scores, n: Scores, target_fpr: float, confidence: float = 0.95
     """The share of members m (N,) found while at most target_fpr of the non-members n (M,) are accused.
 
     The metric of Carlini et al. (2022, "Membership inference attacks from first principles"). low and high are the
-    exact binomial interval of the TPR *at this threshold*. They leave out that the threshold itself rests on the few
-    highest non-members, and that is no detail: as an interval of the TPR at a *true* FPR of 1 % they cover 33 %, 59 %
-    and 91 % of the time with 100, 400 and 4000 non-members (400 members; results/coverage.json). `note` says on how
-    many non-members the threshold rests when they are under ten. For a claim use pooled_tpr at a frozen threshold.
+    exact binomial interval of the TPR *at this threshold*. They ignore that the threshold itself depends on the few
+    highest non-members, which matters: as an interval of the TPR at a *true* FPR of 1 % they cover 33 %, 59 % and 91 %
+    of the time with 100, 400 and 4000 non-members (400 members; results/coverage.json). If the threshold depends on
+    fewer than ten non-members, `note` says on how many. For a claim use pooled_tpr at a frozen threshold.
 
     With target_fpr * M < 1 there is nothing to measure: the numbers are None and `note` says how many it takes.
     """
@@ -160,7 +160,7 @@ def pooled_tpr(
             rates = above[people].sum(axis=1) / total[people].sum(axis=1)
             low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
             cluster = Interval(float(low), float(high), confidence, f"percentile bootstrap over {D} domains")
-            if np.ptp(rates) == 0:  # nobody hit, or everybody
+            if np.ptp(rates) == 0:  # every resample has the same rate
                 cluster = constant_interval(float(rates[0]), D, 0, 1, confidence, "domains")
         return float(above.sum() / total.sum()), exact, cluster, int(total.sum())
 

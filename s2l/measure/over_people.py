@@ -92,7 +92,7 @@ def hierarchical_mean(
 def _hierarchical_difference_without_variance(
     before: Sequence[Pair], after: Sequence[Pair], per_domain: list[float], confidence: float
 ) -> PairedDifference:
-    """The mean change of AUC when every domain shows the same one and no resample another."""
+    """The mean change of AUC if all domains and all resamples show the same change."""
     if len(before) == 1:
         (m0, n0), (m1, n1) = before[0], after[0]
         change = difference_without_variance(np.asarray(m0), np.asarray(n0), np.asarray(m1), np.asarray(n1), confidence)
@@ -115,13 +115,13 @@ def hierarchical_difference(
 ) -> PairedDifference:
     """Mean over domains of AUC after minus AUC before; before[d] and after[d] = (m (N_d,), n (M_d,)), same images.
 
-    Interval and two-sided p-value by a hierarchical bootstrap: domains with replacement, then within each drawn
-    domain images with replacement, each with both of its scores. `per_domain` lists the differences.
+    Interval and two-sided p-value by a hierarchical bootstrap: domains with replacement, then images within each
+    resampled domain with replacement, each with both of its scores. `per_domain` lists the differences.
 
-    Two errors pull against each other: domains alone already carry the images' noise, so resampling images as
-    well widens the interval, while few domains narrow it. Measured at 95 % (results/coverage.json): cautious, 96 to
-    99 % coverage, where domains are alike; 92 % with 10 domains that gain very differently. A domain at AUC 1 shows
-    no spread and is taken at its word, unless all of them do: then `method` names what stands in.
+    Two errors work against each other: the spread of the domains already includes the images' noise, so resampling
+    images as well widens the interval, while few domains narrow it. Measured at 95 % (results/coverage.json):
+    cautious, 96 to 99 % coverage, if domains are alike; 92 % with 10 domains that gain very differently. A domain at
+    AUC 1 has no spread, and its difference counts as exact, unless all are like this: then `method` names the fallback.
     """
     before, after = _check_domains(before, "before"), _check_domains(after, "after")
     confidence = check_confidence(confidence)

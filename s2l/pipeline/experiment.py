@@ -75,7 +75,7 @@ class Tuned:
         return finetune.load_finetuned(self.base, self.folder)
 
     def caption(self, text: str) -> str:
-        """What the attacker writes: after some methods a token stands for the name."""
+        """The caption that the attacker uses: after some methods a token replaces the name."""
         return finetune.map_caption(text, self.record["name"], self.config)
 
     @property
@@ -117,7 +117,7 @@ class _Run:
         return self.tuned_folder
 
     def class_images(self, config: FineTuneConfig) -> Path | None:
-        """The folder of DreamBooth's class images; None where it needs none."""
+        """The folder of DreamBooth's class images; None if the run needs none."""
         n = plan.class_images(self.config)
         if n == 0:
             return None

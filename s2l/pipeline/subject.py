@@ -14,7 +14,7 @@ class Subject:
 
     key      identifies the weights in the cache
     load     gives the model; an audit that is entirely in the cache never calls it
-    caption  the attacker's form of a caption: after some methods a token stands for the name
+    caption  the caption that the attacker uses: after some methods a token replaces the name
     """
 
     key: str

@@ -98,7 +98,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _paper_auc(name: str, label: str) -> float | None:
-    """The paper's AUC of a row, minus that of its model before."""
+    """The paper's AUC of a row, minus that of its base model."""
     theirs = _number(_paper_values(name, label).get("AUC"))
     base = _number(paper()["tables"]["main"]["rows"][0][paper()["tables"]["main"]["head"].index("AUC")])
     return None if theirs is None or base is None else theirs - base

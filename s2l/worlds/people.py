@@ -33,7 +33,7 @@ N_CALIBRATION = 8  # the first eight are for choosing hyper-parameters, the othe
 
 # How often each member photo was repeated in pre-training, in the order of the photos. The photos
 # are independent draws, so this assignment is random. LAION repeats a few photos often in the same
-# way; k = 10 is the bound of eidetic memorisation, and the one photo at 20 lies beyond it.
+# way; k = 10 is the bound of eidetic memorisation, and the one photo at 20 is above it.
 REPEATS = (20,) + (10,) * 2 + (5,) * 4 + (2,) * 7  # every further photo: once
 
 DREAMBOOTH_IDENTIFIER = "sks"  # in the vocabulary but in no caption: a rare token, as DreamBooth needs
