@@ -84,8 +84,9 @@ class AttackSummary:
 def roc(m: Scores, n: Scores) -> Roc:
     """All points of the ROC curve of m (N,) against n (M,), from (0, 0) to (1, 1); one point per distinct score.
 
-    Same as sklearn.metrics.roc_curve(drop_intermediate=False), except for the first threshold: instead of sklearn's
-    infinity, it is the next number above the highest score, which means the same ("no image is a member") and survives JSON.
+    Same as sklearn.metrics.roc_curve(drop_intermediate=False), except for the first threshold: sklearn has infinity
+    there, this the next number above the highest score, which means the same ("no image is a member") and survives
+    JSON.
     """
     m, n = check_pair(m, n)
     labels = np.concatenate([np.ones(len(m)), np.zeros(len(n))])
