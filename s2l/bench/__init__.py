@@ -223,7 +223,7 @@ def run_bench(model: str = LAB, runtime: Runtime = Runtime(), size: Size = FULL,
 
 
 def targets(device: str, rows: dict, agreement: float) -> list[dict]:
-    """Each promise, the measured value, and whether it was judged. At the sizes of a test they mean nothing."""
+    """Each promise, the measured value, and whether it was kept. At the sizes of a test they mean nothing."""
     entries = [
         {"what": f"{rows[name]['title']}: times faster", "wanted": wanted, "measured": rows[name]["ratio"]["ratio"]}
         for name, wanted in TARGETS[device].items()
@@ -233,6 +233,6 @@ def targets(device: str, rows: dict, agreement: float) -> list[dict]:
          "measured": rows[name]["share_of_peak"]}
         for name, wanted in SHARES[device].items()
     ]  # fmt: skip
-    judged = [row | {"kept": row["measured"] >= row["wanted"]} for row in entries]
+    verdicts = [row | {"kept": row["measured"] >= row["wanted"]} for row in entries]
     what = {"what": "SecMI: largest relative difference", "wanted": SECMI_TOLERANCE, "measured": agreement}
-    return [*judged, what | {"kept": agreement <= SECMI_TOLERANCE}]
+    return [*verdicts, what | {"kept": agreement <= SECMI_TOLERANCE}]

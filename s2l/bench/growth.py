@@ -100,16 +100,16 @@ def growth(
     """{"<curve>": {"measured": [{n, seconds, bytes}], "seconds": line, "bytes": line}} for the three questions."""
     curves = {f"SP set, {k} process{'es' if k > 1 else ''}": ("sp_set", k) for k in processes}
     curves["SecMI on members"] = ("secmi", 1)
-    fitted: dict[str, dict] = {}
+    record: dict[str, dict] = {}
     total = len(curves) * len(sizes)
     for title, (what, k) in curves.items():
         points = []
         for n in sizes:
             points.append(_run(what, n, k, [model, device, dtype]))
-            progress(Event("growth", len(fitted) * len(sizes) + len(points), total, {}))
-        fitted[title] = {"measured": points, "seconds": line(points, "seconds"), "bytes": line(points, "bytes")}
+            progress(Event("growth", len(record) * len(sizes) + len(points), total, {}))
+        record[title] = {"measured": points, "seconds": line(points, "seconds"), "bytes": line(points, "bytes")}
     progress(Event("growth", total, total, {"cached": False}))
-    return fitted
+    return record
 
 
 def figure(curves: dict, path: Path) -> None:

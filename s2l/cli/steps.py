@@ -134,7 +134,12 @@ base.app.command("s2l", hidden=True, epilog=base.example("s2l --method=lora_db -
 
 
 def _domain_config(
-    preset_name: str, name: str | None, model: str, members: Path | None, nonmembers: Path | None, held: int | None
+    preset_name: str,
+    name: str | None,
+    model: str,
+    members: Path | None,
+    nonmembers: Path | None,
+    n_nonmembers: int | None,
 ) -> DomainConfig:
     """The preset's domain for a stage command: a person of the lab, or two folders."""
     folders = members is not None or nonmembers is not None
@@ -143,7 +148,7 @@ def _domain_config(
     if not folders and (name is None or find_lab(model) is None):
         raise UserError("whose photos? Give --members DIR and --nonmembers DIR, or --domain NAME of a lab")
     name = base.check_name(name, model, members) if name is not None else Path(members or "").resolve().name
-    options = {"members": base.text_of(members), "nonmembers": base.text_of(nonmembers), "n-nonmembers": held}
+    options = {"members": base.text_of(members), "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers}
     return run_config(preset_name, name, options).domain
 
 

@@ -115,8 +115,8 @@ class Live:
         if name in self.status:
             self.status[name] = "running"
         share = event.step / max(1, event.total)
-        worked = (event.step - self.first[1]) / max(1, event.total) * self.work.get(name, 0.0)
-        self.rates[name] = (worked, now - self.first[2])
+        units = (event.step - self.first[1]) / max(1, event.total) * self.work.get(name, 0.0)
+        self.rates[name] = (units, now - self.first[2])
         self.state |= {"stage": name, "title": event.title, "unit": event.unit}
         self.state |= {"step": event.step, "total": event.total}
         self.state["speed"] = event.info.get("images_per_s")

@@ -27,8 +27,8 @@ ACTIVE = ("queued", "running")
 RESUMABLE = ("failed", "cancelled", "interrupted")
 FORCE_AFTER = 10.0  # seconds that a cancelled run may continue before its worker is killed
 
-CANCELLED = "Stopped. Everything finished is kept; Resume continues from there."
-RESTARTED = "The server was restarted during this run. Everything finished is kept; Resume continues from there."
+CANCELLED = "Stopped. All finished work is kept; Resume continues from there."
+RESTARTED = "The server was restarted during this run. All finished work is kept; Resume continues from there."
 
 
 class QueueFull(UserError):
@@ -245,7 +245,7 @@ class Jobs:
         The visitor whose last turn was longest ago comes next, so ten runs of one visitor delay another's single run
         by one. A run that several visitors wait for belongs to the one of them whose turn comes first.
         """
-        served = dict(
+        last_turn = dict(
             db.execute(
                 "SELECT j.visitor, max(r.started_at) FROM jobs j JOIN runs r ON r.key = j.run"
                 " WHERE r.started_at IS NOT NULL GROUP BY j.visitor"
@@ -259,9 +259,9 @@ class Jobs:
             visitors_of.setdefault(key, []).append(visitor)
         order, turn = [], time.time()
         while visitors_of:  # the oldest run of the visitor whose turn it is
-            key = min(visitors_of, key=lambda k: min(served.get(v, 0.0) for v in visitors_of[k]))
+            key = min(visitors_of, key=lambda k: min(last_turn.get(v, 0.0) for v in visitors_of[k]))
             for visitor in visitors_of.pop(key):
-                served[visitor] = turn
+                last_turn[visitor] = turn
             order.append(key)
             turn += 1
         return order

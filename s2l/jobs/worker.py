@@ -133,10 +133,10 @@ class Supervisor(threading.Thread):
             self._start()
         elif (code := self.process.poll()) is not None:
             self.jobs.abandon(_how_it_died(code), self.worker)
-            lived = time.monotonic() - self._born
-            self._wait = 1.0 if lived > 30 else min(30.0, 2 * self._wait)
+            uptime = time.monotonic() - self._born
+            self._wait = 1.0 if uptime > 30 else min(30.0, 2 * self._wait)
             self.process = None
-            self._stopped.wait(0 if lived > 30 else self._wait)
+            self._stopped.wait(0 if uptime > 30 else self._wait)
         elif self.jobs.ignored_cancel(self.worker):
             self.process.kill()
             self.process.wait()
@@ -171,7 +171,7 @@ def _how_it_died(code: int) -> str:
         how = f"was killed ({name}{hint})"
     else:
         how = f"ended by itself (exit code {code}; see jobs/worker.log on the server)"
-    return f"The computing process {how}. Everything finished is kept; Resume continues from there."
+    return f"The worker process {how}. All finished work is kept; Resume continues from there."
 
 
 def start(jobs: Jobs) -> Supervisor:

@@ -129,14 +129,14 @@ def _core(adjacency: np.ndarray, free: np.ndarray, least: int) -> np.ndarray:
 def _grow(adjacency: np.ndarray, seed: int, free: np.ndarray) -> np.ndarray:
     """A maximal clique around `seed` among the free vertices, sorted."""
     neighbours = np.flatnonzero(adjacency[seed] & free)
-    joined = adjacency[np.ix_(neighbours, neighbours)]
-    order = np.argsort(-joined.sum(axis=1), kind="stable")
-    allowed = np.ones(len(neighbours), bool)
+    edges = adjacency[np.ix_(neighbours, neighbours)]
+    order = np.argsort(-edges.sum(axis=1), kind="stable")
+    candidates = np.ones(len(neighbours), bool)
     clique = [seed]
     for i in order:
-        if allowed[i]:
+        if candidates[i]:
             clique.append(neighbours[i])
-            allowed &= joined[i]
+            candidates &= edges[i]
     return np.sort(clique)
 
 
@@ -208,7 +208,7 @@ def _compare(generations, flags, references, delta, memory_mb) -> tuple[int, int
     """Flags with a hit, distinct references hit, and each flag's nearest reference with its l2."""
     if not flags:
         return 0, 0, (), ()
-    flagged = generations[list(flags)]
-    hit_flags, hit_references = hit_pairs(flagged, references, delta, memory_mb)
-    index, l2 = nearest(flagged, references, 1, memory_mb)
+    flag_images = generations[list(flags)]
+    hit_flags, hit_references = hit_pairs(flag_images, references, delta, memory_mb)
+    index, l2 = nearest(flag_images, references, 1, memory_mb)
     return len(set(hit_flags)), len(set(hit_references)), tuple(index[:, 0].tolist()), short_floats(l2[:, 0])

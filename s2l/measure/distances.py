@@ -267,8 +267,8 @@ def _nearest_plain(a: np.ndarray, b: np.ndarray, k: int, memory_mb: float) -> tu
         exact = _exact(a, b, row + rows, cols)
         order = np.lexsort((cols, exact, rows))
         first = np.searchsorted(rows[order], np.arange(r))
-        chosen = order[first[:, None] + np.arange(k)]  # (r,k)
-        indices[row : row + r], distances[row : row + r] = cols[chosen], exact[chosen]
+        top = order[first[:, None] + np.arange(k)]  # (r,k)
+        indices[row : row + r], distances[row : row + r] = cols[top], exact[top]
     return indices, distances
 
 
@@ -309,18 +309,18 @@ def _nearest_bounded(
         n_compared = 0
         for i, bound in enumerate(bounds, start):
             order = np.argsort(bound, kind="stable")
-            seen, exact = order[:k], _exact(a, b, np.full(k, i), order[:k])
-            while len(seen) < len(b):
+            tried, exact = order[:k], _exact(a, b, np.full(k, i), order[:k])
+            while len(tried) < len(b):
                 # Growing groups: the nearest so far rule out most of the rest.
-                group = order[len(seen) : 2 * len(seen) + 4]
+                group = order[len(tried) : 2 * len(tried) + 4]
                 worst = np.partition(exact, k - 1)[k - 1]
                 group = group[bound[group] <= worst**2 + TOLERANCE]
                 if not len(group):
                     break
-                seen, exact = np.append(seen, group), np.append(exact, _exact(a, b, np.full(len(group), i), group))
-            best = np.lexsort((seen, exact))[:k]
-            indices[i], distances[i] = seen[best], exact[best]
-            n_compared += len(seen)
+                tried, exact = np.append(tried, group), np.append(exact, _exact(a, b, np.full(len(group), i), group))
+            best = np.lexsort((tried, exact))[:k]
+            indices[i], distances[i] = tried[best], exact[best]
+            n_compared += len(tried)
             if n_compared > 200 + len(b) * (i + 1 - start) / 50:  # the bound decides too little, as for images of noise
                 indices[block], distances[block] = _nearest_plain(a[block], b, k, memory_mb)
                 break

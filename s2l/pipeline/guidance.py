@@ -90,8 +90,8 @@ def promising(pool: Draws, magnitudes: torch.Tensor, keep: int) -> Draws:
         raise ValueError(f"{len(magnitudes)} magnitudes for a pool of {len(pool.seeds)} seeds: one per seed")
     if not 1 <= keep <= len(magnitudes):
         raise ValueError(f"keep must be between 1 and {len(magnitudes)}, not {keep}")
-    chosen = sorted(torch.argsort(-magnitudes, stable=True)[:keep].tolist())
-    return Draws(tuple(pool.prompts[i] for i in chosen), tuple(pool.seeds[i] for i in chosen))
+    indices = sorted(torch.argsort(-magnitudes, stable=True)[:keep].tolist())
+    return Draws(tuple(pool.prompts[i] for i in indices), tuple(pool.seeds[i] for i in indices))
 
 
 def draws(base: DiffusionModel, config: ExtractionConfig, name: str, progress: Progress = silent) -> Draws:

@@ -92,9 +92,9 @@ def generations(
     `seeds` are those chosen from a pool, `plain_prompts` the base model's prompts if the pictures follow the change
     between two models. An option that is off is None and does not enter the key.
     """
-    chosen = [] if seeds is None else [list(seeds)]
-    guided = [] if plain_prompts is None else [GUIDANCE, config.guidance_w, list(plain_prompts)]
-    return key_of("generations", PICTURES, subject, list(prompts), config.sampler, config.seed, *chosen, *guided)
+    choice = [] if seeds is None else [list(seeds)]
+    change = [] if plain_prompts is None else [GUIDANCE, config.guidance_w, list(plain_prompts)]
+    return key_of("generations", PICTURES, subject, list(prompts), config.sampler, config.seed, *choice, *change)
 
 
 def images(domain: str, part: str) -> str:

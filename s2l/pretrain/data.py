@@ -59,10 +59,10 @@ def public_pool(recipe: Recipe, work: Path) -> torch.Tensor:
     if not path.exists():
         starts = range(0, recipe.n_public, DRAWN_TOGETHER)
         stops = [min(start + DRAWN_TOGETHER, recipe.n_public) for start in starts]
-        many = len(starts) > 1  # starting other processes takes seconds
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) if many else nullcontext() as others:
+        parallel = len(starts) > 1  # starting other processes takes seconds
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) if parallel else nullcontext() as workers:
             draw = partial(public_pixels, identities=recipe.n_public_identities, resolution=recipe.size.resolution)
-            parts = list((others.map if others else map)(draw, starts, stops))
+            parts = list((workers.map if workers else map)(draw, starts, stops))
         np.save(work / "public.tmp.npy", np.concatenate(parts).transpose(0, 3, 1, 2))
         os.replace(work / "public.tmp.npy", path)
     return torch.from_numpy(np.load(path))

@@ -23,12 +23,12 @@ def _merges(words: list[str]) -> list[tuple[str, str]]:
     The `tokenizers` trainer breaks such ties by a hash that differs from process to process, so a
     resumed training would give the same words other ids.
     """
-    spelled = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
+    spellings = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
     merges: list[tuple[str, str]] = []
-    while counts := Counter(pair for parts in spelled for pair in pairwise(parts)):
+    while counts := Counter(pair for parts in spellings for pair in pairwise(parts)):
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         merges.append(best)
-        for parts in spelled:
+        for parts in spellings:
             for i in reversed(range(len(parts) - 1)):
                 if tuple(parts[i : i + 2]) == best:
                     parts[i : i + 2] = ["".join(best)]
@@ -48,9 +48,9 @@ def build_tokenizer() -> CLIPTokenizer:
     tokens = [*letters, *endings, *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
-    split = [w for w in words if len(tokenizer(w, add_special_tokens=False).input_ids) != 1]
-    if split:
-        raise RuntimeError(f"the tokenizer splits words of the lab: {split}")
+    broken = [w for w in words if len(tokenizer(w, add_special_tokens=False).input_ids) != 1]
+    if broken:
+        raise RuntimeError(f"the tokenizer splits words of the lab: {broken}")
     return tokenizer
 
 

@@ -252,7 +252,7 @@ def _over_people(values: Sequence[float]) -> dict:
 def efficiency_gain(cells: list[dict], first: list[dict]) -> dict:
     """Distinct extractions per 1,000 UNet evaluations, after fine-tuning: a row minus the first row, per person."""
     rates = [[cell["extraction"]["after"]["cost"]["per_1000"] for cell in row] for row in (cells, first)]
-    return _over_people([mine - theirs for mine, theirs in zip(*rates, strict=True)])
+    return _over_people([rate - first_rate for rate, first_rate in zip(*rates, strict=True)])
 
 
 def configs(table: Table, people: int | None = None) -> Iterable[tuple[Row, RunConfig]]:

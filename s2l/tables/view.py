@@ -75,8 +75,8 @@ def _tpr(outcome: dict, when: str) -> str:
 
 def _precision(flags: list[int]) -> str:
     """How many of the flags raised without the photos are right."""
-    raised, right = flags
-    return f"{right} of {raised}" if raised else "none raised"
+    n_flags, n_right = flags
+    return f"{n_right} of {n_flags}" if n_flags else "none raised"
 
 
 # --- the paper's figures ----------------------------------------------------------------------------------------------
@@ -154,12 +154,12 @@ def _membership(name: str, table: dict) -> Sheet:
     def cells(label: str, outcomes: dict, when: str, parameters: str) -> tuple[str, ...]:
         secmi, loss = outcomes["secmi"], outcomes["loss"]
         after = when == "after"
-        theirs, moved = _paper_values(name, label).get("AUC", ""), _paper_auc(name, label)
+        theirs, paper_change = _paper_values(name, label).get("AUC", ""), _paper_auc(name, label)
         return (
             in_words(label), parameters, _mean(secmi[when]), change(secmi["difference"]) if after else "",
             _both(secmi) if after else "", _tpr(secmi, when), _mean(loss[when]),
             change(loss["difference"]) if after else "", _both(loss) if after else "", theirs,
-            f"{moved:+.3f}" if after and moved is not None else "",
+            f"{paper_change:+.3f}" if after and paper_change is not None else "",
         )  # fmt: skip
 
     rows = [cells(BASE, first, "before", "")]
@@ -196,8 +196,8 @@ def _secondary(table: dict) -> Sheet:
 
     rows = [(BASE, *("" for _ in titles), *near(first["extraction"]["before"]))]
     for label, row in table["rows"].items():
-        moved = [f"{row['attacks'][name]['shake_auc']:.3f}" for name in titles]
-        rows.append((in_words(label), *moved, *near(row["extraction"]["after"])))
+        changes = [f"{row['attacks'][name]['shake_auc']:.3f}" for name in titles]
+        rows.append((in_words(label), *changes, *near(row["extraction"]["after"])))
     title = (
         "Means without intervals: the change alone (below .5: members' scores fell more), and members (held-out "
         "photos, scaled) within other distances"
@@ -213,10 +213,10 @@ def _extraction(name: str, table: dict) -> Sheet:
     )  # fmt: skip
     first = next(iter(table["rows"].values()))["extraction"]
 
-    def cells(label: str, outcome: dict, moved: str) -> tuple[str, ...]:
+    def cells(label: str, outcome: dict, difference: str) -> tuple[str, ...]:
         theirs = _paper_values(name, label)
         return (
-            in_words(label), _count(outcome["distinct_over_people"]), moved, f"{outcome['mean_nonmembers_scaled']:.1f}",
+            in_words(label), _count(outcome["distinct_over_people"]), difference, f"{outcome['mean_nonmembers_scaled']:.1f}",
             _precision(outcome["flags"]), theirs.get("extracted per person", ""), theirs.get("precision %", ""),
         )  # fmt: skip
 
@@ -280,11 +280,11 @@ def short(name: str, table: dict) -> Sheet:
     rows = [(BASE, "", "", _count(first["distinct_over_people"]), "", "", theirs)]
     for label, row in table["rows"].items():
         secmi, loss, extraction = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
-        moved = _paper_auc(name, label)
+        paper_change = _paper_auc(name, label)
         rows.append((
             in_words(label), change(secmi["difference"]), _both(loss),
             _count(extraction["after"]["distinct_over_people"]), change(extraction["difference"], 1),
-            "" if moved is None else f"{moved:+.3f}", _paper_values(name, label).get("extracted per person", ""),
+            "" if paper_change is None else f"{paper_change:+.3f}", _paper_values(name, label).get("extracted per person", ""),
         ))  # fmt: skip
     return _without_empty_columns(table["title"], head, rows)
 
