@@ -309,18 +309,18 @@ def _nearest_bounded(
         n_compared = 0
         for i, bound in enumerate(bounds, start):
             order = np.argsort(bound, kind="stable")
-            tried, exact = order[:k], _exact(a, b, np.full(k, i), order[:k])
-            while len(tried) < len(b):
+            near, exact = order[:k], _exact(a, b, np.full(k, i), order[:k])
+            while len(near) < len(b):
                 # Growing groups: the nearest so far rule out most of the rest.
-                group = order[len(tried) : 2 * len(tried) + 4]
+                group = order[len(near) : 2 * len(near) + 4]
                 worst = np.partition(exact, k - 1)[k - 1]
                 group = group[bound[group] <= worst**2 + TOLERANCE]
                 if not len(group):
                     break
-                tried, exact = np.append(tried, group), np.append(exact, _exact(a, b, np.full(len(group), i), group))
-            best = np.lexsort((tried, exact))[:k]
-            indices[i], distances[i] = tried[best], exact[best]
-            n_compared += len(tried)
+                near, exact = np.append(near, group), np.append(exact, _exact(a, b, np.full(len(group), i), group))
+            best = np.lexsort((near, exact))[:k]
+            indices[i], distances[i] = near[best], exact[best]
+            n_compared += len(near)
             if n_compared > 200 + len(b) * (i + 1 - start) / 50:  # the bound decides too little, as for images of noise
                 indices[block], distances[block] = _nearest_plain(a[block], b, k, memory_mb)
                 break

@@ -216,8 +216,9 @@ def _extraction(name: str, table: dict) -> Sheet:
     def cells(label: str, outcome: dict, difference: str) -> tuple[str, ...]:
         theirs = _paper_values(name, label)
         return (
-            in_words(label), _count(outcome["distinct_over_people"]), difference, f"{outcome['mean_nonmembers_scaled']:.1f}",
-            _precision(outcome["flags"]), theirs.get("extracted per person", ""), theirs.get("precision %", ""),
+            in_words(label), _count(outcome["distinct_over_people"]), difference,
+            f"{outcome['mean_nonmembers_scaled']:.1f}", _precision(outcome["flags"]),
+            theirs.get("extracted per person", ""), theirs.get("precision %", ""),
         )  # fmt: skip
 
     rows = [cells(BASE, first["before"], "")]
@@ -284,7 +285,8 @@ def short(name: str, table: dict) -> Sheet:
         rows.append((
             in_words(label), change(secmi["difference"]), _both(loss),
             _count(extraction["after"]["distinct_over_people"]), change(extraction["difference"], 1),
-            "" if paper_change is None else f"{paper_change:+.3f}", _paper_values(name, label).get("extracted per person", ""),
+            "" if paper_change is None else f"{paper_change:+.3f}",
+            _paper_values(name, label).get("extracted per person", ""),
         ))  # fmt: skip
     return _without_empty_columns(table["title"], head, rows)
 
