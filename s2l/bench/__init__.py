@@ -223,7 +223,7 @@ def run_bench(model: str = LAB, runtime: Runtime = Runtime(), size: Size = FULL,
 
 
 def targets(device: str, rows: dict, agreement: float) -> list[dict]:
-    """Each promise, the measured value, and whether it was kept. At the sizes of a test they mean nothing."""
+    """Each target, the measured value, and whether it was met ("kept"). At the sizes of a test they mean nothing."""
     entries = [
         {"what": f"{rows[name]['title']}: times faster", "wanted": wanted, "measured": rows[name]["ratio"]["ratio"]}
         for name, wanted in TARGETS[device].items()

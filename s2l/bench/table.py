@@ -31,14 +31,14 @@ def target_rows(record: dict) -> list[tuple[str, ...]]:
     """The targets: wanted, measured, and whether each was met."""
     out: list[tuple[str, ...]] = [("target", "wanted", "measured", "")]
     for target in record["targets"]:
-        verdict = "kept" if target["kept"] else "missed"
+        verdict = "met" if target["kept"] else "missed"
         out.append((target["what"], f"{target['wanted']:.3g}", f"{target['measured']:.3g}", verdict))
     if (demo := record.get("demo")) is not None:
-        verdict = "kept" if demo["seconds"] <= DEMO_TARGET_S else "missed"
+        verdict = "met" if demo["seconds"] <= DEMO_TARGET_S else "missed"
         out.append((f"`{demo['preset']}` preset, seconds", f"{DEMO_TARGET_S:.0f}", f"{demo['seconds']:.0f}", verdict))
     if (comparisons := record.get("quality")) is not None:
         agree = sum(row["agree"] for row in comparisons)
-        verdict = "kept" if agree == len(comparisons) else "missed"
+        verdict = "met" if agree == len(comparisons) else "missed"
         out.append(("people on whom fast and 50-step runs agree", str(len(comparisons)), str(agree), verdict))
     return out
 
