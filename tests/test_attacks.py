@@ -580,13 +580,13 @@ def lab_query(model: DiffusionModel, members: int, held_out: int) -> Query:
 
 @pytest.fixture(scope="module")
 def overfitted(tiny_checkpoint):
-    """(model, query): a UNet of random weights, trained until it knows four photos by heart. About twenty seconds.
+    """(model, query): a UNet of random weights, trained until it knows four photos by heart. About ten seconds.
 
     Only t < 200 is trained, which is what SecMI and PIA look at; timesteps are stratified over the batch.
     """
     model = DiffusionModel.load(str(tiny_checkpoint), Runtime("cpu", "float32", 28))
     query = lab_query(model, MEMBERS, HELD_OUT)
-    rows, steps, rate = torch.arange(MEMBERS).repeat(3), 600, 4e-3
+    rows, steps, rate = torch.arange(MEMBERS).repeat(3), 300, 4e-3
     z0, c = query.latents.clone()[rows], query.embeddings.clone()[rows]
     model.unet.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(model.unet.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0, fused=True)

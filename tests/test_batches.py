@@ -76,7 +76,7 @@ def test_an_autocast_of_the_caller_is_not_lost(two_threads):
 
 def test_pictures_and_scores_are_those_of_one_after_the_other(two_threads, tiny_model):
     assert tiny_model.one_core_per_batch
-    sampler = SamplerConfig(num_inference_steps=2)
+    sampler, config = SamplerConfig(num_inference_steps=2), AuditConfig(settings={"secmi": {"t": 20}})
     images = torch.randint(0, 256, (9, 3, tiny_model.resolution, tiny_model.resolution), dtype=torch.uint8)
     pictures = ImageSet(images, tuple(f"{PROMPT} {i}" for i in range(9)), tuple(map(str, range(9))))
 
@@ -84,7 +84,7 @@ def test_pictures_and_scores_are_those_of_one_after_the_other(two_threads, tiny_
         drawn = tiny_model.generate(pictures.captions, range(9), sampler)
         query = attacks.make_query(tiny_model, pictures)
         # CLiD encodes captions while it scores.
-        return drawn, attacks.run_suite(("secmi", "loss", "clid"), tiny_model, query, AuditConfig())
+        return drawn, attacks.run_suite(("secmi", "loss", "clid"), tiny_model, query, config)
 
     together = everything()
     tiny_model.one_core_per_batch = False

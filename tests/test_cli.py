@@ -48,7 +48,8 @@ from s2l.store import Store
 
 SHIPPED = Path(__file__).resolve().parents[1] / "s2l" / "assets" / "labs" / "fresh"
 NAME = "Mira Solwyn"
-RUN = ["run", "--domain", NAME, "--preset", "quick", "--attacks", "loss"]
+RUN = ["run", "--domain", NAME, "--preset", "quick", "--attacks", "loss", "--set-size", "4", "--n-generations", "4"]
+RUN += ["--n-nonmembers", "4", "--steps", "4"]
 FAST = ["--device", "cpu", "--dtype", "float32"]
 
 
@@ -95,7 +96,7 @@ def test_run_writes_its_files_and_the_second_run_is_all_cache(tiny_lab, tmp_path
     assert {p.name for p in (tmp_path / "a").iterdir()} == set(FILES)
     assert "Loss: AUC" in out and "control: held-out photos" in out and "Fine-tuning" in out
     assert out.startswith("Warning: A quick run")
-    for line in ("SP set: 0 of 8", "SP set: done", "Fine-tuning: 6 of 6", "Fine-tuning: done", "Comparison: done"):
+    for line in ("SP set: 0 of 4", "SP set: done", "Fine-tuning: 4 of 4", "Fine-tuning: done", "Comparison: done"):
         assert line in err  # not a terminal: plain lines
     assert "Loading" not in err and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", err)
 

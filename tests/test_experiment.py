@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2l.config import preset
+from s2l.config import merged, preset
 from s2l.errors import UserError
 from s2l.model.diffusion import Runtime
 from s2l.pipeline.experiment import load_result, run
@@ -36,7 +36,14 @@ def numbers(record: dict) -> dict:
 
 @pytest.fixture
 def config():
-    return preset("quick", NAME)
+    """The quick preset in fewer steps of the sampler and of SecMI: several batches in every stage."""
+    return preset(
+        "quick", {"name": NAME, "n_members": 8, "n_nonmembers": 8},
+        sp_set={"sampler": {"num_inference_steps": 2}},
+        finetune={"max_train_steps": 4},
+        audit={"settings": {"secmi": {"t": 40}}},
+        extraction={"sampler": {"num_inference_steps": 2}},
+    )  # fmt: skip
 
 
 def test_run_gives_everything_a_report_needs(tiny_lab, store, config):
@@ -50,9 +57,9 @@ def test_run_gives_everything_a_report_needs(tiny_lab, store, config):
     assert record["finetune"]["trained_parameters"] > 0
     assert len(record["finetune"]["log"]) == config.finetune.max_train_steps
     assert len(result.images("sp_set")) == 8
-    assert len(result.images("members")) == 12
+    assert len(result.images("members")) == 8
     members, nonmembers = result.scores("secmi", "after")
-    assert members.shape == (12,) and nonmembers.shape == (12,)
+    assert members.shape == (8,) and nonmembers.shape == (8,)
     json.dumps(record, allow_nan=False)
     assert load_result(result.key, store).record["attacks"] == record["attacks"]
 
@@ -76,7 +83,7 @@ def test_runs_in_one_process_do_not_influence_each_other(tiny_lab, tmp_path):
 
 def test_a_new_attack_reuses_the_fine_tuned_weights(tiny_lab, store, config):
     run(config, store, CPU)
-    other = config.model_copy(update={"audit": config.audit.model_copy(update={"settings": {"secmi": {"t": 120}}})})
+    other = config.model_copy(update={"audit": config.audit.model_copy(update={"settings": {"secmi": {"t": 60}}})})
     stages = run(other, store, CPU).record["stages"]
     assert stages["finetune"]["cached"] and stages["sp_set"]["cached"] and stages["attack loss after"]["cached"]
     assert not stages["attack secmi after"]["cached"]
@@ -138,7 +145,7 @@ def test_cancel_keeps_what_was_finished(tiny_lab, store, config):
     ],
 )
 def test_the_plan_is_what_a_run_goes_through(tiny_lab, store, over):
-    config = preset("quick", NAME, **over)
+    config = preset("quick", {"name": NAME, "n_members": 2, "n_nonmembers": 2}, **merged(SMALL, over))
     planned = {stage.id: stage.title for stage in plan(config)}
     stages = run(config, store, CPU).record["stages"]
     assert {name: stages[name]["title"] for name in stages if name in planned} == planned
@@ -160,31 +167,34 @@ def test_wrong_names_cost_no_computation(tiny_lab, store, config):
 
 
 KILLER = """
-import os, signal, sys
-from s2l.config import preset
+import json, os, signal, sys
+from s2l.config import RunConfig
 from s2l.pipeline.experiment import run
 from s2l.model.diffusion import Runtime
 from s2l.store import Store
 
-def die(event):
-    if event.stage == sys.argv[2] and event.step >= int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
+config, store = RunConfig.model_validate_json(sys.argv[2]), Store(sys.argv[1])
+for stage, step in json.loads(sys.argv[3]):  # forked: to import everything once is what takes the time
 
-config = preset("quick", "Mira Solwyn")
-run(config, Store(sys.argv[1]), Runtime(device="cpu", dtype="float32", batch_size=4), die)
+    def die(event):
+        if event.stage == stage and event.step >= step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        run(config, store, Runtime(device="cpu", dtype="float32", batch_size=4), die)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == -9, f"the run was meant to be killed in {stage}"
 """
 
 
-@pytest.mark.parametrize(
-    "stage, step",
-    [("sp_set", 4), ("finetune", 3), ("attack secmi before", 4), ("generate after", 4), ("nonmembers", 1)],
-)
-def test_kill_minus_nine_and_run_again_gives_the_same_numbers(tiny_lab, tmp_path, config, stage, step):
-    whole = run(config, Store(tmp_path / "whole"), CPU)
-    store = Store(tmp_path / "killed")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLER, str(store.root), stage, str(step)], cwd=Path(__file__).parents[1]
-    )
-    assert killed.returncode == -9, "the run was meant to be killed in this stage"
+def test_kill_minus_nine_and_run_again_gives_the_same_numbers(tiny_lab, tmp_path, config):
+    """A run that is killed in one stage after the other, each time by a new process that resumes it."""
+    whole, store = run(config, Store(tmp_path / "whole"), CPU), Store(tmp_path / "killed")
+    stages = [("sp_set", 4), ("finetune", 3), ("nonmembers", 1), ("attack secmi before", 4), ("generate after", 4)]
+    arguments = [str(store.root), config.model_dump_json(), json.dumps(stages)]
+    subprocess.run([sys.executable, "-c", KILLER, *arguments], cwd=Path(__file__).parents[1], check=True)
     again = run(config, store, CPU)
+    assert again.record["stages"]["attack secmi before"]["cached"] and not again.record["stages"]["result"]["cached"]
     assert numbers(again.record) == numbers(whole.record)

@@ -92,6 +92,7 @@ def test_the_wheel_works_in_an_empty_folder(installed, tmp_path):
     )  # fmt: skip
     assert not Path(where.stdout.strip()).is_relative_to(ROOT)
     options = ["--domain", "Taro Quillan", "--preset", "quick", "--attacks", "loss", "--device", "cpu"]
+    options += ["--set-size", "4", "--steps", "2", "--n-generations", "4"]
     run = call(installed, tmp_path, "run", *options, "--out", "out")
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "out" / "report.html").stat().st_size > 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -35,6 +36,27 @@ def in_a_new_process(folder: Path, *words: str, lab: Path | None = None) -> subp
     )
 
 
+ONE_BY_ONE = """
+import contextlib, io, json, sys
+from s2l.cli import main
+
+done = []
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        done.append(main(arguments))
+    done[-1] = [done[-1], out.getvalue(), err.getvalue()]
+print(json.dumps(done))
+"""
+
+
+def commands_in_a_new_process(folder: Path, *commands: list[str]) -> list[subprocess.CompletedProcess]:
+    """Several commands in one process: to import torch is what takes the time."""
+    process = in_a_new_process(folder, "-c", ONE_BY_ONE, json.dumps(commands))
+    assert process.returncode == 0, process.stderr
+    outcomes = zip(commands, json.loads(process.stdout), strict=True)
+    return [subprocess.CompletedProcess(command, *outcome) for command, outcome in outcomes]
+
+
 @pytest.fixture(scope="module")
 def guide(tmp_path_factory):
     """The example packages of the guide, word for word, and one that cannot be imported."""
@@ -50,7 +72,7 @@ def guide(tmp_path_factory):
 
 
 def test_the_lists_show_what_packages_bring_and_name_what_is_broken(guide):
-    attacks, methods = (in_a_new_process(guide, "-m", "s2l", command) for command in ("attacks", "methods"))
+    attacks, methods = commands_in_a_new_process(guide, ["attacks"], ["methods"])
     assert attacks.returncode == methods.returncode == 0, attacks.stderr + methods.stderr
     assert re.search(r"^length +Length +1 UNet evaluations +An example$", attacks.stdout, re.MULTILINE)
     assert re.search(r"^keys_values +Keys and values +how every cross", methods.stdout, re.MULTILINE)
@@ -90,9 +112,8 @@ def test_the_examples_of_the_guide_run(guide, tiny_checkpoint):
 
 
 def test_asking_for_a_broken_one_is_one_sentence(guide):
-    words = ("-m", "s2l", "run", "--domain", "Mira Solwyn", "--out", "out")
-    for option in (("--attacks", "torn"), ("--method", "rent")):
-        done = in_a_new_process(guide, *words, *option)
+    words = ["run", "--domain", "Mira Solwyn", "--out", "out"]
+    for done in commands_in_a_new_process(guide, [*words, "--attacks", "torn"], [*words, "--method", "rent"]):
         assert done.returncode == 2 and "of the package sad cannot be used: ModuleNotFoundError" in done.stderr
         assert "Traceback" not in done.stderr
 

@@ -139,10 +139,22 @@ def test_a_frozen_network_stays_as_it_was(tmp_path):
 def test_a_work_folder_of_another_recipe_is_refused(tmp_path):
     recipe = replace(TWO_PHASES, autoencoder=replace(TWO_PHASES.autoencoder, steps=1))
     pretraining.build(tmp_path / "lab", tmp_path / "work", recipe)
-    with pytest.raises(UserError, match="another recipe's training"):
-        pretraining.build(tmp_path / "lab", tmp_path / "work", replace(recipe, seed=1))
     record = read_json(tmp_path / "lab" / "lab.json")
+    precision, other = record["counters"]["precision"], {"mixed": "float32", "float32": "mixed"}
+    for changed, runtime in ((replace(recipe, seed=1), None), (recipe, Runtime("cpu", other[precision]))):
+        with pytest.raises(UserError, match="the training of another recipe or in another precision"):
+            pretraining.build(tmp_path / "lab", tmp_path / "work", changed, runtime)
     assert record["recipe"]["phases"][1]["mixture"] == {"public": 1.0} and record["counters"]["step"] == 7
+
+
+@pytest.mark.parametrize(
+    ("device", "capable", "precision"), [("cpu", True, "mixed"), ("cpu", False, "float32"), ("cuda", False, "mixed")]
+)
+def test_a_lab_trains_in_what_the_machine_computes(monkeypatch, device, capable, precision):
+    monkeypatch.setattr(pretraining, "cpu_computes_bfloat16", lambda: capable)
+    assert pretraining.training_dtype(device) == precision
+    with pytest.raises(UserError, match="auto, mixed or float32"):
+        pretraining.training_dtype(device, "float16")
 
 
 def test_the_shipped_lab_is_what_its_recipe_says():

@@ -38,6 +38,9 @@ def build(
     seed: Annotated[int | None, typer.Option(help="Seed of the training.")] = None,
     keep: Annotated[str, typer.Option(help="Steps after which to save the model too, such as 500,1000.")] = "",
     device: Device = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Precision: auto (mixed where the device computes bfloat16), mixed or float32.")
+    ] = "auto",
 ) -> None:
     """Draw the people and pre-train a lab's model.
 
@@ -49,18 +52,17 @@ def build(
         raise UserError(f"--seed: should be at least 0 (given: {seed})")
     if not all(part.strip().isdigit() for part in keep.split(",") if part):
         raise UserError(f"--keep: should be numbers of steps, separated by commas, such as 500,1000 (given: {keep!r})")
-    check_runtime(device, "mixed", None)
+    check_runtime(device, dtype, None)
     from s2l.pretrain import build as pretraining
     from s2l.pretrain.recipe import find_recipe
     from s2l.store import cache_root
 
-    chosen_recipe = find_recipe(recipe)
+    settings = find_recipe(recipe)
+    runtime = make_runtime(device, pretraining.training_dtype(device, dtype), None)
     if steps is not None:
-        chosen_recipe = replace(
-            chosen_recipe, phases=(*chosen_recipe.phases[:-1], replace(chosen_recipe.phases[-1], steps=steps))
-        )
+        settings = replace(settings, phases=(*settings.phases[:-1], replace(settings.phases[-1], steps=steps)))
     if seed is not None:
-        chosen_recipe = replace(chosen_recipe, seed=seed)
+        settings = replace(settings, seed=seed)
     out = out or cache_root() / f"lab-{recipe}"
     shipped = [each.folder.resolve() for each in shipped_labs()]
     if any(folder == out.resolve() or folder in out.resolve().parents for folder in shipped):
@@ -70,7 +72,7 @@ def build(
     quiet_libraries()
     with console.progress() as progress:
         wanted = [int(part) for part in keep.split(",") if part]
-        pretraining.build(out, work, chosen_recipe, make_runtime(device, "mixed", None), progress, wanted)
+        pretraining.build(out, work, settings, runtime, progress, wanted)
     print(f"the lab is in {out}; to use it: --model {out}, or S2L_LAB={out}")
 
 

@@ -9,6 +9,7 @@ a killed run resumes where it stopped.
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -37,7 +38,7 @@ from s2l.record import Result, load_result  # noqa: F401  (load_result: for thos
 from s2l.store import Store, read_json, write_json
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "scikit-learn", "scipy")
-SAMPLE_ROUNDS = 5  # how often a training generates its four sample pictures
+SAMPLE_ROUNDS = 5  # how often at most a training generates its four sample pictures
 
 
 def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
@@ -110,7 +111,7 @@ class _Run:
 
         def work(folder: Path) -> None:
             images = sp_set.load_images(sp_folder)
-            every = max(1, config.max_train_steps // SAMPLE_ROUNDS)
+            every = max(1, math.ceil(config.max_train_steps / SAMPLE_ROUNDS))
             finetune.finetune(self.model, images, config, folder, self.domain.name, self.progress, every, class_folder)
 
         self.tuned_folder = self.stage(FINETUNE, self.tuned_key, work)
