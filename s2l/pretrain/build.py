@@ -182,7 +182,8 @@ def build(
 ) -> dict:
     """Make the checkpoint folder `out`; `work` keeps everything needed to resume.
 
-    `runtime` has a precision of `training_dtype`; by default it is the CPU with what suits it. Returns the counters of the training. Raises UserError when `work` belongs to another recipe or precision.
+    `runtime` has a precision of `training_dtype`; by default it is the CPU with what suits it. Returns the counters of
+    the training. Raises UserError when `work` belongs to another recipe or precision.
     """
     out, work, runtime = Path(out), Path(work), runtime or Runtime("cpu", training_dtype())
     work.mkdir(parents=True, exist_ok=True)
