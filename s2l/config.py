@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from s2l.errors import UserError, unknown
+from s2l.presets import PRESETS
 
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARACTERS = 1000
@@ -298,6 +299,29 @@ class ExtractionConfig(Settings):
         return self.seed_pool or self.n_generations
 
 
+class UnshakeConfig(Settings):
+    """The attacks get base + w (base - fine-tuned) in the fine-tuned model's place: a step away from the shake.
+
+    In "weights" that is one model, as fast as any other; in "scores" both models predict noise, and that is mixed.
+    """
+
+    w: float = Field(
+        1.0, ge=-10, le=10, title="Un-shake",
+        description="Attack base + w (base - fine-tuned) as the model after: -1 is the fine-tuned model, 0 the base "
+        "model, above 0 steps away from the change.",
+    )  # fmt: skip
+    space: Literal["weights", "scores"] = Field(
+        "weights", title="Un-shake in",
+        description="What un-shake mixes: weights, or scores (both models' noise predictions, at twice the cost).",
+    )  # fmt: skip
+
+
+def _one_direction(extraction: ExtractionConfig, unshake: UnshakeConfig | None) -> None:
+    """Raises ValueError where two settings say how far from the base model to go."""
+    if unshake is not None and extraction.guidance_w is not None:
+        raise ValueError("guidance_w and un-shake both say how far to go from the base model: give one of them")
+
+
 class RunConfig(Settings):
     """Everything from the SP set to the report: SP set -> fine-tuning -> attacks before and after."""
 
@@ -308,9 +332,11 @@ class RunConfig(Settings):
     finetune: FineTuneConfig = FineTuneConfig()
     audit: AuditConfig = AuditConfig()
     extraction: ExtractionConfig = ExtractionConfig()
+    unshake: UnshakeConfig | None = Field(None, title="Un-shake", description="Attack a step away from the change.")
 
     @model_validator(mode="after")
-    def _disjoint_seeds(self):
+    def _consistent(self):
+        _one_direction(self.extraction, self.unshake)
         sp = range(self.sp_set.seed, self.sp_set.seed + self.sp_set.set_size)
         ex = range(self.extraction.seed, self.extraction.seed + self.extraction.pool_size)
         if sp.start < ex.stop and ex.start < sp.stop:
@@ -327,54 +353,12 @@ class AuditRunConfig(Settings):
     domain: DomainConfig
     audit: AuditConfig = AuditConfig()
     extraction: ExtractionConfig = ExtractionConfig()
+    unshake: UnshakeConfig | None = Field(None, title="Un-shake", description="Attack a step away from the change.")
 
-
-# The sizes of `demo` are frozen in docs/lab.md; speed targets refer to exactly that work.
-PRESETS: dict[str, dict] = {
-    # Takes seconds on a tiny model: for tests and a first look.
-    "quick": {
-        "domain": {"n_members": 12, "n_nonmembers": 12},
-        "sp_set": {"set_size": 8, "sampler": {"num_inference_steps": 4, "guidance_scale": 1.0}},
-        "finetune": {"max_train_steps": 6, "train_batch_size": 4},
-        "audit": {"settings": {"secmi": {"t": 100}}},
-        "extraction": {"n_generations": 8, "sampler": {"num_inference_steps": 4}},
-    },
-    # A live run in class: takes minutes on two cores.
-    "demo": {
-        "domain": {"n_nonmembers": 120},
-        # Unguided pictures are what the model has *learnt*; see docs/lab.md, the search on calibration people.
-        "sp_set": {"set_size": 128, "sampler": {"guidance_scale": 1.0}},
-        "finetune": {"max_train_steps": 300, "train_batch_size": 8},
-        "audit": {"settings": {"secmi": {"t": 100}}},
-        "extraction": {"n_generations": 256},
-    },
-    # The paper's sizes, for Stable Diffusion on a GPU.
-    "paper": {
-        "domain": {"n_nonmembers": 1000},
-        "sp_set": {
-            "prompts": [
-                {"template": "photo of {name}", "weight": 0.7},
-                {"template": "face of {name}", "weight": 0.3},
-            ],
-            # The published script's words. The script draws one template per person; here every picture draws its own.
-            "suffix": ", dslr, ultra quality, sharp focus, tack sharp, dof, film grain, Fujifilm XT3, crystal clear, "
-            "8K UHD",
-            "set_size": 5000,
-            "sampler": {
-                "scheduler": "ddim",
-                "num_inference_steps": 50,
-                "guidance_scale": 7.5,
-                "negative_prompt": "disfigured, ugly, bad, immature, cartoon, anime, 3d, painting, b&w",
-            },
-        },
-        "finetune": {"learning_rate": 1e-6, "max_train_steps": 125_000, "train_batch_size": 4},
-        "extraction": {
-            "prompts": [{"template": "photo of {name}"}],
-            "n_generations": 5000,
-            "sampler": {"scheduler": "ddim", "num_inference_steps": 50, "guidance_scale": 7.5},
-        },
-    },
-}
+    @model_validator(mode="after")
+    def _consistent(self):
+        _one_direction(self.extraction, self.unshake)
+        return self
 
 
 def merged(base: dict, over: dict) -> dict:

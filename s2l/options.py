@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -40,6 +41,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "n-generations": ("extraction.n_generations",),
     "seed-pool": ("extraction.seed_pool",),
     "guidance-w": ("extraction.guidance_w",),
+    "unshake": ("unshake.w",),
+    "unshake-space": ("unshake.space",),
     "seed": ("domain.seed", "sp_set.seed", "finetune.seed", "audit.seed", "extraction.seed"),
 }
 # Options that only some commands have. They are listed for error messages only.
@@ -59,6 +62,8 @@ def declaration(path: str) -> FieldInfo:
             kind = catalogue.FINETUNERS[sections.pop(0)].settings
             continue
         inner = kind.model_fields[section].annotation
+        if isinstance(inner, UnionType):  # a section that may be off: UnshakeConfig | None
+            inner = inner.__args__[0]
         if not (isinstance(inner, type) and issubclass(inner, Settings)):
             raise KeyError(path)
         kind = inner
@@ -134,7 +139,7 @@ def checked_preset(name: str, domain: str | dict, **overrides) -> RunConfig:
 def audit_config(preset_name: str, domain: str, tuned: str, options: dict) -> AuditRunConfig:
     """The AuditRunConfig of `audit --preset --domain --tuned` with the other options, keyed as in FIELDS."""
     full = run_config(preset_name, domain, options)
-    shared = {name: getattr(full, name) for name in ("model", "preset", "domain", "audit", "extraction")}
+    shared = {name: getattr(full, name) for name in ("model", "preset", "domain", "audit", "extraction", "unshake")}
     return AuditRunConfig(tuned=tuned, **shared)
 
 
@@ -180,6 +185,8 @@ def _differing_options(config: RunConfig) -> dict:
         if _get(values, fields[0]) is None or all(_get(values, f) == _get(base, f) for f in fields):
             continue
         value = _get(values, fields[0])
+        if option == "unshake-space" and value == declaration(fields[0]).default:
+            continue  # --unshake alone means it
         options[option] = value[0]["template"] if option == "prompt" else value
     return options
 
@@ -233,7 +240,7 @@ def _same(one: RunConfig | AuditRunConfig, other: RunConfig | AuditRunConfig) ->
 def _as_run(config: AuditRunConfig) -> RunConfig:
     """The preset's run with the audit's sections in it; the other sections stay the preset's."""
     base, guidance = preset(config.preset, config.domain.name), config.extraction.sampler.guidance_scale
-    shared = {name: getattr(config, name) for name in ("model", "domain", "audit", "extraction")}
+    shared = {name: getattr(config, name) for name in ("model", "domain", "audit", "extraction", "unshake")}
     if guidance != base.extraction.sampler.guidance_scale:  # --guidance sets it for the SP set too
         sampler = base.sp_set.sampler.model_copy(update={"guidance_scale": guidance})
         shared["sp_set"] = base.sp_set.model_copy(update={"sampler": sampler})

@@ -384,6 +384,30 @@ class Control(TypedDict):
     method: Annotated[str, "how it was measured"]
 
 
+# --- un-shake --------------------------------------------------------------------------------------
+
+
+class UnshakePoint(TypedDict):
+    """The Loss attack at one w."""
+
+    w: Annotated[float, "-1 is the fine-tuned model, 0 the base model"]
+    auc: Annotated[float, "the area under the ROC curve"]
+    low: Annotated[float, "the lower end of its interval by DeLong's method"]
+    high: Annotated[float, "the upper end of that interval"]
+
+
+class Unshake(TypedDict):
+    """The model after is not the fine-tuned one but base + w (base - fine-tuned)."""
+
+    w: Annotated[float, "of the model after"]
+    space: Annotated[str, 'what was mixed: "weights", or "scores", both models\' noise predictions']
+    loss_curve: Annotated[
+        list[UnshakePoint] | None,
+        "the Loss attack for w from -2 to 4, always in scores, where one more number per photo gives the whole curve; "
+        "null without the Loss attack or known members",
+    ]
+
+
 # --- a run -----------------------------------------------------------------------------------------
 
 
@@ -462,6 +486,7 @@ class RunRecord(TypedDict):
     extraction: Annotated[ExtractionOutcome | None, "null without known members"]
     blind: NotRequired[Annotated[Blind | None, "what an attacker without the photos would flag"]]
     control: Annotated[Control | None, "the blind control; null without known members"]
+    unshake: NotRequired[Annotated[Unshake | None, "where the model after is the un-shaken one; absent otherwise"]]
     folders: Annotated[
         dict[str, str],
         "where the pictures are, relative to the cache: `sp_set` and `finetune` (not in an audit), `before`, `after`, "
@@ -478,7 +503,7 @@ SECTIONS: tuple[type, ...] = (
     RunRecord, Checkpoint, Person, Training, LogLine, Timing, AttackOutcome, Summary, BestAccuracy, OperatingPoint,
     Change, Interval, Reference, OriginalCaptions, Calibration, Scale, FrozenPoint, FrozenRates, SetEvidence,
     ExposedPhoto, SplitScores, ExtractionOutcome, Extraction, Search, Match, CountChange, Floor, Cost, Opinion,
-    Growth, Blind, Flags, Cluster, BlindScore, Control,
+    Growth, Blind, Flags, Cluster, BlindScore, Control, Unshake, UnshakePoint,
 )  # fmt: skip
 
 

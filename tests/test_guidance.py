@@ -121,10 +121,15 @@ def test_the_base_model_chooses_what_both_models_denoise(tiny_model, tuned, stor
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=["guided", "unguided"])
 def test_w_0_is_the_base_model_and_w_1_the_tuned_one(tiny_model, tuned, sampler):
-    seeds, captions = [1, 2, 3, 4, 5], {MAPPED: PLAIN}
+    seeds = [1, 2, 3, 4, 5]
     before = tiny_model.generate([PLAIN] * 5, seeds, sampler)
     after = tuned.generate([MAPPED] * 5, seeds, sampler)
-    pictures = {w: guidance.extrapolated(tiny_model, tuned, w, captions)([MAPPED] * 5, seeds, sampler) for w in (0, 1)}
+    pictures = {
+        w: guidance.after_generate(tiny_model, tuned, settings(guidance_w=w), [PLAIN], [MAPPED])(
+            [MAPPED] * 5, seeds, sampler
+        )
+        for w in (0, 1)
+    }
     torch.testing.assert_close(pictures[0], before, rtol=0, atol=1e-5)
     torch.testing.assert_close(pictures[1], after, rtol=0, atol=1e-4)
     assert (before - after).abs().max() > 0.01
@@ -133,7 +138,8 @@ def test_w_0_is_the_base_model_and_w_1_the_tuned_one(tiny_model, tuned, sampler)
 def test_extrapolation_equals_a_naive_loop(tiny_model, tuned):
     """Image by image: each model guides its own prediction with its own words, then the two are extrapolated."""
     sampler, w = SAMPLERS[0], 3.0
-    found = guidance.extrapolated(tiny_model, tuned, w, {MAPPED: PLAIN})([MAPPED] * 3, [1, 2, 3], sampler)
+    generate = guidance.after_generate(tiny_model, tuned, settings(guidance_w=w), [PLAIN], [MAPPED])
+    found = generate([MAPPED] * 3, [1, 2, 3], sampler)
     for seed, picture in zip((1, 2, 3), found, strict=True):
         z = torch.randn(1, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(seed))
         scheduler = tiny_model._scheduler(sampler)
@@ -159,7 +165,7 @@ def test_models_of_other_sizes_cannot_be_mixed(tiny_model):
 
     for other in (stub((4, 32, 32), 64), stub(tiny_model.latent_shape, 1)):
         with pytest.raises(UserError, match="one architecture"):
-            guidance.extrapolated(tiny_model, other, 2.0, {})
+            guidance.after_generate(tiny_model, other, settings(guidance_w=2.0), [], [])
 
 
 # --- what it costs -----------------------------------------------------------------------------------------------
@@ -302,11 +308,13 @@ def test_extract_draws_chosen_seeds_and_says_what_they_cost(tiny_lab, tmp_path, 
 
 
 def test_extract_with_w_draws_the_extrapolated_pictures_and_keeps_them_apart(tiny_model, tuned, tmp_path):
-    fine_tuned = SimpleNamespace(model=tuned, key="tuned", caption=lambda text: text.replace(NAME, "sks person"))
+    fine_tuned = Subject.of(tuned, "tuned", lambda text: text.replace(NAME, "sks person"))
     config, folder = settings(guidance_w=2.0), tmp_path / "pictures"
     found = folders.make_generations(tiny_model, fine_tuned, NAME, config, folder, silent)
     seeds = range(config.seed, config.seed + 3)
-    expected = guidance.extrapolated(tiny_model, tuned, 2.0, {MAPPED: PLAIN})([MAPPED] * 3, seeds, config.sampler)
+    expected = guidance.after_generate(tiny_model, tuned, config, [PLAIN], [MAPPED])(
+        [MAPPED] * 3, seeds, config.sampler
+    )
     torch.testing.assert_close(found.images / 255, expected, rtol=0, atol=0.5 / 255 + 1e-4)
     with pytest.raises(UserError, match="other settings"):
         folders.make_generations(tiny_model, fine_tuned, NAME, settings(guidance_w=3.0), folder, silent)

@@ -48,6 +48,8 @@ def audit(
     guidance: base.Guidance = None,
     seed_pool: base.SeedPool = None,
     guidance_w: base.GuidanceW = None,
+    unshake: base.Unshake = None,
+    unshake_space: base.UnshakeSpace = None,
     seed: Annotated[int | None, typer.Option(help="One number that shifts every seed; 0: the preset's seeds.")] = None,
     preset_name: base.Preset = "demo",
     config: Annotated[
@@ -80,7 +82,8 @@ def audit(
             "model": model, "members": base.text_of(members),
             "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers,
             "calibration-share": calibration_share, "n-generations": n_generations, "guidance": guidance,
-            "seed-pool": seed_pool, "guidance-w": guidance_w, "seed": seed,
+            "seed-pool": seed_pool, "guidance-w": guidance_w,
+            "unshake": unshake, "unshake-space": unshake_space, "seed": seed,
         }  # fmt: skip
         given = audit_config(preset_name, domain or "nobody", str(tuned), options)
         name = base.check_name(domain or _recorded_name(tuned, members), given.model, members)

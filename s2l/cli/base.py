@@ -16,7 +16,7 @@ from typer.models import OptionInfo
 
 from s2l import labs
 from s2l.cli.console import say
-from s2l.config import PRESETS, AuditRunConfig
+from s2l.config import PRESETS, AuditRunConfig, UnshakeConfig
 from s2l.environment import Program, variable
 from s2l.errors import UserError, unknown
 from s2l.options import checked_preset, declaration, help_of, in_options
@@ -132,6 +132,8 @@ Guidance = Annotated[float | None, _of("guidance")]
 Generations = Annotated[int | None, _of("n-generations")]
 SeedPool = Annotated[int | None, _of("seed-pool")]
 GuidanceW = Annotated[float | None, _of("guidance-w")]
+Unshake = Annotated[float | None, _of("unshake")]
+UnshakeSpace = Annotated[str | None, _of("unshake-space")]
 Delta = Annotated[float | None, _of("delta")]
 EideticK = Annotated[int | None, _of("k", "--k")]
 FirstSeed = Annotated[int | None, typer.Option(help=declaration("sp_set.seed").description)]
@@ -252,6 +254,18 @@ def attack_names(text: str | None) -> tuple[str, ...] | None:
 def section(name: str, preset_name: str, domain: str | None, over: dict):
     """One section of a preset's RunConfig with overrides (None: not given). Raises UserError with the field."""
     return getattr(checked_preset(preset_name, "nobody" if domain is None else domain, **{name: over}), name)
+
+
+def unshake_section(
+    preset_name: str, w: float | None, space: str | None, tuned: Path | None, guidance_w: float | None = None
+) -> UnshakeConfig | None:
+    """--unshake and --unshake-space of a stage command; None: not given. Raises UserError where they fit nothing."""
+    if w is None and space is None:
+        return None
+    if tuned is None:
+        raise UserError("--unshake steps away from a fine-tuned model: give its folder with --tuned")
+    over = {"unshake": {"w": w, "space": space}, "extraction": {"guidance_w": guidance_w}}
+    return checked_preset(preset_name, "nobody", **over).unshake
 
 
 def text_of(path: Path | None) -> str | None:

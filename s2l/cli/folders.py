@@ -21,6 +21,7 @@ from s2l.config import (
     ExtractionConfig,
     FineTuneConfig,
     SPSetConfig,
+    UnshakeConfig,
     check_prompt,
     checked,
 )
@@ -36,10 +37,10 @@ from s2l.measure.extraction_summary import second_opinions
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.memory import halving
 from s2l.pipeline import guidance, membership
-from s2l.pipeline.experiment import Tuned
 from s2l.pipeline.experiment import load_domain as any_domain
 from s2l.pipeline.stages import Stages
 from s2l.pipeline.subject import Subject
+from s2l.pipeline.unshake import FineTuned, unshake_record, unshaken
 from s2l.progress import Progress, silent
 from s2l.store import Store, read_json, write_json
 
@@ -98,11 +99,11 @@ def make_sp_set(model: DiffusionModel, name: str, config: SPSetConfig, folder: P
 
 
 def make_generations(
-    model: DiffusionModel, tuned: Tuned | None, name: str, config: ExtractionConfig, folder: Path, progress: Progress
+    model: DiffusionModel, after: Subject | None, name: str, config: ExtractionConfig, folder: Path, progress: Progress
 ) -> ImageSet:
-    """The generations of an extraction in `folder`; resumes from what is there."""
+    """The generations of an extraction in `folder`, of `after` or the base model; resumes from what is there."""
     request: dict[str, object] = {
-        "model": model.key if tuned is None else tuned.key,
+        "model": model.key if after is None else after.key,
         "sampler": config.sampler.model_dump(mode="json"),
     }
     if config.guidance_w is not None:
@@ -113,10 +114,10 @@ def make_generations(
     claim(folder, GENERATION, request)
     prompts: Sequence[str] = draws.prompts
     generate = model.generate
-    if tuned is not None:
-        mapped = [tuned.caption(prompt) for prompt in prompts]
-        generate = guidance.after_generate(model, tuned.model, config, prompts, mapped)
-        model, prompts = tuned.model, mapped
+    if after is not None:
+        mapped = [after.caption(prompt) for prompt in prompts]
+        generate = guidance.after_generate(model, after.load(), config, prompts, mapped)
+        model, prompts = after.load(), mapped
 
     def work() -> ImageSet:
         return sp_set.generate_images(
@@ -174,28 +175,34 @@ def finetune_folder(
 
 def attack_record(
     model: DiffusionModel,
-    tuned: Tuned | None,
+    tuned: FineTuned | None,
     domain: Domain,
     config: AuditConfig,
     store: Store,
     progress: Progress = silent,
     people: Callable[[], Sequence[Domain]] = tuple,
+    unshake: UnshakeConfig | None = None,
 ) -> dict:
     """Every attack on the base model and, if given, on the fine-tuned one; docs/result-schema.md, "attack".
+
+    With `unshake`, the model after is the step away from the fine-tuned one.
 
     The stages and calibrations are those of a run; `people` gives the calibration people.
     """
     membership.check_split(domain)
-    after = tuned.subject if tuned is not None else None
-    scored = membership.score_attacks(Subject.of(model), after, domain, config, Stages(store, progress), people)
+    base, stages = Subject.of(model), Stages(store, progress)
+    after = unshaken(base, tuned, unshake) if tuned is not None else None
+    scored = membership.score_attacks(base, after, domain, config, stages, people)
+    stepped = unshake_record(unshake, base, tuned, domain, config, stages) if tuned is not None else None
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "attack",
         "model": model.key,
-        "tuned": tuned.key if tuned is not None else None,
+        "tuned": after.key if after is not None else None,
         "audit": attacks.spelled_out(config).model_dump(mode="json"),
         "domain": _domain_record(domain),
         "attacks": {name: membership.attack_record(name, config, scored[name]) for name in config.attacks},
+        **({"unshake": stepped} if stepped is not None else {}),
     }
 
 

@@ -48,6 +48,8 @@ def run(
     n_generations: base.Generations = None,
     seed_pool: base.SeedPool = None,
     guidance_w: base.GuidanceW = None,
+    unshake: base.Unshake = None,
+    unshake_space: base.UnshakeSpace = None,
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
     n_nonmembers: base.Held = None,
@@ -76,7 +78,7 @@ def run(
             "calibration-share": calibration_share, "prompt": prompt,
             "set-size": set_size, "guidance": guidance, "steps": steps, "learning-rate": learning_rate, "rank": rank,
             "train-batch-size": train_batch_size, "n-generations": n_generations, "seed-pool": seed_pool,
-            "guidance-w": guidance_w, "seed": seed,
+            "guidance-w": guidance_w, "unshake": unshake, "unshake-space": unshake_space, "seed": seed,
         }  # fmt: skip
         settings = _settings(preset_name, domain, options, method, attacks)
     base.check_folder(out)

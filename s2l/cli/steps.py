@@ -165,6 +165,8 @@ def attack(
     nonmembers: base.Nonmembers = None,
     n_nonmembers: base.Held = None,
     tuned: base.TunedDir = None,
+    unshake: base.Unshake = None,
+    unshake_space: base.UnshakeSpace = None,
     attacks: base.AttackNames = None,
     seed: base.NoiseSeed = None,
     preset_name: base.Preset = "demo",
@@ -181,21 +183,22 @@ def attack(
     """
     base.check_runtime(device, dtype, batch_size)
     base.section("audit", preset_name, None, {"seed": seed})
+    step = base.unshake_section(preset_name, unshake, unshake_space, tuned)
     target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
     settings = base.section("audit", preset_name, None, {"attacks": base.attack_names(attacks), "seed": seed})
     if out.is_dir():
         raise UserError(f"{out} is a folder: --out names a JSON file")
     base.check_folder(out.parent)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
-    from s2l.cli.folders import Tuned, attack_record, load_domain
-    from s2l.pipeline.experiment import calibration_people
+    from s2l.cli.folders import attack_record, load_domain
+    from s2l.pipeline.experiment import calibration_people, read_tuned
     from s2l.store import Store, write_json
 
-    fine_tuned = Tuned(loaded, tuned) if tuned is not None else None
+    fine_tuned = read_tuned(loaded, tuned) if tuned is not None else None
     photos = load_domain(target, model, loaded.resolution)
     with console.progress() as progress:
         people = partial(calibration_people, target, model)
-        record = attack_record(loaded, fine_tuned, photos, settings, Store(), progress, people)
+        record = attack_record(loaded, fine_tuned, photos, settings, Store(), progress, people, step)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)
     rows = [("attack", "before", "after", "after - before")]
@@ -231,6 +234,8 @@ def extract(
     guidance: base.Guidance = None,
     seed_pool: base.SeedPool = None,
     guidance_w: base.GuidanceW = None,
+    unshake: base.Unshake = None,
+    unshake_space: base.UnshakeSpace = None,
     delta: base.Delta = None,
     k: base.EideticK = None,
     members: base.Members = None,
@@ -257,15 +262,21 @@ def extract(
     settings = base.section("extraction", preset_name, None, over)
     if generations is not None and (seed_pool is not None or guidance_w is not None):
         raise UserError("--seed-pool and --guidance-w say how to generate: leave them out with --generations")
+    if generations is not None and (unshake is not None or unshake_space is not None):
+        raise UserError("--unshake says which model generates: leave it out with --generations")
     if guidance_w is not None and tuned is None:
         raise UserError("--guidance-w goes from the base model towards a fine-tuned one: give its folder with --tuned")
+    step = base.unshake_section(preset_name, unshake, unshake_space, tuned, guidance_w)
     target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
     base.check_folder(out)
     from s2l.cli import folders
     from s2l.figures import match_figure, png
     from s2l.measure.extraction import extraction_from_dict, gallery_pairs
     from s2l.measure.extraction_summary import efficiency
+    from s2l.pipeline.experiment import read_tuned
     from s2l.pipeline.guidance import generation_cost
+    from s2l.pipeline.subject import Subject
+    from s2l.pipeline.unshake import unshaken
     from s2l.store import write_json
 
     notes: list[str] = []
@@ -277,12 +288,14 @@ def extract(
         cost = None
     else:
         loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
-        fine_tuned = folders.Tuned(loaded, tuned) if tuned is not None else None
+        after = None
+        if tuned is not None:
+            after = unshaken(Subject.of(loaded), read_tuned(loaded, tuned), step)
         photos = folders.load_domain(target, model, loaded.resolution)  # before generating: wrong folders fail at once
         with console.progress() as progress:
-            images = folders.make_generations(loaded, fine_tuned, target.name, settings, out / "generations", progress)
-        source = {"model": loaded.key, "tuned": fine_tuned.key if fine_tuned is not None else None}
-        cost = generation_cost(settings, "before" if tuned is None else "after")
+            images = folders.make_generations(loaded, after, target.name, settings, out / "generations", progress)
+        source = {"model": loaded.key, "tuned": after.key if after is not None else None}
+        cost = generation_cost(settings, "before" if tuned is None else "after", step)
     record = folders.extraction_record(images, photos, settings, source)
     extraction = extraction_from_dict(record["extraction"])
     if cost is not None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
 from s2l.config import FineTuneConfig
 from s2l.model.diffusion import DiffusionModel
+from s2l.model.extrapolated import step_away
 
 
 def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
@@ -29,10 +31,16 @@ def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
         model.text_encoder.save_pretrained(folder / "text_encoder")
 
 
-def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-    """Replace the base model's networks by the saved ones."""
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=model.dtype, use_safetensors=True)
-    model.pipe.unet = unet.to(model.device)
+def load(model: DiffusionModel, folder: Path, config: FineTuneConfig, scale: float = 1.0) -> None:
+    """Replace the base model's networks by the saved ones, or by base + scale (saved - base)."""
+    dtype = model.dtype if scale == 1 else torch.float32  # a small change survives scaling in full precision only
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, use_safetensors=True)
+    model.pipe.unet = _scaled(model, model.unet, unet, scale)
     if config.train_text_encoder:
-        text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=model.dtype, use_safetensors=True)
-        model.pipe.text_encoder = text.to(model.device)
+        text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, use_safetensors=True)
+        model.pipe.text_encoder = _scaled(model, model.text_encoder, text, scale)
+
+
+def _scaled(model: DiffusionModel, base: nn.Module, tuned: nn.Module, scale: float) -> nn.Module:
+    step_away(base, tuned.to(model.device), scale)
+    return tuned.to(model.dtype)

@@ -39,15 +39,20 @@ def targets(model: DiffusionModel, target: str) -> dict[str, nn.Parameter]:
 
 
 @torch.no_grad()
-def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
-    """Add the noise. Returns no parameters: nothing trains."""
+def add_noise(model: DiffusionModel, config: FineTuneConfig, scale: float = 1.0) -> None:
+    """Add `scale` times the noise of the settings."""
     settings = settings_of("gaussian_noise", GaussianNoiseSettings, config)
     for name, weight in targets(model, settings.noise_target).items():
         # One hash of both: PyTorch's generator looks at the lowest 32 bits of a seed only.
         generator = torch.Generator().manual_seed(zlib.crc32(f"{config.seed} {name}".encode()))
         noise = torch.randn(weight.shape, generator=generator).to(weight.device)
         spread = weight.float().std(correction=0) if settings.noise_relative else 1.0
-        weight.copy_(weight.float() + settings.noise_sigma * spread * noise)
+        weight.copy_(weight.float() + scale * settings.noise_sigma * spread * noise)
+
+
+def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
+    """Add the noise. Returns no parameters: nothing trains."""
+    add_noise(model, config)
     return []
 
 
@@ -55,6 +60,6 @@ def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
     """Write nothing: the settings determine the noise."""
 
 
-def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-    """Draw the same noise again."""
-    prepare(model, config)
+def load(model: DiffusionModel, folder: Path, config: FineTuneConfig, scale: float = 1.0) -> None:
+    """Draw the same noise again, `scale` times as strong."""
+    add_noise(model, config, scale)

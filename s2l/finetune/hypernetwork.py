@@ -94,11 +94,14 @@ def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
     save_file(weights, folder / WEIGHTS)
 
 
-def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-    """Attach the saved networks: two more small matrix products per cross-attention."""
+def load(model: DiffusionModel, folder: Path, config: FineTuneConfig, scale: float = 1.0) -> None:
+    """Attach the saved networks: two more small matrix products per cross-attention.
+
+    `scale` multiplies what they add to the context: it goes into their last layer.
+    """
     weights = {}
     for name, tensor in load_file(folder / WEIGHTS).items():
         layer, rest = name.split(".attn2.")
-        weights[f"{layer.replace('.', '/')}/attn2.{rest}"] = tensor
+        weights[f"{layer.replace('.', '/')}/attn2.{rest}"] = tensor * scale if ".down." in rest else tensor
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten: leave no trace of it
         _attach(model).load_state_dict(weights)

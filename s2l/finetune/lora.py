@@ -62,8 +62,8 @@ def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
     )
 
 
-def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-    """Read the adapters and fold them into the weights: attacks then run at the base model's speed."""
+def load(model: DiffusionModel, folder: Path, config: FineTuneConfig, scale: float = 1.0) -> None:
+    """Read the adapters and fold `scale` times them into the weights: attacks then run at the base model's speed."""
     model.pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
-    model.pipe.fuse_lora()
+    model.pipe.fuse_lora(lora_scale=scale)
     model.pipe.unload_lora_weights()

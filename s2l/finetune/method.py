@@ -7,6 +7,8 @@ any                        map_caption, if captions call the person by another w
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -15,7 +17,8 @@ import torch
 from torch import nn
 
 from s2l.config import FineTuneConfig
-from s2l.finetune.catalogue import FINETUNERS
+from s2l.errors import UserError
+from s2l.finetune.catalogue import FINETUNERS, weight_methods
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Progress
 
@@ -48,8 +51,11 @@ class WeightMethod(Protocol):
     def save(self, model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
         """Write exactly those parameters, safetensors only."""
 
-    def load(self, model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-        """Read them into a base model."""
+    def load(self, model: DiffusionModel, folder: Path, config: FineTuneConfig, scale: float = 1.0) -> None:
+        """Read them into a base model, their change multiplied by `scale`: 1 as trained, -1 the opposite change.
+
+        A file may leave `scale` out; its method then cannot be un-shaken in weights.
+        """
 
 
 class ObjectiveMethod(Protocol):
@@ -69,6 +75,16 @@ class CaptionMap(Protocol):
 def weights_of(name: str) -> WeightMethod:
     """The file of a method that changes weights."""
     return cast(WeightMethod, FINETUNERS.known(name).load_module())
+
+
+def check_scalable(methods: Sequence[str], scale: float) -> None:
+    """Raises UserError for a combination with a method whose file cannot multiply its change by `scale`."""
+    for name in weight_methods(methods):
+        if scale != 1 and "scale" not in inspect.signature(weights_of(name).load).parameters:
+            raise UserError(
+                f"the fine-tuning method {name!r} cannot be un-shaken in weights, because its `load` takes no scale: "
+                "un-shake in scores instead (--unshake-space scores)"
+            )
 
 
 def objective_of(name: str) -> ObjectiveMethod | None:

@@ -63,11 +63,17 @@ def _add_tokens(model: DiffusionModel, settings: TextualInversionSettings) -> in
     return first
 
 
+def _start(model: DiffusionModel, settings: TextualInversionSettings) -> torch.Tensor:
+    """Where the new rows start, (n, D): copies of the initializer word's row, of several words in turn."""
+    table = model.text_encoder.get_input_embeddings()
+    ids = model.tokenizer(settings.initializer_token, add_special_tokens=False).input_ids
+    return table.weight[[ids[i % len(ids)] for i in range(settings.num_vectors)]].detach().clone()
+
+
 def prepare(model: DiffusionModel, config: FineTuneConfig) -> list[nn.Parameter]:
     """Add the tokens, each a copy of the initializer word (of several words: in turn)."""
     settings, table = _settings(config), model.text_encoder.get_input_embeddings()
-    ids = model.tokenizer(settings.initializer_token, add_special_tokens=False).input_ids
-    start = table.weight[[ids[i % len(ids)] for i in range(settings.num_vectors)]].detach().clone()
+    start = _start(model, settings)
     spliced = SplicedEmbedding(table, start, _add_tokens(model, settings))
     model.text_encoder.set_input_embeddings(spliced)
     return [spliced.learned]
@@ -80,9 +86,12 @@ def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
     save_file({_settings(config).placeholder_token: learned.detach().cpu().contiguous()}, folder / WEIGHTS)
 
 
-def load(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
-    """Add the tokens and their rows to the embedding table."""
+def load(model: DiffusionModel, folder: Path, config: FineTuneConfig, scale: float = 1.0) -> None:
+    """Add the tokens and their rows to the embedding table; `scale` counts from the initializer word's rows."""
     learned = load_file(folder / WEIGHTS)[_settings(config).placeholder_token]
+    if scale != 1:
+        start = _start(model, _settings(config)).float().to(learned.device)
+        learned = start + scale * (learned.float() - start)
     weight = model.text_encoder.get_input_embeddings().weight
     first = _add_tokens(model, _settings(config))
     rows = torch.cat([weight[:first], learned.to(weight.device, weight.dtype)])

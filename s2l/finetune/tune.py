@@ -12,7 +12,7 @@ from s2l.data.domain import ImageSet
 from s2l.data.sp_set import processes
 from s2l.errors import UserError
 from s2l.finetune.catalogue import learning_rates, parse, spelled_out, weight_methods
-from s2l.finetune.method import Examples, caption_map, objective_of, weights_of
+from s2l.finetune.method import Examples, caption_map, check_scalable, objective_of, weights_of
 from s2l.finetune.trainer import train
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Progress, silent
@@ -96,25 +96,37 @@ def mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig) -> tupl
     return captions
 
 
-def load_finetuned(model: DiffusionModel, folder: Path) -> DiffusionModel:
-    """The base model with a fine-tuning result applied, as a new DiffusionModel; the base model is unchanged."""
+def load_finetuned(model: DiffusionModel, folder: Path, scale: float = 1.0) -> DiffusionModel:
+    """The base model with a fine-tuning result applied, as a new DiffusionModel; the base model is unchanged.
+
+    `scale` multiplies the change: 1 is the fine-tuned model, 0 the base model, -1 one step the other way (un-shake
+    with w = 1). Raises UserError for a method that cannot scale its change.
+    """
     record = read_json(Path(folder) / "config.json")
     config = checked(FineTuneConfig, record["finetune"])
+    methods = parse("+".join(config.methods))
+    check_scalable(methods, scale)
     tuned = model.copy()
-    for method in weight_methods(parse("+".join(config.methods))):
-        weights_of(method).load(tuned, Path(folder), config)
+    scaling = {} if scale == 1 else {"scale": scale}  # a package's file need not know of it
+    for method in weight_methods(methods):
+        weights_of(method).load(tuned, Path(folder), config, **scaling)
     tuned.unet.requires_grad_(False).eval()
     tuned.text_encoder.requires_grad_(False).eval()
     return tuned
 
 
-def map_caption(caption: str, name: str, config: FineTuneConfig) -> str:
+def map_caption(caption: str, name: str, config: FineTuneConfig, away: bool = False) -> str:
     """The caption for the same content after fine-tuning with `config`.
 
     Methods map in the catalogue's order: Textual Inversion replaces the name by its tokens, then
     DreamBooth puts them, or its identifier, before the class noun.
+
+    `away` is for a model that was moved away from the fine-tuning (un-shake): what an objective taught the words is
+    not in it, so the name stays. The tokens of Textual Inversion are the change itself and are said all the same.
     """
     for method in parse("+".join(config.methods)):
+        if away and objective_of(method) is not None:
+            continue
         if (renamed := caption_map(method)) is not None:
             caption = renamed(caption, name, config)
     return caption

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from s2l.config import AuditConfig, ExtractionConfig
+from s2l.config import AuditConfig, ExtractionConfig, UnshakeConfig
 from s2l.data import sp_set
 from s2l.data.domain import Domain, MembershipSplit
 from s2l.measure.blind import EDGE, MIN_SIZE, blind_clusters, score_blind
@@ -30,6 +30,7 @@ from s2l.pipeline.generations import generations, image_stage
 from s2l.pipeline.membership import attack_record, check_split, score_attacks
 from s2l.pipeline.stages import COMPARE, Stages
 from s2l.pipeline.subject import Subject
+from s2l.pipeline.unshake import FineTuned, unshake_record, unshaken
 from s2l.progress import Event
 from s2l.store import read_json, write_json
 
@@ -38,7 +39,8 @@ FLOOR_IMAGES = 512  # held-out photos that measure the autoencoder's own error: 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """`record` has the parts "attacks", "extraction", "blind" and "control" of result.json (docs/result-schema.md).
+    """`record` has the parts "attacks", "extraction", "blind" and "control" of result.json (docs/result-schema.md), and
+    "unshake" if that is on.
 
     `folders` are the image sets: "before" and "after" (generations), and "members" and "nonmembers" if they are known.
     """
@@ -49,19 +51,25 @@ class AuditResult:
 
 def audit(
     before: Subject,
-    after: Subject,
+    tuned: Subject | FineTuned,
     domain: Domain,
     config: AuditConfig = AuditConfig(),
     extraction: ExtractionConfig = ExtractionConfig(),
     stages: Stages | None = None,
     people: Callable[[], Sequence[Domain]] = tuple,
+    unshake: UnshakeConfig | None = None,
 ) -> AuditResult:
     """Compare two models on one domain: attacks, calibrations, extraction, blind flags and the blind control.
+
+    The model after is `tuned` or, with `unshake`, the step away from it, which needs a FineTuned.
 
     `people` gives the calibration people, for attacks that must be fitted (CLiD); the calibration part of the domain's
     own split takes precedence. Without a split only the membership-blind part remains.
     Raises UserError for a split that is too small, Cancelled when the progress listener does.
     """
+    if isinstance(tuned, Subject):
+        tuned = FineTuned(tuned)
+    after = unshaken(before, tuned, unshake)
     if before.key == after.key:
         raise ValueError(f"the two models share the key {before.key}: the cache would take one for the other")
     check_split(domain)
@@ -71,6 +79,7 @@ def audit(
     if domain.split is not None:
         folders = {part: image_stage(domain, part, stages) for part in ("members", "nonmembers")}
         scores = score_attacks(before, after, domain, config, stages, people)
+    stepped = unshake_record(unshake, before, tuned, domain, config, stages)
     folders |= generations(before, after, domain.name, extraction, stages)
 
     def work(folder: Path) -> None:
@@ -82,9 +91,11 @@ def audit(
             for name in config.attacks:
                 record["attacks"][name] = attack_record(name, config, scores[name])
             record["extraction"] = compare_extraction(
-                before.load(), domain, pictures["before"], pictures["after"], extraction
+                before.load(), domain, pictures["before"], pictures["after"], extraction, unshake
             )
             record["control"] = asdict(blind_control(domain.membership))
+        if stepped is not None:
+            record["unshake"] = stepped
         write_json(folder / "audit.json", record)
 
     key = identity.audit(domain.key, domain.repeats, config, extraction, stages.keys()[first_stage:])
@@ -93,7 +104,12 @@ def audit(
 
 
 def compare_extraction(
-    model: DiffusionModel, domain: Domain, before: Images, after: Images, config: ExtractionConfig
+    model: DiffusionModel,
+    domain: Domain,
+    before: Images,
+    after: Images,
+    config: ExtractionConfig,
+    unshake: UnshakeConfig | None = None,
 ) -> dict:
     """Both models' generations against the members and, as the control, the held-out photos.
 
@@ -110,7 +126,7 @@ def compare_extraction(
     decoded = model.decode_latents(model.encode_images(held_out)).cpu()
     cost, opinions, curve = {}, {}, {}
     for when, search, images in zip(("before", "after"), searches, (before, after), strict=True):
-        evaluations = guidance.generation_cost(config, when)
+        evaluations = guidance.generation_cost(config, when, unshake)
         cost[when] = asdict(evaluations) | asdict(efficiency(search, evaluations.unet_evaluations))
         opinions[when] = [asdict(x) for x in second_opinions(search, images, split.members.images)]
         hits = search.members.hits

@@ -12,7 +12,7 @@ import json
 import math
 import platform
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,11 +28,13 @@ from s2l.finetune import dreambooth
 from s2l.keys import file_hash
 from s2l.labs import find_lab
 from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.model.extrapolated import step_away
 from s2l.pipeline import identity, plan
 from s2l.pipeline.audit import AuditResult, audit
 from s2l.pipeline.membership import check_split
 from s2l.pipeline.stages import CLASS_IMAGES, FINETUNE, RESULT, SP_SET, Stages
 from s2l.pipeline.subject import Subject
+from s2l.pipeline.unshake import FineTuned
 from s2l.progress import Progress, silent
 from s2l.record import Result, load_result  # noqa: F401  (load_result: for those who import it from here)
 from s2l.store import Store, read_json, write_json
@@ -55,33 +57,55 @@ def calibration_people(config: DomainConfig, model: str) -> Sequence[Domain]:
     return () if lab is None or config.members is not None else calibration_domains(lab, config.name)
 
 
-class Tuned:
-    """A fine-tuning result in a folder: its model, its key, and how captions change."""
+def fine_tuned(base: DiffusionModel, folder: Path, key: str, name: str, config: FineTuneConfig) -> FineTuned:
+    """A fine-tuning result in a folder as a model, loaded when first needed: a warm audit never needs it."""
+    load = cache(lambda: finetune.load_finetuned(base, folder))
+    caption = partial(finetune.map_caption, name=name, config=config)
+    scaled = partial(finetune.load_finetuned, base, folder)
+    return FineTuned(Subject(key, load, caption), scaled, partial(caption, away=True), name)
 
-    def __init__(self, base: DiffusionModel, folder: Path):
-        path = folder / "config.json"
-        if not path.exists():
-            raise UserError(f"{folder} is not a fine-tuned model: it has no config.json (is the training finished?)")
-        self.record = read_json(path)
-        if self.record.get("base_model") != base.weights:
-            raise UserError(f"{folder} was fine-tuned from another model than this one", field="model")
-        self.base, self.folder = base, folder
-        self.config = checked(FineTuneConfig, self.record["finetune"])
-        weights = file_hash(list(folder.rglob("*.safetensors")))
-        self.key = identity.tuned_folder(base.key, self.config, weights)
 
-    @cached_property
-    def model(self) -> DiffusionModel:
-        """Loaded when first needed: a warm audit never needs it."""
-        return finetune.load_finetuned(self.base, self.folder)
+def read_tuned(base: DiffusionModel, folder: Path) -> FineTuned:
+    """The fine-tuning result in a folder of the user's. Raises UserError if it is none, or of another base model."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise UserError(f"{folder} is not a fine-tuned model: it has no config.json (is the training finished?)")
+    record = read_json(path)
+    if record.get("base_model") != base.weights:
+        raise UserError(f"{folder} was fine-tuned from another model than this one", field="model")
+    config = checked(FineTuneConfig, record["finetune"])
+    key = identity.tuned_folder(base.key, config, file_hash(list(folder.rglob("*.safetensors"))))
+    return fine_tuned(base, folder, key, record["name"], config)
 
-    def caption(self, text: str) -> str:
-        """The caption that the attacker uses: after some methods a token replaces the name."""
-        return finetune.map_caption(text, self.record["name"], self.config)
 
-    @property
-    def subject(self) -> Subject:
-        return Subject(self.key, lambda: self.model, self.caption)
+def read_checkpoint(base: DiffusionModel, folder: Path, runtime: Runtime, unshake: bool) -> FineTuned:
+    """A whole checkpoint as the fine-tuned model. Raises UserError if the two cannot be compared, or un-shaken."""
+    tuned = DiffusionModel.load(str(folder), runtime)
+    if tuned.resolution != base.resolution:
+        raise UserError(f"{folder} generates {tuned.resolution} pixels and the base model {base.resolution}")
+    if tuned.weights == base.weights:
+        raise UserError(f"{folder} has the weights of the base model itself: there is nothing to compare")
+    if unshake and not _same_autoencoder(base, tuned):
+        raise UserError(f"{folder} has another autoencoder than the base model: un-shake needs the same one in both")
+    return FineTuned(Subject.of(tuned), partial(_stepped, base, tuned))
+
+
+def _same_autoencoder(one: DiffusionModel, other: DiffusionModel) -> bool:
+    mine, theirs = one.vae.state_dict(), other.vae.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def _stepped(base: DiffusionModel, tuned: DiffusionModel, scale: float) -> DiffusionModel:
+    """base + scale (tuned - base), of UNet and text encoder. Raises UserError for two models of unequal make."""
+    if tuned.prediction_type != base.prediction_type:
+        raise UserError(
+            f"the base model predicts {base.prediction_type} and the fine-tuned one {tuned.prediction_type}: their "
+            "weights have no common direction, so un-shake in scores instead (--unshake-space scores)"
+        )
+    stepped = tuned.copy()
+    step_away(base.unet, stepped.unet, scale)
+    step_away(base.text_encoder, stepped.text_encoder, scale)
+    return stepped
 
 
 class _Run:
@@ -128,15 +152,9 @@ class _Run:
             CLASS_IMAGES, key, lambda folder: dreambooth.class_images(self.model, config, n, folder, self.progress)
         )
 
-    @cached_property
-    def tuned(self) -> DiffusionModel:
-        """The fine-tuned model, loaded when first needed: a warm run never needs it."""
-        return finetune.load_finetuned(self.model, self.tuned_folder)
-
     @property
-    def subject(self) -> Subject:
-        caption = partial(finetune.map_caption, name=self.domain.name, config=self.config.finetune)
-        return Subject(self.tuned_key, lambda: self.tuned, caption)
+    def tuned(self) -> FineTuned:
+        return fine_tuned(self.model, self.tuned_folder, self.tuned_key, self.domain.name, self.config.finetune)
 
 
 def load_alone(model: str, runtime: Runtime) -> DiffusionModel:
@@ -165,11 +183,15 @@ def run(
         attacks.attack_settings(name, config.audit)  # report a typo before training, not after it
     finetune.parse("+".join(config.finetune.methods))
     finetune.spelled_out(config.finetune)
+    if config.unshake is not None and config.unshake.space == "weights":
+        finetune.check_scalable(config.finetune.methods, -config.unshake.w)
     this = _Run(config, stages, runtime)
     sp_folder = this.make_sp_set()
     tuned_folder = this.fine_tune(sp_folder)
     people = partial(calibration_people, config.domain, config.model)
-    outcome = audit(Subject.of(this.model), this.subject, this.domain, config.audit, config.extraction, stages, people)
+    outcome = audit(
+        Subject.of(this.model), this.tuned, this.domain, config.audit, config.extraction, stages, people, config.unshake
+    )
     folders = {"sp_set": sp_folder, "finetune": tuned_folder}
     return _finish("run", config, this.model, this.domain, outcome, stages, folders, _training(tuned_folder))
 
@@ -192,17 +214,11 @@ def run_audit(
     check_split(domain)
     folder, training = Path(config.tuned), None
     if (folder / "model_index.json").exists():
-        tuned = Subject.of(DiffusionModel.load(config.tuned, runtime))
-        if tuned.load().resolution != model.resolution:
-            raise UserError(
-                f"{folder} generates {tuned.load().resolution} pixels and the base model {model.resolution}"
-            )
-        if tuned.load().weights == model.weights:
-            raise UserError(f"{folder} has the weights of the base model itself: there is nothing to compare")
+        tuned = read_checkpoint(model, folder, runtime, config.unshake is not None)
     else:
-        tuned, training = Tuned(model, folder).subject, _training(folder)
+        tuned, training = read_tuned(model, folder), _training(folder)
     people = partial(calibration_people, config.domain, config.model)
-    outcome = audit(Subject.of(model), tuned, domain, config.audit, config.extraction, stages, people)
+    outcome = audit(Subject.of(model), tuned, domain, config.audit, config.extraction, stages, people, config.unshake)
     return _finish("audit", config, model, domain, outcome, stages, {}, training)
 
 

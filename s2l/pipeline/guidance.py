@@ -16,17 +16,16 @@ Sources: Wen et al. 2024, "Detecting, Explaining, and Mitigating Memorization in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from s2l.config import ExtractionConfig, SamplerConfig
+from s2l.config import ExtractionConfig, SamplerConfig, UnshakeConfig
 from s2l.data.sp_set import prompt_of
-from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
+from s2l.model.extrapolated import Extrapolated
 from s2l.progress import Event, Progress, silent
 
 
@@ -106,61 +105,37 @@ def draws(base: DiffusionModel, config: ExtractionConfig, name: str, progress: P
 # --- which noise prediction ----------------------------------------------------------------------------------------
 
 
-def extrapolated(base: DiffusionModel, tuned: DiffusionModel, w: float, captions: Mapping[str, str]) -> Callable:
-    """A `generate` that follows eps_base + w (eps_tuned - eps_base), two UNet passes where one model needs one.
-
-    w = 1 is the fine-tuned model; w > 1 goes further in the direction of the fine-tuning (FineXtract, here with S2L's
-    own before/after pair). Each model reads the prompt with its own text encoder and in its own words:
-    `captions` gives the base model's caption for the tuned model's, where they differ. With the tuned caption, the base
-    model would not know DreamBooth's identifier, and Textual Inversion, which does not change the UNet, would have no
-    effect. Guidance is linear, so each prediction is in effect guided by its own unconditional one.
-
-    Raises:
-        UserError: when latents or text embeddings of the two models differ in size: they cannot be mixed.
-    """
-    for what, sizes in (
-        ("latents", (base.latent_shape, tuned.latent_shape)),
-        ("text embeddings", (base.unet.config.cross_attention_dim, tuned.unet.config.cross_attention_dim)),
-    ):
-        if sizes[0] != sizes[1]:
-            raise UserError(f"guidance_w needs two models of one architecture; their {what} have sizes {sizes}")
-
-    def encode(prompts: Sequence[str]) -> torch.Tensor:
-        """(N, L, 2D): the base model's context beside the tuned model's."""
-        base_context = base.encode_prompts([captions.get(prompt, prompt) for prompt in prompts])
-        return torch.cat([base_context, tuned.encode_prompts(prompts)], dim=-1)
-
-    def predict(z: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        c_base, c_tuned = c.chunk(2, dim=-1)
-        e_base = base.eps(z, t, c_base)
-        return e_base + w * (tuned.eps(z, t, c_tuned) - e_base)
-
-    return partial(tuned.generate, predict=predict, encode=encode)
-
-
 def after_generate(
     base: DiffusionModel, tuned: DiffusionModel, config: ExtractionConfig, plain: Sequence[str], mapped: Sequence[str]
 ) -> Callable:
-    """The `generate` of the after stage: the tuned model's own, or the extrapolated one (`config.guidance_w`).
+    """The `generate` of the after stage: the tuned model's own, or one that goes beyond it (`config.guidance_w`).
 
-    `plain` are the base model's captions and `mapped` the tuned model's, image by image.
+    `plain` are the base model's captions and `mapped` the tuned model's, image by image. w = 1 is the fine-tuned model;
+    w > 1 goes further in the direction of the fine-tuning (FineXtract, here with S2L's own before/after pair).
     """
     if config.guidance_w is None:
         return tuned.generate
-    return extrapolated(base, tuned, config.guidance_w, dict(zip(mapped, plain, strict=True)))
+    captions = dict(zip(mapped, plain, strict=True))
+    return Extrapolated(base, tuned, -config.guidance_w, lambda prompt: captions.get(prompt, prompt)).generate
 
 
 # --- what it costs -------------------------------------------------------------------------------------------------
 
 
-def generation_cost(config: ExtractionConfig, when: str) -> Cost:
+def evaluations_per_prediction(unshake: UnshakeConfig | None) -> int:
+    """UNet evaluations of one noise prediction of the model after: 2 where un-shake mixes two models' predictions."""
+    return 2 if unshake is not None and unshake.space == "scores" else 1
+
+
+def generation_cost(config: ExtractionConfig, when: str, unshake: UnshakeConfig | None = None) -> Cost:
     """UNet evaluations of the generations `when` = "before" or "after", the choice of seeds included in both.
 
-    Screening a seed costs 2. A denoising step costs 1, or 2 under guidance, and twice that when the extrapolated
-    prediction (after only) evaluates both models.
+    Screening a seed costs 2. A denoising step costs 1, or 2 under guidance, and twice that when the prediction (after
+    only) mixes those of both models.
     """
     sampler = config.sampler
-    models = 2 if when == "after" and config.guidance_w is not None else 1
+    both = config.guidance_w is not None or evaluations_per_prediction(unshake) == 2
+    models = 2 if when == "after" and both else 1
     per_step = models * (1 if sampler.guidance_scale == 1 else 2)
     selection = 2 * config.seed_pool if config.seed_pool is not None else 0
     denoising = config.n_generations * sampler.num_inference_steps * per_step

@@ -18,6 +18,7 @@ from s2l.config import (
     SamplerConfig,
     Settings,
     SPSetConfig,
+    UnshakeConfig,
 )
 from s2l.finetune import catalogue
 from s2l.keys import key_of
@@ -30,6 +31,7 @@ GUIDANCE = 1  # chosen seeds, and pictures that follow the change of the model
 COMPARISON = 2  # of given scores and pictures
 RESULT = 2
 CELL = 1
+UNSHAKE = 1  # how the un-shaken model is made of the two others
 
 
 Config = TypeVar("Config", RunConfig, AuditRunConfig, "RunConfig | AuditRunConfig")
@@ -66,6 +68,18 @@ def finetune(sp_set: str, config: FineTuneConfig, rates: dict[str, float], name:
 def tuned_folder(model: str, config: FineTuneConfig, weights: str) -> str:
     """Key of a fine-tuned model in a user's folder: its settings, and a hash of its weights."""
     return key_of("tuned", model, catalogue.spelled_out(config), weights)
+
+
+def unshaken(tuned: str, base: str, config: UnshakeConfig, name: str) -> str:
+    """Of the model that takes the fine-tuned one's place. `name`: in scores, captions are mapped behind its back."""
+    return key_of("unshaken", UNSHAKE, tuned, base, config, name)
+
+
+def loss_parts(
+    tuned: str, base: str, domain: str, settings: Settings, seed: int, captions: Sequence[Sequence[str]]
+) -> str:
+    """Of what the Loss attack's curve over w is made of; the same for every w. `captions` are each model's own."""
+    return key_of("loss_parts", UNSHAKE, SCORES, tuned, base, domain, settings, seed, [list(c) for c in captions])
 
 
 def scores(
@@ -117,7 +131,8 @@ def result(kind: str, config: RunConfig | AuditRunConfig, stages: list[str]) -> 
 
 def run(config: RunConfig, model: str) -> str:
     """Key of a job: one configuration on one model with this version of the program."""
-    return key_of("run", spelled_out(config), model, [PICTURES, TRAINING, SCORES, GUIDANCE, RESULT])
+    versions = [PICTURES, TRAINING, SCORES, GUIDANCE, RESULT] + ([UNSHAKE] if config.unshake is not None else [])
+    return key_of("run", spelled_out(config), model, versions)
 
 
 def cell(model: str, config: RunConfig) -> str:

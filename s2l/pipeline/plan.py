@@ -31,14 +31,18 @@ def plan(config: RunConfig) -> dict[Stage, float]:
         work[stages.CLASS_IMAGES] = _generating(n_class, dreambooth.own_settings(tune).class_sampler)
         training *= 2  # each step has one class picture per SP picture
     work[stages.FINETUNE] = 0.0 if tune.methods == ("gaussian_noise",) else training
+    per_prediction = guidance.evaluations_per_prediction(config.unshake)
     for name in config.audit.attacks:
         attack = attacks.get_attack(name)
-        evaluations = attack.evaluations(attacks.attack_settings(name, config.audit))
-        work |= {stages.scores(name, attack.title, when): n_images * evaluations for when in ("before", "after")}
+        evaluations = n_images * attack.evaluations(attacks.attack_settings(name, config.audit))
+        work[stages.scores(name, attack.title, "before")] = evaluations
+        work[stages.scores(name, attack.title, "after")] = evaluations * per_prediction
+    if config.unshake is not None and "loss" in config.audit.attacks:
+        work[stages.LOSS_PARTS] = 2 * work[stages.scores("loss", attacks.get_attack("loss").title, "before")]
     if config.extraction.seed_pool is not None:
         work[stages.SEEDS] = guidance.generation_cost(config.extraction, "before").selection
     for when in ("before", "after"):
-        work[stages.generations(when)] = guidance.generation_cost(config.extraction, when).denoising
+        work[stages.generations(when)] = guidance.generation_cost(config.extraction, when, config.unshake).denoising
     return work | {stages.COMPARE: 0.01 * sum(work.values())}
 
 

@@ -50,6 +50,7 @@ SP_SET = Stage("sp_set", "sp_set", "SP set", "pictures")
 CLASS_IMAGES = Stage("class_images", "class_images", "Class pictures", "pictures")
 FINETUNE = Stage("finetune", "finetune", "Fine-tuning", "steps")
 SEEDS = Stage("seeds", "choose seeds", "Choice of seeds", "seeds")
+LOSS_PARTS = Stage("loss_parts", "loss over w", "Loss attack for every w", "photos")
 COMPARE = Stage("audit", "compare", "Comparison", "comparisons")
 RESULT = Stage("result", "result", "Result", "files")
 

@@ -283,6 +283,33 @@ def split_sentence(record: RunRecord, config: RunConfig | AuditRunConfig) -> str
     )
 
 
+def after_note(record: RunRecord) -> str:
+    """What "after" means where it is not the fine-tuned model, or ""."""
+    if (step := record.get("unshake")) is None:
+        return ""
+    means = {"weights": "a mix of the weights", "scores": "a mix of the two models' noise predictions"}[step["space"]]
+    return (
+        f"Here “after” is not the fine-tuned model but the un-shaken one, base + w (base - fine-tuned) with "
+        f"w = {step['w']:g}: {means}."
+    )
+
+
+def loss_over_w(record: RunRecord) -> str:
+    """The Loss attack's AUC for every whole w, in one sentence, or "" where it was not measured."""
+    step = record.get("unshake")
+    if step is None or (curve := step["loss_curve"]) is None:
+        return ""
+    points = [
+        f"{point['auc']:.3f} [{point['low']:.2f}, {point['high']:.2f}] at w = {point['w']:g}"
+        for point in curve
+        if point["w"] == int(point["w"])
+    ]
+    return (
+        f"Un-shaken in scores, the Loss attack has an AUC of {', '.join(points)}; w = -1 is the fine-tuned model and 0 "
+        "the base model; picking the best w afterwards would flatter the attack."
+    )
+
+
 def quick_note(record: RunRecord) -> str:
     """A warning that the preset `quick` is too small to draw conclusions from, or ""."""
     if record["config"]["preset"] != "quick":
@@ -349,6 +376,11 @@ def limits(record: RunRecord, config: RunConfig | AuditRunConfig) -> list[str]:
         sentences.append(
             f"The generations after fine-tuning use both models (w = {config.extraction.guidance_w:g}) at twice the "
             "cost: they differ from those before by more than the weights."
+        )
+    if config.unshake is not None and config.unshake.space == "scores":
+        sentences.append(
+            "A noise prediction of the un-shaken model takes two UNet evaluations, so its attacks cost twice what the "
+            "table of attacks says."
         )
     if of_a_lab(record, config):
         sentences.append(

@@ -19,11 +19,13 @@ from s2l import __version__, figures
 from s2l.record import BOTH, Blind, RunRecord, Timing, Training
 from s2l.report.findings import (
     Row,
+    after_note,
     combination_sentence,
     command_of,
     config_of,
     frozen_pairs,
     limits,
+    loss_over_w,
     outcome,
     percent,
     quick_note,
@@ -84,6 +86,8 @@ def _sections(result: Result, pictures: dict[str, bytes]) -> list[Section]:
         evidence = [set_sentence(attack, confidence) for attack in record["attacks"].values()]
         evidence.insert(0, f"One photo is hard to judge, an album is easier: {set_rule(confidence)}.")
         sections.append(_membership(result, pictures["roc.png"]))
+        if over_w := loss_over_w(record):
+            sections.append(Section("Towards the fine-tuned model and away from it", [], (over_w,)))
         sections.append(_most_exposed(result))
         sections.append(Section("The photos as one set", [], tuple(evidence)))
     sections.append(_extracted(result, pictures["extractions.png"]))
@@ -251,6 +255,7 @@ def render_html(result: Result, pictures: dict[str, bytes]) -> str:
         warnings=[text for text in (quick_note(record), warning(record)) if text],
         frozen=any(frozen_pairs(attack) for attack in record["attacks"].values()),
         combinations=[combination_sentence(a) for a in record["attacks"].values() if a.get("calibration")],
+        after=after_note(record),
         findings=findings(result),
         rows=outcome(result),
         confidence=percent(config.audit.confidence),

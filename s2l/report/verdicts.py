@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from s2l.record import AttackOutcome, Blind, Change, CountChange, ExtractionOutcome, Reference, RunRecord
-from s2l.report.findings import percent
+from s2l.report.findings import after_note, percent
 
 if TYPE_CHECKING:
     from s2l.record import Result
@@ -63,8 +63,8 @@ def findings(result: Result) -> list[Finding]:
 
 
 def headline(result: Result) -> list[str]:
-    """The findings as sentences."""
-    return [finding.sentence for finding in findings(result)]
+    """The findings as sentences, after the one that says what "after" is, where that is not the fine-tuned model."""
+    return [*filter(None, [after_note(result.record)]), *(finding.sentence for finding in findings(result))]
 
 
 def _unknown(kind: str) -> Finding:

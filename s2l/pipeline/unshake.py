@@ -1,0 +1,137 @@
+"""Un-shake: base + w (base - fine-tuned) in the place of the fine-tuned model, and the Loss attack for every w at once.
+
+Captions. In weights, w < 0 lies on the fine-tuned model's side and reads its captions; w >= 0 lies on the other side,
+where the person is called by name again (what DreamBooth taught its identifier is not there), except that the tokens
+of Textual Inversion, which are the change itself, stand in the name's place all the same. In scores each model reads
+its own captions.
+
+The whole curve costs one more number per photo. With D = L_tuned - L_base and G = mean ||eps_base - eps_tuned||^2,
+all on the same noised latents, ||n - eps_base - w (eps_base - eps_tuned)||^2 averages to
+
+    L_w = L_base - w D + (w^2 + w) G
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from s2l import attacks
+from s2l.attacks.loss import LossSettings
+from s2l.config import AuditConfig, UnshakeConfig
+from s2l.data.domain import Domain
+from s2l.measure import intervals
+from s2l.model.diffusion import DiffusionModel
+from s2l.model.extrapolated import Extrapolated
+from s2l.pipeline import identity
+from s2l.pipeline.stages import LOSS_PARTS, Stages
+from s2l.pipeline.subject import Subject
+from s2l.progress import Event
+
+CURVE = tuple(i / 4 for i in range(-8, 17))  # the values of w: -2, -1.75, ..., 4
+
+
+def _unknown_change(scale: float) -> DiffusionModel:
+    raise ValueError("it is not known how to scale the change of this model: give a FineTuned with `scaled`")
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned model and what un-shake needs besides.
+
+    subject  the model as it was trained, with its captions
+    scaled   scale -> the base model with `scale` times its change
+    away     its captions once it is moved away from the change
+    name     the person's name, which its captions replace; "" where nothing is known of it
+    """
+
+    subject: Subject
+    scaled: Callable[[float], DiffusionModel] = _unknown_change
+    away: Callable[[str], str] = str
+    name: str = ""
+
+
+def unshaken(base: Subject, tuned: FineTuned, config: UnshakeConfig | None) -> Subject:
+    """The model to compare with `base`: the fine-tuned one or, with `config`, the step away from it."""
+    if config is None:
+        return tuned.subject
+    key = identity.unshaken(tuned.subject.key, base.key, config, tuned.name)
+    if config.space == "scores":
+        mixed = cache(
+            lambda: Extrapolated(base.load(), tuned.subject.load(), config.w, tuned_caption=tuned.subject.caption)
+        )
+        return Subject(key, mixed)
+    caption = tuned.subject.caption if config.w < 0 else tuned.away
+    return Subject(key, cache(lambda: tuned.scaled(-config.w)), caption)
+
+
+# --- the Loss attack for every w ---------------------------------------------------------------------------------
+
+
+def loss_parts(base: Subject, tuned: Subject, domain: Domain, config: AuditConfig, stages: Stages) -> np.ndarray:
+    """(N, 3) float64 of the domain's images, members first: L_base, L_tuned and G, averaged over the timesteps."""
+    images = domain.membership.all()
+    captions = [[subject.caption(text) for text in images.captions] for subject in (base, tuned)]
+    settings = attacks.attack_settings("loss", config)
+    assert isinstance(settings, LossSettings)
+
+    def work(folder: Path) -> None:
+        models = base.load(), tuned.load()
+        query = attacks.make_query(models[0], images, config.seed, captions[0])
+        other = query.altered(embeddings=models[1].encode_prompts(captions[1]), captions=tuple(captions[1]))
+
+        def parts(some: slice) -> torch.Tensor:
+            asked = query.part(some), other.part(some)
+            total = torch.zeros(len(asked[0]), 3, device=models[0].device)
+            for draw, t in enumerate(settings.timesteps):
+                n = asked[0].noise(models[0], draw)
+                e = [one.noised_eps(model, t, draw) for model, one in zip(models, asked, strict=True)]
+                for i, difference in enumerate((n - e[0], n - e[1], e[0] - e[1])):
+                    total[:, i] += difference.square().mean(dim=(1, 2, 3))
+            return total.cpu() / len(settings.timesteps)
+
+        rows: list[torch.Tensor] = []
+        for group in models[0].batches(len(query)):
+            rows += models[0].together(parts, group)
+            stages.progress(Event(LOSS_PARTS.id, sum(map(len, rows)), len(query)))
+        save_file({"parts": torch.cat(rows)}, folder / "loss.safetensors")
+
+    key = identity.loss_parts(tuned.key, base.key, domain.key, settings, config.seed, captions)
+    folder = stages(LOSS_PARTS, key, work)
+    return load_file(folder / "loss.safetensors")["parts"].double().numpy()
+
+
+def loss_at(parts: np.ndarray, w: float) -> np.ndarray:
+    """(N,) scores of the Loss attack on the model un-shaken by w in scores, higher = member."""
+    l_base, l_tuned, g = parts.T
+    return -(l_base - w * (l_tuned - l_base) + (w * w + w) * g)
+
+
+def loss_curve(parts: np.ndarray, n_members: int, confidence: float) -> list[dict[str, float]]:
+    """The AUC of the Loss attack with its DeLong interval for every w of CURVE."""
+    rows = []
+    for w in CURVE:
+        scores = loss_at(parts, w)
+        interval = intervals.delong_interval(scores[:n_members], scores[n_members:], confidence)
+        auc = float(intervals.auc(scores[:n_members], scores[n_members:]))
+        rows.append({"w": w, "auc": auc, "low": interval.low, "high": interval.high})
+    return rows
+
+
+def unshake_record(
+    config: UnshakeConfig | None, base: Subject, tuned: FineTuned, domain: Domain, audit: AuditConfig, stages: Stages
+) -> dict | None:
+    """The part "unshake" of a record; None where the fine-tuned model itself was attacked."""
+    if config is None:
+        return None
+    curve = None
+    if domain.split is not None and "loss" in audit.attacks:
+        parts = loss_parts(base, tuned.subject, domain, audit, stages)
+        curve = loss_curve(parts, len(domain.membership.members), audit.confidence)
+    return {"w": config.w, "space": config.space, "loss_curve": curve}
