@@ -101,6 +101,10 @@ config = FineTuneConfig(methods=finetune.parse("keys_values"), max_train_steps=2
 record = finetune.finetune(model, images, config, Path("tuned"), "Mira Solwyn")
 tuned = finetune.load_finetuned(model, Path("tuned"))
 changed = [n for n, p in tuned.unet.named_parameters() if not torch.equal(p, model.unet.get_parameter(n))]
+name = changed[0]
+start, end = (m.unet.get_parameter(name) for m in (model, tuned))
+opposite = finetune.load_finetuned(model, Path("tuned"), -1.0).unet.get_parameter(name)
+torch.testing.assert_close(opposite - start, start - end)
 assert changed and all("attn2.to_" in name for name in changed) and record["learning_rates"] == {"keys_values": 1e-4}
 print("both ran")
 """

@@ -70,6 +70,8 @@ NUMBERS = {
     "n-generations": st.integers(1, 2000),
     "n-nonmembers": st.integers(2, 1000),
     "seed": st.integers(0, 10**6),
+    "unshake": st.floats(-10, 10),
+    "unshake-space": st.sampled_from(["weights", "scores"]),
 }
 OPTIONS = st.fixed_dictionaries(
     {

@@ -362,6 +362,8 @@ def test_what_an_address_opens(backend):
 def test_kept_fields_must_be_of_the_right_kind(backend):
     kept = {"form": {"set_size": 64, "prompt": 5, "methods": "lora", "attacks": ["loss"], "nonsense": 1, "rank": True}}
     assert open_(backend, kept).form == {"set_size": 64, "methods": "lora", "attacks": ["loss"]}
+    assert open_(backend, {"form": {"unshake": 1.5}}).form == {"unshake": 1.5}
+    assert open_(backend, {"form": {"unshake": "1"}}).form == open_(backend, {"form": {"unshake": None}}).form == {}
 
 
 def test_an_unchanged_form_is_the_preset(backend):
@@ -369,6 +371,17 @@ def test_an_unchanged_form_is_the_preset(backend):
     for size in form.APP_PRESETS:
         values = form.preset_values(size, TARO)
         assert form.config_of(values, list(LAB_NAMES)) == preset(size, TARO)
+
+
+def test_an_empty_un_shake_is_off_and_a_number_is_on():
+    values = form.preset_values("demo", TARO)
+    assert values["unshake"] is None and form.config_of(values, list(LAB_NAMES)).unshake is None
+    assert form.config_of(values | {"unshake_space": "scores"}, list(LAB_NAMES)).unshake is None
+    config = form.config_of(values | {"unshake": 0, "unshake_space": "scores"}, list(LAB_NAMES))
+    assert (config.unshake.w, config.unshake.space) == (0, "scores")
+    assert form.config_of(form.values_of(config), list(LAB_NAMES)) == config
+    with pytest.raises(UserError, match=r"^Un-shake: should be less than or equal to 10"):
+        form.config_of(values | {"unshake": 11}, list(LAB_NAMES))
 
 
 def test_an_error_names_the_row_whatever_its_words():
@@ -487,9 +500,10 @@ def test_two_runs_side_by_side(result, monkeypatch):
 
 def test_every_setting_has_words():
     """No visitor should read a key of the configuration, nor Python's brackets and None."""
-    for path, value in compare._settings(preset("demo", MIRA).model_dump(mode="json")).items():
-        assert not re.search(r"[_.{}\[\]]", form.setting_in_words(path)), path
-        assert value not in ("None", "True", "False") and not re.search(r"[\[\]]", value), path
+    for config in (preset("demo", MIRA), preset("demo", MIRA, unshake={"w": 1})):
+        for path, value in compare._settings(config.model_dump(mode="json")).items():
+            assert not re.search(r"[_.{}\[\]]", form.setting_in_words(path)), path
+            assert value not in ("None", "True", "False") and not re.search(r"[\[\]]", value), path
     assert form.setting_in_words("finetune.settings.lora.rank") == "Rank (fine-tuning)"
     assert form.setting_in_words("finetune.settings.dreambooth.class_noun") == "Class noun (fine-tuning)"
 

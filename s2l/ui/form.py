@@ -73,7 +73,10 @@ FIELDS = {
     "n_generations": Field("extraction.n_generations"),
     "extraction_guidance": Field("extraction.sampler.guidance_scale", "Guidance of the generations"),
     "delta": Field("extraction.delta"),
+    "unshake": Field("unshake.w"),
+    "unshake_space": Field("unshake.space"),
 }
+OFF = {"unshake": None, "unshake_space": "weights"}  # what the two show while un-shake is off: an empty w says so
 # These five are no plain fields; `config_of` and `values_of` know them.
 SPECIAL = ("person", "prompt", "prompt2", "share", "preset", "methods")
 
@@ -131,6 +134,8 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
             continue
         if field.zero_is_none and value == 0:
             continue
+        if name in OFF and form["unshake"] is None:
+            continue
         if value is None or value == []:
             raise UserError(f"{field.label} is empty: enter a value")
         if field.most is not None and value > field.most:
@@ -163,18 +168,19 @@ def in_words(error: UserError, section: str = "") -> str:
 
 SECTIONS = {
     "domain": "photos", "sp_set": "SP set", "finetune": "fine-tuning", "audit": "attacks", "extraction": "generations",
+    "unshake": "model after",
 }  # fmt: skip
 
 
 def setting_in_words(path: str) -> str:
     """ "finetune.max_train_steps" -> "Steps (fine-tuning)"; the settings of attacks keep their own words."""
     section, dot, rest = path.partition(".")
-    if not dot or section not in SECTIONS:
-        return path.replace("_", " ").capitalize()
     try:
         title = declaration(path).title
     except KeyError:
         title = None
+    if not dot or section not in SECTIONS:
+        return title or path.replace("_", " ").capitalize()
     own_words = rest.removeprefix("settings.").replace("_", " ").replace(".", ", ").capitalize()
     return f"{title or own_words} ({SECTIONS[section]})"
 
@@ -196,6 +202,9 @@ def values_of(config: RunConfig) -> dict:
     values = config.model_copy(update={"finetune": spelled_out(config.finetune)}).model_dump(mode="json")
     form = {}
     for name, field in FIELDS.items():
+        if name in OFF and config.unshake is None:
+            form[name] = OFF[name]
+            continue
         unused = field.method is not None and field.method not in config.finetune.methods
         form[name] = field.declared.default if unused else _get(values, field.path)
     form |= {name: form[name] or 0 for name, field in FIELDS.items() if field.zero_is_none}

@@ -60,7 +60,7 @@ def _fields(kept: object, first: dict) -> dict:
     def fits(value: object, model: object) -> bool:
         if isinstance(model, bool) or isinstance(value, bool):
             return isinstance(value, bool) and isinstance(model, bool)
-        if isinstance(model, (int, float)):
+        if model is None or isinstance(model, (int, float)):  # None: a number that may be left out
             return isinstance(value, (int, float))
         if isinstance(model, (list, tuple)):
             return isinstance(value, list) and all(isinstance(x, str) for x in value)

@@ -181,6 +181,11 @@ def build(fields: dict, first: dict) -> FineTune:
             number("n_generations", "before and after, each")
             number("extraction_guidance", None, None, step=0.5)
             number("delta", None, None, step=0.01)
+            number("unshake", "empty: off; above 0, the attacks get a step away from the change", None, step=0.5)
+            fields["unshake_space"] = gr.Dropdown(
+                [("weights", "weights"), ("scores, at twice the cost", "scores")], value=first["unshake_space"],
+                label=FIELDS["unshake_space"].label, elem_id="unshake_space",
+            )  # fmt: skip
     run = gr.Button(run_label(first["person"], NOT_OWN), variant="primary", size="lg", elem_id="run")
     error = gr.HTML(visible=False, elem_id="run-error")
     status = gr.HTML(live.status_html(None), elem_id="status")
