@@ -76,7 +76,8 @@ FIELDS = {
     "unshake": Field("unshake.w"),
     "unshake_space": Field("unshake.space"),
 }
-OFF = {"unshake": None, "unshake_space": "weights"}  # what the two show while un-shake is off: an empty w says so
+# What these show while un-shake is off: an empty w says so.
+OFF: dict[str, object] = {"unshake": None, "unshake_space": "weights"}
 # These five are no plain fields; `config_of` and `values_of` know them.
 SPECIAL = ("person", "prompt", "prompt2", "share", "preset", "methods")
 
@@ -200,7 +201,7 @@ def value_in_words(value: object) -> str:
 def values_of(config: RunConfig) -> dict:
     """What the fields show for a configuration."""
     values = config.model_copy(update={"finetune": spelled_out(config.finetune)}).model_dump(mode="json")
-    form = {}
+    form: dict[str, object] = {}
     for name, field in FIELDS.items():
         if name in OFF and config.unshake is None:
             form[name] = OFF[name]
