@@ -188,7 +188,7 @@ class AttackOutcome(TypedDict):
     shake_reference: Annotated[
         Reference | None,
         "both models together, the fine-tuned one as the reference of the base model. Null for scores that are not "
-        "distances",
+        "distances, and where the model after is un-shaken",
     ]
     original_captions: Annotated[OriginalCaptions | None, "null where no token stands for the name"]
     calibration: Annotated[Calibration | None, "null for attacks with one component"]

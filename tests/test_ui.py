@@ -373,6 +373,12 @@ def test_an_unchanged_form_is_the_preset(backend):
         assert form.config_of(values, list(LAB_NAMES)) == preset(size, TARO)
 
 
+def test_the_verdicts_say_where_after_is_the_un_shaken_model(result):
+    assert "un-shaken" not in runs.headline_html(result)
+    result.record["unshake"] = {"w": 0.5, "space": "weights", "loss_curve": None}
+    assert "the un-shaken one, base + w (base - fine-tuned) with w = 0.5" in runs.headline_html(result)
+
+
 def test_an_empty_un_shake_is_off_and_a_number_is_on():
     values = form.preset_values("demo", TARO)
     assert values["unshake"] is None and form.config_of(values, list(LAB_NAMES)).unshake is None

@@ -396,10 +396,9 @@ def test_a_run_un_shakes_and_tells_it_everywhere(nano, store, tmp_path):
         said = [findings.after_note(record), render.headline(result)[0]]
         assert said[0] == said[1] and "not the fine-tuned model but the un-shaken one" in said[0]
         html = page.read_text()
-        assert (
-            "the un-shaken one, base + w (base - fine-tuned) with w = 1.5" in html
-            and f"--unshake-space {space}" not in ("" if space == "scores" else html)
-        )
+        assert "the un-shaken one, base + w (base - fine-tuned) with w = 1.5" in html
+        assert ("--unshake-space scores" in html) == (space == "scores") and "--unshake-space weights" not in html
+        assert record["attacks"]["loss"]["shake_reference"] is None and "both models together" not in html
         assert "Un-shaken in scores, the Loss attack has an AUC of" in html
         written = json.loads((tmp_path / space / "result.json").read_text())
         assert "--unshake 1.5" in written["command"]

@@ -201,7 +201,9 @@ def attack_record(
         "tuned": after.key if after is not None else None,
         "audit": attacks.spelled_out(config).model_dump(mode="json"),
         "domain": _domain_record(domain),
-        "attacks": {name: membership.attack_record(name, config, scored[name]) for name in config.attacks},
+        "attacks": {
+            name: membership.attack_record(name, config, scored[name], unshake is not None) for name in config.attacks
+        },
         **({"unshake": stepped} if stepped is not None else {}),
     }
 

@@ -89,7 +89,7 @@ def audit(
         record["blind"] = compare_blind(pictures, domain.split, extraction.delta)
         if domain.split is not None:
             for name in config.attacks:
-                record["attacks"][name] = attack_record(name, config, scores[name])
+                record["attacks"][name] = attack_record(name, config, scores[name], unshake is not None)
             record["extraction"] = compare_extraction(
                 before.load(), domain, pictures["before"], pictures["after"], extraction, unshake
             )

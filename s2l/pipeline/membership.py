@@ -141,8 +141,11 @@ def calibration_pair(name: str, base: Subject, person: Domain, config: AuditConf
     return _pair(scorer(base, person, alone, stages, "before", person.name)(name), person)
 
 
-def attack_record(name: str, config: AuditConfig, scored: Scored) -> dict:
-    """One entry of "attacks" in result.json and in what `attack` writes."""
+def attack_record(name: str, config: AuditConfig, scored: Scored, unshaken: bool = False) -> dict:
+    """One entry of "attacks" in result.json and in what `attack` writes.
+
+    An un-shaken model is no reference for the base model: the weight was frozen for fine-tuned ones.
+    """
     fitted = scored.fitted and scored.fitted.model_dump(mode="json")
     if scored.after is None:
         m, n = scored.before
@@ -153,6 +156,8 @@ def attack_record(name: str, config: AuditConfig, scored: Scored) -> dict:
         }
     record = compare_attack(name, config, scored.before, scored.after)
     record["original_captions"] = None
+    if unshaken:
+        record["shake_reference"] = None
     if scored.original is not None:
         (m0, n0), (m1, n1) = scored.before, scored.original
         record["original_captions"] = {

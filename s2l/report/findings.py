@@ -290,7 +290,7 @@ def after_note(record: RunRecord) -> str:
     means = {"weights": "a mix of the weights", "scores": "a mix of the two models' noise predictions"}[step["space"]]
     return (
         f"Here “after” is not the fine-tuned model but the un-shaken one, base + w (base - fine-tuned) with "
-        f"w = {step['w']:g}: {means}."
+        f"w = {step['w']:g}, {means}; read “after fine-tuning” and “the fine-tuned model” below as this one."
     )
 
 
@@ -305,8 +305,8 @@ def loss_over_w(record: RunRecord) -> str:
         if point["w"] == int(point["w"])
     ]
     return (
-        f"Un-shaken in scores, the Loss attack has an AUC of {', '.join(points)}; w = -1 is the fine-tuned model and 0 "
-        "the base model; picking the best w afterwards would flatter the attack."
+        f"Un-shaken in scores, the Loss attack has an AUC of {', '.join(points)}; w = -1 is the fine-tuned model "
+        "itself and 0 the base model; picking the best w afterwards would flatter the attack."
     )
 
 
