@@ -62,7 +62,7 @@ def has_heif() -> bool:
 
 
 @lru_cache(maxsize=8)
-def _readable(formats: tuple[str, ...]) -> tuple[str, ...]:
+def readable(formats: tuple[str, ...]) -> tuple[str, ...]:
     """The formats that this Pillow can read; it has to load its readers first."""
     has_heif()
     Image.init()
@@ -94,7 +94,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 def decode(path: str | Path, formats: tuple[str, ...] = FORMATS, max_pixels: int | None = None) -> Decoded:
     """The picture of a file. Raises Unreadable with the reason, and nothing else, whatever the file holds."""
     try:
-        with open_regular(path) as file, Image.open(file, formats=_readable(formats)) as image:
+        with open_regular(path) as file, Image.open(file, formats=readable(formats)) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise Unreadable(f"more than {max_pixels / 1e6:g} million pixels")
             return _upright(image)
@@ -113,7 +113,7 @@ def decode(path: str | Path, formats: tuple[str, ...] = FORMATS, max_pixels: int
 def header(path: str | Path) -> tuple[int, int]:
     """(width, height) from a file's header, before any rotation. Raises Unreadable."""
     try:
-        with open_regular(path) as file, Image.open(file, formats=_readable(FORMATS)) as image:
+        with open_regular(path) as file, Image.open(file, formats=readable(FORMATS)) as image:
             return image.size
     except Exception as error:
         raise Unreadable(f"damaged: {error or type(error).__name__}") from None

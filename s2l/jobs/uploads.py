@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from s2l.data.decode import Unreadable, decode
+from s2l.data.decode import HEAD, Unreadable, decode, looks_like_picture, open_regular, readable
 from s2l.errors import UserError
 from s2l.jobs.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, MAX_UPLOADS
 from s2l.store import Store
@@ -31,6 +31,19 @@ def _pixels(path: Path) -> np.ndarray:
         return np.asarray(decode(path, FORMATS, MAX_UPLOAD_PIXELS).image)
     except Unreadable as error:
         raise ValueError(f"not a readable picture ({', '.join(FORMATS)}): {error}") from None
+
+
+def kind_of(path: Path) -> str:
+    """The format of an uploaded picture, from its first bytes: "png". Raises UserError for every other file."""
+    allowed = f"only pictures are taken ({', '.join(FORMATS)})"
+    try:
+        with open_regular(path) as file:
+            if looks_like_picture(file.read(HEAD)):
+                with Image.open(file, formats=readable(FORMATS)) as picture:
+                    return str(picture.format).lower()
+    except (Unreadable, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass  # said below, whatever it was
+    raise UserError(allowed)
 
 
 def keep(store: Store, kinds: Mapping[str, Sequence[str | Path]]) -> dict[str, str]:

@@ -7,6 +7,7 @@ session.py, own.py      what survives a refresh and what an address opens; a vis
 html.py, runs.py        pictures, sliders, tables; a finished run in words and pictures
 live.py, quiz.py        the live panel; predict, then reveal
 first.py, heavy.py      the first picture, drawn before torch is imported, and what imports torch
+guard.py                what is served, what may be uploaded, and what a call may name
 events.py, api.py       how events are sent; the public API
 theme.py, style.css, page.js    colours, fonts and the address bar
 """
@@ -16,8 +17,8 @@ import os
 from s2l.store import cache_root
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# Everything that gradio serves by itself lies in the one public folder of the cache.
-os.environ.setdefault("GRADIO_TEMP_DIR", str(cache_root() / "public"))
+# Where gradio puts uploads. Nothing is served from there: guard.py.
+os.environ.setdefault("GRADIO_TEMP_DIR", str(cache_root() / "incoming"))
 
 from s2l.ui.backend import Backend
 from s2l.ui.layout import build, launch

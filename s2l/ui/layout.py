@@ -13,11 +13,13 @@ from functools import partial
 
 import gradio as gr
 from markupsafe import Markup
+from starlette.middleware import Middleware
 
 from s2l.errors import UserError
 from s2l.ui import api, first, form, heavy, session
 from s2l.ui.backend import ASSETS, Backend
 from s2l.ui.events import PRIVATE, QUIET, address
+from s2l.ui.guard import Guard
 from s2l.ui.tab import Context, Entry
 from s2l.ui.tabs import TABS, compare, extraction, finetune, membership, running
 from s2l.ui.tabs.finetune import FineTune
@@ -59,6 +61,9 @@ def build(backend: Backend, tabs: Sequence[Entry] = TABS) -> gr.Blocks:
         _another_run(page)
         _opening_the_page(page, blocks)
         api.build(backend)
+    for block in blocks.blocks.values():
+        if isinstance(block, gr.DownloadButton):  # a published file is served from where it lies, not from a copy
+            block.GRADIO_CACHE = str(backend.public)
     return blocks
 
 
@@ -136,6 +141,7 @@ def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int
         allowed_paths=[str(backend.public)], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
         run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
         prevent_thread_lock=True, server_name=host, server_port=port,
+        app_kwargs={"middleware": [Middleware(Guard, backend=backend)]},
     )  # fmt: skip
 
     def draw_what_all_will_see() -> None:
