@@ -420,6 +420,7 @@ class Checkpoint(TypedDict):
     key: Annotated[str, "a hash of the weights and, unless it is a lab, of its configuration and tokenizer"]
     precision: Annotated[str, "of the computation"]
     parameters: Annotated[int, "of UNet and text encoder"]
+    notes: NotRequired[Annotated[list[str], "what had to be done to load it, such as wrappers taken off names"]]
 
 
 class Person(TypedDict):

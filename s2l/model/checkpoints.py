@@ -6,19 +6,17 @@ diffusion.py cannot run. Only safetensors: a pickle is never opened.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from s2l.assets import ASSETS
 from s2l.errors import UserError
 from s2l.keys import file_hash
 from s2l.labs import find_lab
+from s2l.model.headers import parse_json, read_header
 
 DEFAULT_HUB_MODEL = "CompVis/stable-diffusion-v1-1"  # the paper's
 SUPPORTED = (
@@ -29,7 +27,10 @@ SUPPORTED = (
 PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 CONFIGURATION = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/*.json" for part in PARTS)]
-OTHER_VARIANTS = ("fp16", "non_ema", "bf16", "fp32")  # name.VARIANT.safetensors: diffusers loads the plain name
+# name.VARIANT.safetensors beside the plain name, which is preferred; without it the first of these.
+OTHER_VARIANTS = ("fp32", "fp16", "bf16", "non_ema")
+VARIANT = re.compile(rf"\.({'|'.join(OTHER_VARIANTS)})[.-]")
+LARGEST_JSON = 20_000_000  # bytes of a configuration
 SD1 = ASSETS / "sd-1"  # configuration of SD 1.x, for single files
 # Tensors that identify the families of single files, and the UNet's first one, whose inputs identify inpainting.
 SD1_TEXT, SD2_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
@@ -59,8 +60,36 @@ class Checkpoint:
         """The files that are loaded as weights, sorted."""
         if self.single_file:
             return [self.path]
-        files = [path for part in PARTS for path in (self.path / part).glob("*.safetensors")]
-        return sorted(path for path in files if not any(f".{v}." in path.name for v in OTHER_VARIANTS))
+        files = []
+        for part in PARTS:
+            given = list((self.path / part).glob("*.safetensors"))
+            plain = [path for path in given if not VARIANT.search(path.name)]
+            files += plain or (part_files(self.path, part)[0] if given else [])
+        return sorted(files)
+
+
+def part_files(folder: Path, part: str) -> tuple[list[Path], str]:
+    """The files of one part that are loaded, and their variant ("" for the plain ones).
+
+    Raises UserError when there are none, or when the list of shards names anything but files beside it.
+    """
+    name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    for variant in ("", *OTHER_VARIANTS):
+        infix = f".{variant}" if variant else ""
+        whole = folder / part / f"{name}{infix}.safetensors"
+        index = folder / part / f"{name}.safetensors.index{infix}.json"
+        # The libraries disagree on which of the two counts if there are both.
+        if index.exists() and not (part == "text_encoder" and whole.exists()):
+            shards = read_json_object(index).get("weight_map")
+            names = set(shards.values()) if isinstance(shards, dict) else set()
+            if not names or not all(isinstance(x, str) and x == Path(x).name for x in names):
+                raise UserError(f"{index} does not say which files hold the weights")
+            if lost := sorted(x for x in names if not (index.parent / x).exists()):
+                raise UserError(f"{index.parent} lacks {lost[0]}, which {index.name} names")
+            return [index.parent / x for x in sorted(names)], variant
+        if whole.exists():
+            return [whole], variant
+    raise UserError(f"{folder / part} has no {name}.safetensors")
 
 
 def check_name(model: str) -> None:
@@ -123,20 +152,19 @@ def _folder(model: str, folder: Path, revision: str | None = None) -> Checkpoint
         pickled = any(next((folder / part).glob("*.bin"), None) for part in lacking)
         why = "only pickled weights (.bin), which are never opened" if pickled else "no weights"
         raise UserError(f"{folder} has {why} for {', '.join(lacking)}: .safetensors files are needed")
+    for path in checkpoint.weights():
+        read_header(path)
+    for part in PARTS:
+        part_files(folder, part)
     return checkpoint
 
 
 def _file(model: str, path: Path) -> Checkpoint:
     if path.suffix != ".safetensors":
         raise UserError(f"{path} is not a .safetensors file, and pickled checkpoints are never opened; {SUPPORTED}")
-    try:
-        with safe_open(path, "pt") as file:
-            names = set(file.keys())
-            inputs = file.get_slice(FIRST_LAYER).get_shape()[1] if FIRST_LAYER in names else None
-    except (OSError, SafetensorError):
-        raise UserError(f"{path} is not a readable .safetensors file") from None
-    text = next((t for t in (SD1_TEXT, SD2_TEXT) if any(name.startswith(t) for name in names)), None)
-    if inputs != 4 or text is None:
+    shapes = read_header(path).shapes
+    text = next((t for t in (SD1_TEXT, SD2_TEXT) if any(name.startswith(t) for name in shapes)), None)
+    if shapes.get(FIRST_LAYER, ())[1:2] != (4,) or text is None:
         raise UserError(f"{path} does not hold a whole Stable Diffusion text-to-image model; {SUPPORTED}")
     beside = path.with_suffix("")
     if (beside / "model_index.json").exists():
@@ -150,11 +178,14 @@ def _file(model: str, path: Path) -> Checkpoint:
     return Checkpoint(model, path, SD1)
 
 
-def _json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        values = None
+def read_json_object(path: Path) -> dict:
+    """A configuration. Raises UserError for what is no regular file of a JSON object with finite numbers."""
+    values = None
+    if path.is_file() and path.stat().st_size <= LARGEST_JSON:
+        try:
+            values = parse_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            values = None
     if not isinstance(values, dict):
         raise UserError(f"{path.parent} is not a checkpoint: {path.name} is missing or is no JSON object")
     return values
@@ -166,7 +197,7 @@ def check_configuration(folder: Path) -> None:
     def refuse(what: str) -> UserError:
         return UserError(f"{folder} holds {what}; {SUPPORTED}")
 
-    index = _json(folder / "model_index.json")
+    index = read_json_object(folder / "model_index.json")
     kind = index.get("_class_name")
     if kind is None:
         raise UserError(f"{folder} is not a checkpoint: its model_index.json names no pipeline")
@@ -176,12 +207,12 @@ def check_configuration(folder: Path) -> None:
         given = (index.get(part) or [None, None])[1]
         if given != wanted:
             raise refuse(f"the {part} {given}, not {wanted}")
-    unet = _json(folder / "unet" / "config.json")
+    unet = read_json_object(folder / "unet" / "config.json")
     if unet.get("in_channels", 4) != 4 or unet.get("out_channels", 4) != 4:
         raise refuse(f"a UNet with {unet.get('in_channels', 4)} input channels (inpainting, upscaling), not 4")
     if unet.get("class_embed_type") or unet.get("addition_embed_type"):
         raise refuse("a UNet with further conditions (unCLIP, SDXL)")
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_json_object(folder / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise refuse(f"a model that predicts {prediction!r}")

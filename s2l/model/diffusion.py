@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,11 +19,11 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from s2l.config import LAB, SamplerConfig
-from s2l.errors import UserError
 from s2l.keys import key_of
 from s2l.labs import is_lab
 from s2l.model.batches import SMALL_MAP, Batched
 from s2l.model.checkpoints import Checkpoint, configuration_key, locate, weights_key
+from s2l.model.loading import load_pipeline
 from s2l.model.memory import device_memory, fitted, preset_for, watch
 
 
@@ -95,31 +96,11 @@ def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
     return key_of("model", weights, *map(str, dtypes), prediction_type)
 
 
-def _load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """The pipeline without its safety checker, which would hide what a model leaks."""
-    parts = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-    try:
-        if checkpoint.single_file:
-            return StableDiffusionPipeline.from_single_file(
-                str(checkpoint.path), config=str(checkpoint.config), dtype=dtype, local_files_only=True, **parts
-            )
-        return StableDiffusionPipeline.from_pretrained(
-            checkpoint.path,
-            dtype=dtype,
-            use_safetensors=True,
-            requires_safety_checker=False,
-            local_files_only=True,
-            **parts,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{checkpoint.path} cannot be loaded as a Stable Diffusion checkpoint: {error}") from error
-
-
 class DiffusionModel(Batched):
     """A thin adapter around a StableDiffusionPipeline; makes every attack a formula.
 
     `key` names the model in cache keys, `weights` its weights whatever the precision, `revision` is the hub's commit
-    (None for local files). Built by `DiffusionModel.load`.
+    (None for local files), `notes` say what had to be done to load it. Built by `DiffusionModel.load`.
     """
 
     def __init__(
@@ -129,8 +110,9 @@ class DiffusionModel(Batched):
         runtime: Runtime = Runtime(),
         weights: str = "",
         revision: str | None = None,
+        notes: Sequence[str] = (),
     ):
-        self.key, self.weights, self.revision = key, weights or key, revision
+        self.key, self.weights, self.revision, self.notes = key, weights or key, revision, tuple(notes)
         self.device, self.dtype, self.fast_dtype = runtime.torch_device(), runtime.torch_dtype(), runtime.fast_dtype()
         self.pipe = pipe.to(self.device)  # `load` has set the dtype
         largest_map = self.unet.config.block_out_channels[0] * self.unet.config.sample_size**2
@@ -157,12 +139,15 @@ class DiffusionModel(Batched):
     def load(cls, model: str = LAB, runtime: Runtime = Runtime()) -> DiffusionModel:
         """Load "lab", a folder, a single file or a hub id (see checkpoints.py); safetensors only.
 
-        Raises UserError for what is missing, out of reach or not supported.
+        Raises UserError for what is missing, out of reach or not supported. What had to be done to load it is said on
+        stderr.
         """
         checkpoint = locate(model)
-        pipe = _load_pipeline(checkpoint, runtime.torch_dtype())
+        pipe, notes = load_pipeline(checkpoint, runtime.torch_dtype())
+        for note in notes:
+            print(f"{model}: {note}", file=sys.stderr, flush=True)
         pipe.set_progress_bar_config(disable=True)
-        return cls(pipe, model_key(checkpoint, runtime), runtime, weights_key(checkpoint), checkpoint.revision)
+        return cls(pipe, model_key(checkpoint, runtime), runtime, weights_key(checkpoint), checkpoint.revision, notes)
 
     def halve_batches(self) -> bool:
         """Halve the number of images computed at once; False if it is already one."""
@@ -184,7 +169,7 @@ class DiffusionModel(Batched):
             requires_safety_checker=False,
         )
         pipe.set_progress_bar_config(disable=True)
-        return DiffusionModel(pipe, self.key, self.runtime, self.weights, self.revision)
+        return DiffusionModel(pipe, self.key, self.runtime, self.weights, self.revision, self.notes)
 
     # --- parts, for the fine-tuning methods ---------------------------------------------------
 

@@ -248,6 +248,7 @@ def _finish(
                 "key": model.key,
                 "precision": model.precision,
                 "parameters": model.num_parameters(),
+                "notes": list(model.notes),
             },
             "domain": _domain_record(domain),
             "finetune": training,

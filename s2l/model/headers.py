@@ -1,0 +1,70 @@
+"""What a .safetensors file says about itself, without reading any weight.
+
+The format: 8 bytes with the length of the header, the header as JSON, then the tensors one after another
+(https://github.com/huggingface/safetensors).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2l.errors import UserError
+
+LARGEST_HEADER = 100_000_000  # bytes, the library's own limit
+LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Header:
+    """Shapes of the tensors by name, and the metadata that the writer left."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def parse_json(text: str | bytes):
+    """JSON without NaN and infinity. Raises ValueError, also for nesting that is too deep to be read."""
+
+    def refuse(constant: str):
+        raise ValueError(f"{constant} is not a number that JSON knows")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_header(path: Path) -> Header:
+    """The header of a whole .safetensors file.
+
+    Raises UserError for what is no regular file, a git-lfs pointer, a file that was cut, and one without tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not a regular file: weights are read from .safetensors files only")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(LFS_POINTER))
+            if start == LFS_POINTER:
+                raise UserError(
+                    f"{path} is a git-lfs pointer, not the weights themselves: fetch them with `git lfs pull`"
+                )
+            (length,) = struct.unpack("<Q", start[:8])
+            file.seek(8)
+            header = parse_json(file.read(length)) if length <= LARGEST_HEADER else None
+        metadata = header.pop("__metadata__", None) or {}
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        raise UserError(f"{path} is not a readable .safetensors file: it is cut, damaged or of another kind") from None
+    if path.stat().st_size != end:
+        raise UserError(
+            f"{path} is not a whole .safetensors file: {path.stat().st_size:,} bytes where its header says {end:,}, "
+            "so copy or download it again"
+        )
+    if not any(math.prod(shape) for shape in shapes.values()):
+        raise UserError(f"{path} is a .safetensors file without any weights")
+    return Header(shapes, metadata)
