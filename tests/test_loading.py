@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from s2l.errors import UserError
+from s2l.model.checkpoints import locate
 from s2l.model.diffusion import DiffusionModel, Runtime
 from tests import sd_layout
 
@@ -121,7 +123,58 @@ def test_a_single_file_without_autoencoder_is_a_sentence(single_file):
 
 def test_leftovers_of_training_in_a_single_file_are_not_mentioned(single_file, capfd):
     ema = {f"model_ema.{i}": torch.ones(2) for i in range(3)}
-    more = {"betas": torch.ones(2), "sqrt_one_minus_alphas_cumprod": torch.ones(2), "first_stage_model.loss.x": torch.ones(2)}  # fmt: skip
+    names = ("betas", "sqrt_one_minus_alphas_cumprod", "first_stage_model.loss.x")
+    more = {name: torch.ones(2) for name in names}
     more |= {"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(4)}
     save_file(load_file(single_file) | ema | more, single_file)
     assert DiffusionModel.load(str(single_file), CPU).notes == () and "small.safetensors:" not in capfd.readouterr().err
+
+
+# --- files that are no weights -------------------------------------------------------------------
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGED = {
+    "git-lfs pointer": lambda path: path.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    ),
+    "not a whole": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "not a readable": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "not a regular file": pipe,
+    "without any weights": lambda path: save_file({}, path),
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGED)
+@pytest.mark.parametrize("part", FILES)
+def test_damaged_weights_are_a_sentence_before_anything_is_read(folder, part, reason):
+    DAMAGED[reason](folder / FILES[part])
+    with pytest.raises(UserError, match=reason) as error:
+        locate(str(folder))
+    assert FILES[part] in str(error.value)
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_a_folder_with_a_variant_only_loads_it_and_says_so(original, folder, part):
+    path = folder / FILES[part]
+    path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    model = DiffusionModel.load(str(folder), CPU)
+    assert part in model.notes[0] and "fp16" in model.notes[0]
+    assert same(weights(model, part), weights(DiffusionModel.load(str(original), CPU), part))
+
+
+def test_infinite_and_overflowing_weights_are_refused_with_advice(folder):
+    path = folder / FILES["vae"]
+    whole = load_file(path)
+    name = next(iter(whole))
+    save_file(whole | {name: torch.full_like(whole[name], 1e30)}, path)
+    DiffusionModel.load(str(folder), CPU)
+    with pytest.raises(UserError, match="as float16: try float32"):
+        DiffusionModel.load(str(folder), Runtime("cpu", "float16"))
+    save_file(whole | {name: torch.full_like(whole[name], float("nan"))}, path)
+    with pytest.raises(UserError, match="NaN or infinity in .* in the file"):
+        DiffusionModel.load(str(folder), CPU)

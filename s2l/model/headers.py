@@ -45,16 +45,15 @@ def read_header(path: Path) -> Header:
     """
     if not path.is_file():
         raise UserError(f"{path} is not a regular file: weights are read from .safetensors files only")
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{path} is a git-lfs pointer, not the weights themselves: fetch them with `git lfs pull`")
     try:
         with open(path, "rb") as file:
-            start = file.read(len(LFS_POINTER))
-            if start == LFS_POINTER:
-                raise UserError(
-                    f"{path} is a git-lfs pointer, not the weights themselves: fetch them with `git lfs pull`"
-                )
-            (length,) = struct.unpack("<Q", start[:8])
-            file.seek(8)
-            header = parse_json(file.read(length)) if length <= LARGEST_HEADER else None
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > LARGEST_HEADER:
+                raise ValueError("too long a header")
+            header = parse_json(file.read(length))
         metadata = header.pop("__metadata__", None) or {}
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)

@@ -106,7 +106,7 @@ def _read(paths: Iterable[Path]) -> State:
     state: State = {}
     for path in paths:
         with safe_open(path, "pt") as file:
-            state |= {name: file.get_tensor(name) for name in file.keys()}
+            state |= {name: file.get_tensor(name) for name in list(file.keys())}
     return state
 
 
@@ -123,8 +123,8 @@ def _from_folder(checkpoint: Checkpoint, notes: list[str]) -> dict[str, tuple[nn
 def _from_single_file(checkpoint: Checkpoint, notes: list[str]) -> dict[str, tuple[nn.Module, State]]:
     """The parts of a single file under diffusers' names, by diffusers' own conversion."""
     with safe_open(checkpoint.path, "pt") as file:
-        skipped = [name for name in file.keys() if SINGLE_FILE_LEFTOVERS.match(name)]
-        whole = {name: file.get_tensor(name) for name in set(file.keys()) - set(skipped)}
+        names = [name for name in list(file.keys()) if not SINGLE_FILE_LEFTOVERS.match(name)]
+        whole = {name: file.get_tensor(name) for name in names}
     sources, foreign = {}, set(whole)
     for part, prefixes in SINGLE_FILE.items():
         module = _empty(part, checkpoint.config / part)
