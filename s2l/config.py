@@ -21,6 +21,7 @@ MAX_IMAGES = 100_000
 MAX_APP_SEED = 10**9
 
 LAB = "lab"  # the embedded model: assets/labs
+HUB = "hub:"  # before the id of a model on the hub: that name is never looked up on the disk
 MODEL_HELP = (
     "'lab', 'lab:NAME' (see `labs`), or Stable Diffusion 1.x/2.x: a folder in diffusers layout, a "
     ".safetensors file, or a hub id such as CompVis/stable-diffusion-v1-1 (OWNER/NAME@REVISION)."

@@ -437,7 +437,7 @@ def test_other_files_are_refused_and_nothing_stays(store, tmp_path):
 def test_which_models_a_visitor_may_name():
     offered, hub = OwnModel(model="CompVis/stable-diffusion-v1-1"), OwnModel(allow_hub_models=True)
     assert own.check_model("", offered) == offered.model
-    assert own.check_model("owner/name@main", hub) == "owner/name@main"
+    assert own.check_model("owner/name@main", hub) == "hub:owner/name@main"
     with pytest.raises(UserError, match="not allowed here"):
         own.check_model("owner/name", offered)
     for path in ("/etc", "../../s2l/assets/labs/fresh", "a/../../b", "lab", "file:///etc/passwd", "x" * 300, ""):
@@ -475,7 +475,7 @@ def test_a_real_model_needs_consent_and_keeps_the_fixed_prompts(backend, monkeyp
     chosen = own.use(backend, "owner/name", "Somebody", [], [], True)
     values = form.preset_values("demo", MIRA) | {"prompt": "something else entirely"}
     config = form.config_of(values, list(LAB_NAMES), chosen)
-    assert config.model == "owner/name" and config.domain.name == "Somebody" and config.domain.members is None
+    assert config.model == "hub:owner/name" and config.domain.name == "Somebody" and config.domain.members is None
     assert [p.template for p in config.sp_set.prompts] == ["a photo of {name}", "a face of {name}"]
     allowed = form.config_of(values, list(LAB_NAMES), chosen, own_prompts=True)
     assert "something else entirely" in allowed.sp_set.prompts[0].template

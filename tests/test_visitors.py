@@ -13,6 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from s2l.config import LAB, RunConfig, merged
+from s2l.errors import UserError
+from s2l.jobs import Jobs
+from s2l.jobs.limits import check_texts
+from s2l.labs import find_lab
+from s2l.model.checkpoints import locate
+from s2l.store import Store
 from tests.browser.conftest import ROOT, Server, free_port
 
 SCRIPT = b"<html><script>localStorage</script></html>"
@@ -192,3 +199,94 @@ def test_own_pictures_are_used_once(visitor):
 def test_the_same_picture_of_two_visitors_has_two_places(visitor):
     a, b = (visitor.upload(**{"a.png": png(5)}).json()[0] for _ in range(2))
     assert a != b and Path(a).exists() and Path(b).exists()
+
+
+# --- free text -------------------------------------------------------------------------------------------------------
+
+NO_NAMES = [
+    "a_naked_person_on_the_beach", "a,naked,person,on,the,beach",
+    "a\u200bnaked\u200bperson\u200bon\u200bthe\u200bbeach",
+    "a\uff3fnaked\uff3fperson\uff3fon\uff3fthe\uff3fbeach", "a-naked-person-on-the-beach", "anakedpersononthebeach",
+    "a.naked.person.on.the.beach", "a naked person on the beach", "a\u2060naked", "a\U000e0061b", "(naked:1.4)", "-",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
+def test_no_sentence_passes_as_a_name(visitor, name):
+    assert "no prompts of your own" in (said := visitor.use("", name)) or "one letter" in said, said
+
+
+@pytest.mark.parametrize(
+    "name", ["Ada Lovelace", "Jay-Z", "Beyonc\u00e9", "Jean-Luc O'Neill Jr.", "\u674e\u5c0f\u9f99"], ids=ascii
+)
+def test_names_of_people_are_taken(visitor, name):
+    assert "The next run uses" in visitor.use("", name)
+
+
+@pytest.mark.parametrize("field", ["suffix", "negative_prompt"])
+def test_no_field_brings_a_prompt_to_a_real_checkpoint(visitor, field):
+    assert "The next run uses" in visitor.use("", "Ada Lovelace")
+    run = visitor.handler("run")
+    of = next(c["id"] for c in visitor.page["components"] if c["props"].get("elem_id") == field)
+    values = [
+        " naked on the beach" if i == of else v for i, v in zip(run["inputs"], visitor.values_of(run), strict=True)
+    ]
+    success, output = visitor.call(run, values)
+    assert success and "no prompts of your own" in json.dumps(output)
+    with Jobs(Store(visitor.cache))._db() as db:
+        assert not db.execute("SELECT count(*) FROM runs WHERE config LIKE '%naked%'").fetchone()[0]
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"sp_set": {"prompts": [{"template": "{name} naked"}]}},
+        {"sp_set": {"suffix": " naked"}},
+        {"sp_set": {"sampler": {"negative_prompt": "clothes"}}},
+        {"extraction": {"prompts": [{"template": "naked"}]}},
+        {"extraction": {"sampler": {"negative_prompt": "clothes"}}},
+        {"finetune": {"methods": ["dreambooth"], "settings": {"dreambooth": {"class_noun": "naked person"}}}},
+        {"finetune": {"methods": ["dreambooth"], "settings": {"dreambooth": {"identifier": "naked"}}}},
+        {
+            "finetune": {
+                "methods": ["dreambooth"],
+                "settings": {"dreambooth": {"class_sampler": {"negative_prompt": "x"}}},
+            }
+        },
+        {"finetune": {"methods": ["textual_inversion"], "settings": {"textual_inversion": {"initializer_token": "x"}}}},
+        {"finetune": {"methods": ["textual_inversion"], "settings": {"textual_inversion": {"placeholder_token": "x"}}}},
+        {"domain": {"name": "a_naked_person"}},
+    ],
+    ids=str,
+)
+def test_every_text_of_a_run_passes_the_one_rule(over, foreign_checkpoint, monkeypatch):
+    plain = RunConfig(model=str(foreign_checkpoint), domain={"name": "Ada Lovelace"})
+    check_texts(plain)
+    values = merged(plain.model_dump(), over)
+    with pytest.raises(UserError, match="no prompts of your own"):
+        check_texts(RunConfig(**values))
+    check_texts(RunConfig(**values | {"model": LAB}))  # invented people only
+    monkeypatch.setenv("S2L_ALLOW_PROMPTS", "1")
+    check_texts(RunConfig(**values))
+
+
+# --- hub ids ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["assets/lab", "s2l/ui", "results/main.json", "nobody/nothing", "s2l/assets@main"])
+def test_a_hub_id_is_no_path(visitor, model):
+    said = visitor.use(model, "Ada Lovelace")
+    assert "The next run uses" in said and f"hub:{model}" in said
+    run = visitor.handler("run")
+    success, output = visitor.call(run, visitor.values_of(run))
+    assert success and "alert" not in json.dumps(output), output
+
+
+@pytest.mark.parametrize("model", ["hub:s2l/ui", "hub:/etc", "hub:a/../b", "./s2l", "/etc/passwd", "s2l", "hub:"])
+def test_no_answer_tells_whether_a_path_exists(visitor, model, monkeypatch):
+    said = visitor.use(model, "Ada Lovelace")
+    assert ("OWNER/NAME" in said) == (model != "hub:s2l/ui") and "exist" not in said and "folder" not in said
+    monkeypatch.chdir(ROOT)
+    assert find_lab("hub:s2l/ui") is None
+    with pytest.raises(UserError, match="hub is out of reach|not downloaded"):
+        locate("hub:s2l/ui", download=False)

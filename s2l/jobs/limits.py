@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
 from pydantic import Field
 
+from s2l.config import RunConfig
 from s2l.environment import Switch, Variables
+from s2l.errors import UserError
+from s2l.labs import find_lab
+from s2l.presets import PRESETS
 
 MAX_UPLOADS = 300  # photos of one kind that a visitor can upload
 MAX_UPLOAD_BYTES = 5_000_000  # per photo; gradio refuses more before it is read
@@ -42,3 +49,70 @@ class OwnModel(Variables):
     @property
     def enabled(self) -> bool:
         return bool(self.model) or self.allow_hub_models
+
+
+# --- what text may reach a real checkpoint ---------------------------------------------------------------------------
+
+NAME_WORDS = 5
+WORD_LETTERS = 20  # more is a sentence without spaces
+# Texts of a configuration that no prompt is made of, by path or by the last part of it. Every other text is held to be.
+NO_PROMPT_PATHS = {"model", "preset", "domain.members", "domain.nonmembers", "unshake.space"}
+NO_PROMPT_NAMES = {"scheduler", "lr_scheduler", "methods", "attacks", "target_modules", "noise_target"}
+
+
+def plain_name(name: object) -> str:
+    """A name that fixed prompts may call, with single spaces. Raises UserError.
+
+    Letters in any script, digits, and the marks inside names. Everything else separates words, and what cannot be seen
+    is refused, so that no sentence passes as one word.
+    """
+    text = " ".join(unicodedata.normalize("NFKC", str(name or "")).split())
+    if not 1 <= len(text) <= 80:
+        raise UserError("a name has 1 to 80 characters")
+    if strange := {c for c in text if unicodedata.category(c)[0] not in "LMN" and c not in " .'’-·"}:
+        raise UserError(
+            f"a name has letters, digits, spaces and the marks . ' - only (given: {min(strange)!r}): this server "
+            "allows no prompts of your own"
+        )
+    words = re.findall(r"[^ .'’·-]+", text)
+    if not words:
+        raise UserError("a name has at least one letter")
+    if len(words) > NAME_WORDS or max(map(len, words)) > WORD_LETTERS:
+        raise UserError(
+            f"a name has at most {NAME_WORDS} words of {WORD_LETTERS} letters here: this server allows no prompts of "
+            "your own"
+        )
+    return text
+
+
+def _texts(values: object, path: str = "") -> list[tuple[str, str]]:
+    """(path, text) of every text in a configuration; the items of a list share its path."""
+    if isinstance(values, str):
+        return [(path, values)]
+    if isinstance(values, dict):
+        return [found for key, value in values.items() for found in _texts(value, f"{path}.{key}".lstrip("."))]
+    if isinstance(values, list | tuple):
+        return [found for value in values for found in _texts(value, path)]
+    return []
+
+
+def check_texts(config: RunConfig) -> None:
+    """The one rule on what visitors may make a real checkpoint draw. Raises UserError.
+
+    With a lab everything may be written, for it knows invented people only. With a real checkpoint, unless the owner
+    allows prompts, every text that can reach a prompt is one of the presets', and the name is a plain one.
+    """
+    if find_lab(config.model) is not None or OwnModel.read().allow_prompts:
+        return
+    plain_name(config.domain.name)
+    bases = [RunConfig(domain={"name": "x"}).model_dump(), *PRESETS.values()]
+    known = {text for base in bases for path, text in _texts(base) if path != "domain.name"} | {""}
+    for path, text in _texts(config.model_dump()):
+        if path in NO_PROMPT_PATHS | {"domain.name"} or path.rpartition(".")[2] in NO_PROMPT_NAMES:
+            continue
+        if text not in known:
+            raise UserError(
+                f"this server allows no prompts of your own with a real checkpoint: leave this as it was (given: "
+                f"{text[:80]!r})",
+                path,
+            )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from s2l.config import RunConfig, checked
+from s2l.config import HUB, RunConfig, checked
 from s2l.errors import UserError
-from s2l.jobs.limits import Limits
+from s2l.jobs.limits import Limits, check_texts
 from s2l.jobs.schema import migrate
 from s2l.keys import key_of
 from s2l.labs import find_lab
@@ -80,7 +80,7 @@ def model_key(model: str) -> str:
     try:
         checkpoint = locate(model, download=False)
     except UserError:
-        if Path(model).exists() or find_lab(model) is not None:
+        if not model.startswith(HUB) and (Path(model).exists() or find_lab(model) is not None):
             raise
         return key_of("not here yet", model)
     return key_of_checkpoint(checkpoint, Runtime())
@@ -148,8 +148,10 @@ class Jobs:
     def enqueue(self, config: RunConfig, visitor: str) -> Job:
         """A job for this configuration: done at once if the result is cached, else in the queue.
 
-        Raises UserError for an unusable model, QueueFull when too many runs wait.
+        Raises UserError for an unusable model and for texts that visitors may not send to it (`check_texts`), QueueFull
+        when too many runs wait.
         """
+        check_texts(config)
         from s2l.jobs.live import of_cached
 
         key, cached, now = run_key(config), cached_result(config, self.store), time.time()

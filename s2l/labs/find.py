@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from s2l.assets import ASSETS
-from s2l.config import LAB
+from s2l.config import HUB, LAB
 from s2l.environment import Program
 from s2l.errors import UserError, unknown
 from s2l.labs.lab import Lab
@@ -27,6 +27,8 @@ def find_lab(model: str) -> Lab | None:
         return default_lab()
     if model.startswith(PREFIX):
         return shipped_lab(model.removeprefix(PREFIX))
+    if model.startswith(HUB):
+        return None
     folder = Path(model)
     return _lab(folder) if is_lab(folder) else None
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from s2l.assets import ASSETS
+from s2l.config import HUB
 from s2l.errors import UserError
 from s2l.keys import file_hash
 from s2l.labs import find_lab
@@ -22,7 +23,7 @@ DEFAULT_HUB_MODEL = "CompVis/stable-diffusion-v1-1"  # the paper's
 SUPPORTED = (
     "supported: 'lab' or 'lab:NAME' (see `labs`); Stable Diffusion 1.x or 2.x text-to-image (epsilon or v-prediction) "
     "as a folder in diffusers layout, as a single .safetensors file, or as a hub id such as "
-    f"{DEFAULT_HUB_MODEL} or OWNER/NAME@REVISION"
+    f"{DEFAULT_HUB_MODEL} or OWNER/NAME@REVISION (hub:OWNER/NAME if there is a folder of that name)"
 )
 PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -94,6 +95,10 @@ def part_files(folder: Path, part: str) -> tuple[list[Path], str]:
 
 def check_name(model: str) -> None:
     """Refuse what cannot be a model before any download starts. Raises UserError."""
+    if model.startswith(HUB):
+        if not HUB_ID.fullmatch(model.removeprefix(HUB)):
+            raise UserError(f"{model!r} is not a hub id; {SUPPORTED}")
+        return
     lab, path = find_lab(model), Path(model)
     if lab is not None:
         _folder(model, lab.folder)
@@ -111,13 +116,14 @@ def locate(model: str, download: bool = True) -> Checkpoint:
     Raises UserError for anything the adapter cannot run, saying what is supported.
     """
     check_name(model)
-    if (lab := find_lab(model)) is not None:
-        return _folder(model, lab.folder)
-    path = Path(model)
-    if path.is_dir():
-        return _folder(model, path)
-    if path.is_file():
-        return _file(model, path)
+    if not model.startswith(HUB):
+        if (lab := find_lab(model)) is not None:
+            return _folder(model, lab.folder)
+        path = Path(model)
+        if path.is_dir():
+            return _folder(model, path)
+        if path.is_file():
+            return _file(model, path)
     folder = _snapshot(model, download)
     return _folder(model, folder, revision=folder.name)  # the hub's cache names a snapshot after its commit
 
@@ -228,7 +234,7 @@ def _snapshot(model: str, download: bool) -> Path:
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
-    address = HUB_ID.fullmatch(model)
+    address = HUB_ID.fullmatch(model.removeprefix(HUB))
     if address is None:
         raise ValueError(f"{model!r} is no id of the hub: `check_name` refuses it")
     # The library's messages are not passed on: they can hold addresses with signatures.

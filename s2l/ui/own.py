@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import gradio as gr
 from markupsafe import Markup
 
-from s2l.config import LAB
+from s2l.config import HUB, LAB
 from s2l.errors import UserError
 from s2l.jobs import uploads
-from s2l.jobs.limits import MAX_UPLOADS, OwnModel
+from s2l.jobs.limits import MAX_UPLOADS, OwnModel, plain_name
 from s2l.labs import find_lab, shipped_labs
 from s2l.labs.find import PREFIX
 from s2l.report.render import RESPONSIBLE_USE
@@ -26,7 +26,6 @@ score is right. At most {MAX_UPLOADS} pictures of each kind, 5 MB each. They are
 your run only, and expire."""
 OTHER_LABS = """The same attack on another lab that comes with the program: name it, and one of its people. Each
 lab knows which photos it was trained on, so no photos are needed."""
-NAME_WORDS = 5
 NAME_HINT = "one of the people in the paper, or another name"
 LAB_NAME_HINT = "a person of that lab"
 NOT_OWN = {"model": LAB, "name": "", "members": None, "nonmembers": None}  # the page's lab and its people
@@ -38,8 +37,11 @@ def lab_models() -> list[str]:
 
 
 def check_model(model: str, allowed: OwnModel) -> str:
-    """A checkpoint that visitors of this server may use: never a path of their own. Raises UserError."""
-    model = (model or "").strip()
+    """A checkpoint that visitors of this server may use: never a path of their own. Raises UserError.
+
+    An id of the hub comes back with "hub:" before it: it is never looked up on the disk of this server.
+    """
+    model = str(model or "").strip()
     if model.startswith(PREFIX):
         find_lab(model)  # an unknown name is told here
         return model
@@ -51,18 +53,19 @@ def check_model(model: str, allowed: OwnModel) -> str:
     if not allowed.allow_hub_models:
         offered = ", ".join([*lab_models(), *filter(None, [allowed.model])])
         raise UserError(f"this server offers {offered}: other checkpoints are not allowed here")
-    if len(model) > 200 or not HUB_ID.fullmatch(model) or ".." in model:
+    name = model.removeprefix(HUB)
+    if len(name) > 200 or not HUB_ID.fullmatch(name) or ".." in name:
         raise UserError("a checkpoint is named as on the hub, OWNER/NAME or OWNER/NAME@REVISION")
-    return model
+    return HUB + name
 
 
 def check_name(name: str | None, prompts: bool) -> str:
     """A name that fixed prompts may call. A whole prompt in its place needs the owner's `prompts`. Raises UserError."""
+    if not prompts:
+        return plain_name(name)
     name = " ".join(str(name or "").split())
     if not 1 <= len(name) <= 80:
         raise UserError("a name has 1 to 80 characters")
-    if not prompts and len(name.split()) > NAME_WORDS:
-        raise UserError(f"a name has at most {NAME_WORDS} words here: this server allows no prompts of your own")
     return name
 
 
