@@ -36,7 +36,7 @@ def server(tmp_path_factory, tiny_checkpoint, foreign_checkpoint):
     environment = {
         "S2L_LAB": str(tiny_checkpoint), "S2L_CACHE": str(folder / "cache"), "S2L_ALLOW_HUB_MODELS": "1",
         "S2L_MODEL": str(foreign_checkpoint), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(folder / "cache" / "incoming"),
+        "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     port = free_port()
     server = Server(environment | {"GRADIO_SERVER_PORT": str(port)}, port, log=folder / "server.log").start()
@@ -124,16 +124,17 @@ def test_only_pictures_are_taken_and_nothing_else_stays(visitor, name):
     answer = visitor.upload(**{"good.png": png(), name: HOSTILE[name]})
     assert answer.status_code == 415 and "only pictures are taken" in answer.json()["detail"]
     left = [path for path in visitor.cache.rglob("*") if path.is_file() and path.read_bytes() == HOSTILE[name]]
-    assert not left and not list((visitor.cache / "incoming").rglob("*.*"))
+    assert not left and not list((visitor.cache / "public" / "visitors").iterdir())
 
 
 def test_an_upload_is_never_served(visitor):
     picture = png(1) + SCRIPT  # a picture to those who look at its beginning
     (path,) = visitor.upload(**{"page.html": picture}).json()
     assert Path(path).read_bytes() == picture and Path(path).suffix == ".png"
-    incoming = visitor.cache / "incoming"
-    assert [p for p in incoming.rglob("*") if p.is_file()] == [Path(path)]  # gradio's own copy is gone
-    for of in (path, f"{visitor.cache}/public/results/../../incoming/{Path(path).relative_to(incoming)}"):
+    incoming = visitor.cache / "public"
+    copies = [p for p in incoming.rglob("*") if p.is_file() and p.read_bytes() == picture]
+    assert copies == [Path(path)]  # gradio's own is gone
+    for of in (path, f"{visitor.cache}/public/results/../{Path(path).relative_to(incoming)}"):
         for route in (
             "gradio_api/file=",
             "file=",
@@ -163,6 +164,17 @@ def test_a_published_file_is_a_download_that_runs_nothing(visitor):
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_the_files_of_a_run_are_there_to_download(visitor):
+    button = next(c["id"] for c in visitor.page["components"] if c["props"].get("elem_id") == "sp-zip")
+    drawing = next(d for d in visitor.page["dependencies"] if button in d["outputs"] and d["targets"][0][1] == "select")
+    success, output = visitor.call(drawing, visitor.values_of(drawing))
+    assert success, output
+    values = dict(zip(drawing["outputs"], output["data"], strict=True))
+    answer = visitor.file(values[button]["value"]["path"])
+    assert answer.status_code == 200 and answer.content.startswith(b"PK")
+    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''sp-set.zip"
+
+
 def test_the_page_says_who_may_frame_it(visitor):
     headers = visitor.client.get("").headers
     assert "frame-ancestors 'self' https://huggingface.co" in headers["content-security-policy"]
@@ -176,7 +188,7 @@ def test_an_upload_names_no_other_file(visitor):
     report, (theirs,) = published(visitor), visitor.upload(**{"a.png": png(2)}).json()
     link = Path(theirs).with_name("link.png")
     link.symlink_to(report)
-    folder = visitor.cache / "incoming"
+    folder = visitor.cache / "public"
     paths = [
         str(report), "/etc/passwd", str(link), str(folder / "visitors"), f"{folder}/visitors/../visitors/x/y.png",
         f"{Path(theirs).parent}/../{Path(theirs).parent.name}/0000.png", "https://example.org/a.png", "",

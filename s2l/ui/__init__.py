@@ -14,11 +14,7 @@ theme.py, style.css, page.js    colours, fonts and the address bar
 
 import os
 
-from s2l.store import cache_root
-
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# Where gradio puts uploads. Nothing is served from there: guard.py.
-os.environ.setdefault("GRADIO_TEMP_DIR", str(cache_root() / "incoming"))
 
 from s2l.ui.backend import Backend
 from s2l.ui.layout import build, launch

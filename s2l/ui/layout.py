@@ -6,6 +6,7 @@ when it is opened, so opening the page costs no more than its first tab.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -45,6 +46,8 @@ def glossary() -> str:
 def build(backend: Backend, tabs: Sequence[Entry] = TABS) -> gr.Blocks:
     """The page over a backend."""
     person = backend.showcase.record["config"]["domain"]["name"] if backend.showcase else ""
+    # Gradio copies what is shared into this folder unless it is there already, and puts uploads there: guard.py.
+    os.environ["GRADIO_TEMP_DIR"] = str(backend.public)
     values = form.preset_values(form.FIRST_PRESET, person if person in backend.names else backend.names[0])
     with gr.Blocks(title="Shake-to-Leak Lab", delete_cache=(3600, 86400)) as blocks:
         page = Context(backend, values, tabs)
@@ -61,9 +64,6 @@ def build(backend: Backend, tabs: Sequence[Entry] = TABS) -> gr.Blocks:
         _another_run(page)
         _opening_the_page(page, blocks)
         api.build(backend)
-    for block in blocks.blocks.values():
-        if isinstance(block, gr.DownloadButton):  # a published file is served from where it lies, not from a copy
-            block.GRADIO_CACHE = str(backend.public)
     return blocks
 
 
@@ -138,7 +138,7 @@ def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int
     backend.public.mkdir(parents=True, exist_ok=True)
     page.queue(api_open=False).launch(
         theme=theme(), css_paths=[STYLE], head=first.head(backend.showcase),
-        allowed_paths=[str(backend.public)], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
+        allowed_paths=[str(backend.public / "results")], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
         run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
         prevent_thread_lock=True, server_name=host, server_port=port,
         app_kwargs={"middleware": [Middleware(Guard, backend=backend)]},

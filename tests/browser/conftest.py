@@ -88,7 +88,6 @@ def server(tmp_path_factory, tiny_checkpoint, chromium):
     environment = {
         "S2L_LAB": str(tiny_checkpoint), "S2L_CACHE": str(folder / "cache"),
         "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
-        "GRADIO_TEMP_DIR": str(folder / "cache" / "incoming"),
     }  # fmt: skip
     port = free_port()
     server = Server(environment | {"GRADIO_SERVER_PORT": str(port)}, port, log=folder / "server.log").start()
