@@ -302,3 +302,31 @@ def test_no_answer_tells_whether_a_path_exists(visitor, model, monkeypatch):
     assert find_lab("hub:s2l/ui") is None
     with pytest.raises(UserError, match="hub is out of reach|not downloaded"):
         locate("hub:s2l/ui", download=False)
+
+
+# --- arguments that the page never sends ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body", [{"nothing": 1}, [], {"person": None}, {"data": "x"}, None, "text", {"person": 7, "x": []}]
+)
+def test_wrong_arguments_are_no_error_of_the_server(visitor, body):
+    for name in ("start_run", "job_status", "operating_point", "nothing"):
+        for route in ("call/v2", "call", "run", "api"):
+            answer = visitor.client.post(f"gradio_api/{route}/{name}", json=body)
+            assert answer.status_code < 500, (route, name, answer.text)
+
+
+@pytest.mark.parametrize(("accused", "attack"), [(None, "loss"), ("x", "loss"), (10**9, "loss"), (3, "nothing")])
+def test_a_threshold_that_is_none_is_a_sentence(visitor, accused, attack):
+    moving = visitor.handler("accused", "input")
+    success, output = visitor.call(moving, ["showcase", attack, "after", accused])
+    assert not success and output["error"], output
+    log = visitor.server.log.read_text()
+    assert "s2l/ui/tabs/membership.py" not in log, log[-3000:]
+
+
+def test_texts_that_are_no_unicode_go_no_further(visitor):
+    run = {"fn_index": 0, "data": ["\ud800"], "session_hash": "x"}
+    answer = visitor.client.post("gradio_api/queue/join", content=json.dumps(run))
+    assert answer.status_code == 400 and "no Unicode text" in answer.json()["detail"]

@@ -235,6 +235,8 @@ def parse(text: str) -> tuple[str, ...]:
     The order is always the same, so one combination has one name. Raises UserError for anything
     that is no legal combination.
     """
+    if not isinstance(text, str):  # of a client that is not the page
+        raise UserError("a fine-tuning method is named by a text, such as 'lora'")
     text = text.strip().lower().replace("-", "_")
     names = [text] if text in FINETUNERS else [part.strip() for part in text.replace(" ", "+").split("+")]
     names = [name for name in names if name]

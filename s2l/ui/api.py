@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from functools import wraps
 
 import gradio as gr
 
 from s2l.config import preset
 from s2l.errors import UserError, unknown
 from s2l.ui.backend import Backend
+from s2l.ui.events import in_a_sentence
 from s2l.ui.form import APP_PRESETS
 from s2l.ui.heavy import ready
 from s2l.ui.tabs import membership
-
-
-def _in_a_sentence(function: Callable) -> Callable:
-    """Tell the caller what was wrong with the input, and nothing about the server."""
-
-    @wraps(function)
-    def wrapped(*args, **kwargs):
-        try:
-            return function(*args, **kwargs)
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    return wrapped
 
 
 def _word(value: object, what: str) -> str:
@@ -95,4 +81,4 @@ def build(backend: Backend) -> None:
         return membership.operating_point(result, _word(attack, "attack"), _word(when, "when"), accused)
 
     for function in (people, start_run, job_status, stop_run, operating_point):
-        gr.api(_in_a_sentence(function), api_name=function.__name__, concurrency_limit=None)
+        gr.api(in_a_sentence(function), api_name=function.__name__, concurrency_limit=None)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from math import isfinite
+
 import gradio as gr
+
+from s2l.errors import UserError
 
 # Events of the page itself are no API; many visitors may have one at the same time.
 PRIVATE = {"api_visibility": "private", "concurrency_limit": None}
@@ -18,3 +24,23 @@ def address(**changes: str) -> str:
 def told(event: gr.EventData, name: str) -> str:
     """What a click on a gr.HTML told; "" for anything strange."""
     return str(event._data.get(name, "")) if isinstance(event._data, dict) else ""
+
+
+def in_a_sentence(function: Callable) -> Callable:
+    """Tell the caller what was wrong with the input, and nothing about the server."""
+
+    @wraps(function)
+    def wrapped(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return wrapped
+
+
+def number(value: object, what: str) -> float:
+    """A number, whatever a client sent. Raises UserError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise UserError(f"{what} is a number")
+    return float(value)

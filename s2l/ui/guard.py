@@ -107,7 +107,11 @@ class Guard:
             elif UPLOAD.fullmatch(path.removeprefix(scope.get("root_path", "")).removeprefix("/gradio_api")):
                 await self._upload(scope, receive, send)
             elif scope["method"] == "POST" and CALL.search(path):
-                await self.app(scope, await _checked_call(receive), _with_headers(send))
+                checked = await _checked_call(receive)
+                try:  # gradio fails on arguments that fit no endpoint; what an endpoint does runs in its queue
+                    await self.app(scope, checked, _with_headers(send))
+                except (TypeError, ValueError, LookupError, AttributeError):
+                    raise Refused(400, "these arguments fit no endpoint: /gradio_api/info lists them") from None
             else:
                 await self.app(scope, receive, _with_headers(send))
         except Refused as refused:

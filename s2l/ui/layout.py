@@ -31,6 +31,8 @@ from s2l.ui.theme import STYLE, theme
 HEAD = Markup("""<div class="s2l-head"><h1>Shake-to-Leak Lab</h1>
 <p class="s2l-note">A teaching tool: the people here are <b>invented</b> and drawn by our own code. New words are
 explained in the glossary at the end of the page.</p></div>""")
+# Gradio keeps about a megabyte of every open page; a page whose share was dropped starts again from the browser's copy.
+MAX_SESSIONS = 300
 READY = "() => window.s2l.ready()"
 
 
@@ -141,7 +143,7 @@ def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int
         allowed_paths=[str(backend.public / "results")], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
         run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
         prevent_thread_lock=True, server_name=host, server_port=port,
-        app_kwargs={"middleware": [Middleware(Guard, backend=backend)]},
+        state_session_capacity=MAX_SESSIONS, app_kwargs={"middleware": [Middleware(Guard, backend=backend)]},
     )  # fmt: skip
 
     def draw_what_all_will_see() -> None:

@@ -18,7 +18,7 @@ from s2l.errors import UserError
 from s2l.record import Result
 from s2l.ui import runs, session
 from s2l.ui.backend import SHOWCASE, Backend
-from s2l.ui.events import QUIET
+from s2l.ui.events import QUIET, in_a_sentence
 from s2l.ui.own import whom
 
 POLL_SECONDS = 1.0
@@ -185,4 +185,4 @@ class Context:
             }
 
         inputs = {*self.drawn_from, self.browser, *more}
-        clicked(answered, inputs, [self.tab, self.quizzes, self.browser, *outputs], **QUIET)
+        clicked(in_a_sentence(answered), inputs, [self.tab, self.quizzes, self.browser, *outputs], **QUIET)

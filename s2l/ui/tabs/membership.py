@@ -11,7 +11,7 @@ from markupsafe import Markup
 from s2l.errors import UserError, unknown
 from s2l.record import Part, Result, When
 from s2l.ui import html, quiz, runs
-from s2l.ui.events import LATEST, QUIET, told
+from s2l.ui.events import LATEST, QUIET, in_a_sentence, number, told
 from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a score; members should score
@@ -77,16 +77,18 @@ class Membership(Tab):
         def move(shown: str, attack: str, when: str, accused: float) -> dict:
             if (result := page.result_of(shown)) is None:
                 return {self.point: gr.skip()}
-            words, dot, spared = follow(result, attack, when, int(accused))
+            words, dot, spared = follow(result, attack, when, _count(accused))
             return {self.point: words, self.roc: gr.HTML(**dot), self.ranked: gr.HTML(spared=spared)}
 
         def other(shown: str, attack: str, when: str, accused: float) -> dict:
             result = page.result_of(shown)
-            return redraw(self, result, attack, when, int(accused)) if result else {self.point: gr.skip()}
+            return redraw(self, result, attack, when, _count(accused)) if result else {self.point: gr.skip()}
 
-        self.accused.input(move, choice, [self.point, self.roc, self.ranked], **LATEST)
+        self.accused.input(in_a_sentence(move), choice, [self.point, self.roc, self.ranked], **LATEST)
         for component in (self.attack, self.when):
-            component.input(other, choice, [self.point, self.roc, self.log, self.ranked, self.scores], **QUIET)
+            component.input(
+                in_a_sentence(other), choice, [self.point, self.roc, self.log, self.ranked, self.scores], **QUIET
+            )
 
     def _predictions(self, page: Context) -> None:
         """Predict, then reveal: which photo was trained on, and how well the attack does."""
@@ -100,7 +102,9 @@ class Membership(Tab):
             return {"rounds": [*rounds, [int(picked), right]]}
 
         page.predicts("attack", self.question.click, chose)
-        page.predicts("attack", self.answer.click, lambda data, event: {"auc": float(data[self.auc])}, self.auc)
+        page.predicts(
+            "attack", self.answer.click, lambda data, event: {"auc": number(data[self.auc], "the guess")}, self.auc
+        )
         page.predicts("attack", self.skip.click, lambda data, event: {"attack": True})
 
 
@@ -113,6 +117,10 @@ def ranking(result: Result, attack: str, when: When) -> list[tuple[Part, int, fl
     rows: list[tuple[Part, int, float]] = [("nonmembers", i, float(s)) for i, s in enumerate(nonmembers)]
     rows += [("members", i, float(s)) for i, s in enumerate(members)]
     return sorted(rows, key=lambda row: -row[2])
+
+
+def _count(accused: object) -> int:
+    return int(number(accused, "the number of accused photos"))
 
 
 def model_of(when: str) -> When:
