@@ -9,6 +9,7 @@ Gradio serves whatever lies in its folders, takes any file, and lets a call name
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import secrets
@@ -29,6 +30,8 @@ from s2l.errors import UserError
 from s2l.jobs import uploads
 from s2l.jobs.limits import Limits
 from s2l.ui.backend import Backend
+
+logger = logging.getLogger(__name__)
 
 FILE = re.compile(r"(?:^|/)(?:file=|gradio_api/file/)(.*)", re.DOTALL)
 UPLOAD = re.compile(r"(?:^|/)upload/?")
@@ -110,7 +113,8 @@ class Guard:
                 checked = await _checked_call(receive)
                 try:  # gradio fails on arguments that fit no endpoint; what an endpoint does runs in its queue
                     await self.app(scope, checked, _with_headers(send))
-                except (TypeError, ValueError, LookupError, AttributeError):
+                except (TypeError, ValueError, LookupError, AttributeError) as error:
+                    logger.warning("a call to %s was refused: %s: %s", path, type(error).__name__, error)
                     raise Refused(400, "these arguments fit no endpoint: /gradio_api/info lists them") from None
             else:
                 await self.app(scope, receive, _with_headers(send))
