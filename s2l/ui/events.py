@@ -1,4 +1,4 @@
-"""How events of the page are sent, and what a click on a gr.HTML told."""
+"""How events of the page are sent, and what a click on a gr.HTML reported."""
 
 from __future__ import annotations
 

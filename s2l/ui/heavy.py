@@ -1,4 +1,4 @@
-"""torch and its friends, imported once, behind the first picture.
+"""torch and the other large libraries, imported once, behind the first picture.
 
 They take seconds, and importing them in two threads at a time breaks them (half-made modules). So the page is built
 without them, a thread imports them after the start, and whatever needs them calls `ready` before its own import.

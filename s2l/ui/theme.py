@@ -1,4 +1,4 @@
-"""One calm look, light and dark. No font or script comes from elsewhere: the page works offline."""
+"""One plain style, light and dark. No font or script comes from elsewhere: the page works offline."""
 
 from __future__ import annotations
 
