@@ -7,6 +7,7 @@ from functools import wraps
 from math import isfinite
 
 import gradio as gr
+from markupsafe import escape
 
 from s2l.errors import UserError
 
@@ -34,7 +35,7 @@ def in_a_sentence(function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(escape(error), print_exception=False) from None
 
     return wrapped
 
