@@ -25,7 +25,7 @@ from s2l.jobs.limits import OwnModel
 from s2l.labs import find
 from s2l.record import Result
 from s2l.store import Store, write_json
-from s2l.ui import form, html, layout, own, quiz, runs, session
+from s2l.ui import api, events, form, html, layout, own, quiz, runs, session
 from s2l.ui.backend import N_SHOWN, Backend
 from s2l.ui.tab import Context, Entry, Tab, View
 from s2l.ui.tabs import TABS, compare, extraction, finetune, membership, sp_set, story
@@ -334,6 +334,23 @@ def test_the_choice_of_labs_is_offered_without_photos_or_consent(labs, backend):
 def backend(store, tiny_lab, monkeypatch, tmp_path) -> Backend:
     monkeypatch.setenv("S2L_SHOWCASE", str(tmp_path / "none"))
     return Backend.open(store)
+
+
+def test_the_api_answers_in_plain_text_and_the_page_in_html(backend):
+    """A program must not read &#39; where a person's name is quoted."""
+    with gr.Blocks() as page:
+        api.build(backend)
+    (start_run,) = (f.fn for f in page.fns.values() if f.api_name == "start_run")
+    with pytest.raises(gr.Error) as raised:
+        start_run("Mira Solwin", "quick", "lora")
+    assert "unknown person 'Mira Solwin'" in raised.value.message
+
+    def fails():
+        raise UserError("<b>'")
+
+    with pytest.raises(gr.Error) as raised:
+        events.in_a_sentence(fails)()
+    assert raised.value.message == "&lt;b&gt;&#39;"
 
 
 def open_(backend: Backend, kept: object = None, **address: str) -> session.Opening:

@@ -22,6 +22,11 @@ def _word(value: object, what: str) -> str:
     return value
 
 
+def for_programs(error: UserError) -> gr.Error:
+    """What a program gets: it reads plain text."""
+    return gr.Error(str(error), print_exception=False)
+
+
 def build(backend: Backend) -> None:
     """Add the endpoints to the page."""
 
@@ -81,4 +86,4 @@ def build(backend: Backend) -> None:
         return membership.operating_point(result, _word(attack, "attack"), _word(when, "when"), accused)
 
     for function in (people, start_run, job_status, stop_run, operating_point):
-        gr.api(in_a_sentence(function), api_name=function.__name__, concurrency_limit=None)
+        gr.api(in_a_sentence(function, for_programs), api_name=function.__name__, concurrency_limit=None)

@@ -27,7 +27,12 @@ def told(event: gr.EventData, name: str) -> str:
     return str(event._data.get(name, "")) if isinstance(event._data, dict) else ""
 
 
-def in_a_sentence(function: Callable) -> Callable:
+def for_the_page(error: UserError) -> gr.Error:
+    """What a page may show: it reads HTML."""
+    return gr.Error(escape(error), print_exception=False)
+
+
+def in_a_sentence(function: Callable, answer: Callable[[UserError], gr.Error] = for_the_page) -> Callable:
     """Tell the caller what was wrong with the input, and nothing about the server."""
 
     @wraps(function)
@@ -35,7 +40,7 @@ def in_a_sentence(function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            raise gr.Error(escape(error), print_exception=False) from None
+            raise answer(error) from None
 
     return wrapped
 
