@@ -60,15 +60,21 @@ NO_PROMPT_PATHS = {"model", "preset", "domain.members", "domain.nonmembers", "un
 NO_PROMPT_NAMES = {"scheduler", "lr_scheduler", "methods", "attacks", "target_modules", "noise_target"}
 
 
+def short_name(name: object) -> str:
+    """A name on one line, with single spaces. Raises UserError for none and for a long one."""
+    text = " ".join(str(name or "").split())
+    if not 1 <= len(text) <= 80:
+        raise UserError("a name has 1 to 80 characters")
+    return text
+
+
 def plain_name(name: object) -> str:
     """A name that fixed prompts may call, with single spaces. Raises UserError.
 
     Letters in any script, digits, and the marks inside names. Everything else separates words, and what cannot be seen
     is refused, so that no sentence passes as one word.
     """
-    text = " ".join(unicodedata.normalize("NFKC", str(name or "")).split())
-    if not 1 <= len(text) <= 80:
-        raise UserError("a name has 1 to 80 characters")
+    text = short_name(unicodedata.normalize("NFKC", str(name or "")))
     if strange := {c for c in text if unicodedata.category(c)[0] not in "LMN" and c not in " .'’-·"}:
         raise UserError(
             f"a name has letters, digits, spaces and the marks . ' - only (given: {min(strange)!r}): this server "

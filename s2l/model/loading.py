@@ -189,9 +189,9 @@ def match_names(wanted: Iterable[str], given: Iterable[str], part: str) -> tuple
     wanted, given = set(wanted), list(given)
     places = {name.removeprefix("text_model."): name for name in wanted}
     exact = {places[n]: name for name in given if (n := name.removeprefix("text_model.")) in places}
-    matched, left, unwrapped = dict(exact), [], False
+    matched, left, unwrapped, placed = dict(exact), [], False, set(exact.values())
     for name in given:
-        if name in exact.values():
+        if name in placed:
             continue
         bare = _bare(name, part).removeprefix("text_model.")
         place = places.get(bare)

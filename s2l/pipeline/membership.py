@@ -154,10 +154,8 @@ def attack_record(name: str, config: AuditConfig, scored: Scored, unshaken: bool
             "scores": {"before": {"members": m.tolist(), "nonmembers": n.tolist()}},
             "calibration": fitted,
         }
-    record = compare_attack(name, config, scored.before, scored.after)
+    record = compare_attack(name, config, scored.before, scored.after, with_reference=not unshaken)
     record["original_captions"] = None
-    if unshaken:
-        record["shake_reference"] = None
     if scored.original is not None:
         (m0, n0), (m1, n1) = scored.before, scored.original
         record["original_captions"] = {
@@ -178,23 +176,24 @@ def describe_attack(name: str, config: AuditConfig) -> dict:
     }
 
 
-def compare_attack(name: str, config: AuditConfig, before: Pair, after: Pair) -> dict:
+def compare_attack(name: str, config: AuditConfig, before: Pair, after: Pair, with_reference: bool = True) -> dict:
     """One attack before and after, on the same images with the same noise.
 
     Besides the attack on each model it evaluates the *change* of the score, which needs both models
     (shake-calibrated, with the base model as the reference). If scores are distances, also the relative change, and
-    the attack on the base model with the fine-tuned one as the reference.
+    the attack on the base model with the fine-tuned one as the reference (`with_reference`).
     """
     (m0, n0), (m1, n1), confidence = before, after, config.confidence
     relative = reference = None
     if are_distances(m0, n0, m1, n1):
         m, n = (shake_calibrated(*pair, "log_ratio") for pair in ((m0, m1), (n0, n1)))
         relative = asdict(metrics.summary(m, n, FPRS, confidence))
-        m, n = (shake_calibrated(*pair, "reference", config.shake_weight) for pair in ((m0, m1), (n0, n1)))
-        reference = asdict(metrics.summary(m, n, FPRS, confidence)) | {
-            "weight": config.shake_weight,
-            "difference": asdict(intervals.paired_auc_difference(m0, n0, m, n, confidence)),
-        }
+        if with_reference:
+            m, n = (shake_calibrated(*pair, "reference", config.shake_weight) for pair in ((m0, m1), (n0, n1)))
+            reference = asdict(metrics.summary(m, n, FPRS, confidence)) | {
+                "weight": config.shake_weight,
+                "difference": asdict(intervals.paired_auc_difference(m0, n0, m, n, confidence)),
+            }
     return describe_attack(name, config) | {
         "before": asdict(metrics.summary(m0, n0, FPRS, confidence)),
         "after": asdict(metrics.summary(m1, n1, FPRS, confidence)),

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from s2l.config import HUB, LAB
 from s2l.errors import UserError
 from s2l.jobs import uploads
-from s2l.jobs.limits import MAX_UPLOADS, OwnModel, plain_name
+from s2l.jobs.limits import MAX_UPLOADS, OwnModel, plain_name, short_name
 from s2l.labs import find_lab, shipped_labs
 from s2l.labs.find import PREFIX
 from s2l.report.render import RESPONSIBLE_USE
@@ -61,12 +61,7 @@ def check_model(model: str, allowed: OwnModel) -> str:
 
 def check_name(name: str | None, prompts: bool) -> str:
     """A name that fixed prompts may call. A whole prompt in its place needs the owner's `prompts`. Raises UserError."""
-    if not prompts:
-        return plain_name(name)
-    name = " ".join(str(name or "").split())
-    if not 1 <= len(name) <= 80:
-        raise UserError("a name has 1 to 80 characters")
-    return name
+    return short_name(name) if prompts else plain_name(name)
 
 
 def use(
