@@ -1,8 +1,8 @@
 """Frozen settings, one class per stage. They alone decide what a run computes.
 
-They round-trip through JSON, and `keys.key_of` turns them into the name under which a stage's result
-is cached. What only changes speed (device, batch sizes of inference) is *not* here: see `Runtime`
-in model/diffusion.py.
+They can be written to JSON and read back, and `keys.key_of` turns them into the name under which a stage's result is
+cached. What changes only the speed (device, batch sizes of inference) is *not* here: see `Runtime` in
+model/diffusion.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_PROMPT_CHARACTERS = 1000
 MAX_IMAGES = 100_000
 MAX_APP_SEED = 10**9
 
-LAB = "lab"  # the embedded model: assets/labs
+LAB = "lab"  # the shipped model: assets/labs
 HUB = "hub:"  # before the id of a model on the hub: that name is never looked up on the disk
 MODEL_HELP = (
     "'lab', 'lab:NAME' (see `labs`), or Stable Diffusion 1.x/2.x: a folder in diffusers layout, a "
@@ -39,7 +39,7 @@ def check_prompt(prompt: str) -> str:
 
 
 def replace_name(caption: str, name: str, by: str) -> str:
-    """`by` in place of `name` wherever the caption says it as whole words, in any case."""
+    """The caption with `name` replaced by `by` wherever it stands as whole words, in upper or lower case."""
     if not name:
         return caption
     return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _: by, caption, flags=re.IGNORECASE)
@@ -48,8 +48,8 @@ def replace_name(caption: str, name: str, by: str) -> str:
 class Settings(BaseModel):
     """Base of every settings model: immutable, no unknown fields, no NaN.
 
-    A field declares its name for people, its bounds and its help once; the command line and the page read them there.
-    `app_max` is the most that the page allows.
+    Each field declares its title, bounds and help text once; the command line and the page read them there.
+    `app_max` is the largest value that the page allows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -68,13 +68,13 @@ class PromptPart(Settings):
 
 
 class DomainConfig(Settings):
-    """Whose photos may leak, and which of them the attacks are judged on.
+    """Whose photos may leak, and which of them the attacks are evaluated on.
 
     For the lab a name is enough. For a checkpoint of your own give folders: `members` and
     `nonmembers` (images, with captions as trainers write them: s2l/data/captions.py). Without folders there is no ROC.
     """
 
-    name: str = Field(title="Person", description="Person whose photos may leak: a name from `domains`, or your own.")
+    name: str = Field(title="Person", description="Person whose photos may leak: a name from `domains`, or any.")
     members: str | None = Field(
         None, title="Members", description="Photos the model was trained on: a folder, or a .jsonl/.csv/.parquet list."
     )
@@ -184,12 +184,17 @@ class FineTuneConfig(Settings):
     lr_scheduler: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
     ] = Field("constant", title="Schedule", description="How the learning rate changes.")  # fmt: skip
-    lr_warmup_steps: int = Field(0, ge=0, title="Warm-up steps", description="Steps until the learning rate is full.")
-    max_grad_norm: float = Field(1.0, gt=0, title="Gradient norm", description="Longer gradients are scaled down.")
+    lr_warmup_steps: int = Field(
+        0, ge=0, title="Warm-up steps", description="Steps over which the learning rate rises to its full value."
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, title="Gradient norm", description="Gradients with a larger norm are scaled down to it."
+    )
     weight_decay: float = Field(1e-2, ge=0, title="Weight decay", description="Weight decay of AdamW.")
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, title="EMA decay", description="Decay of the average of the trained weights; 0: no averaging."
-    )
+        0.0, ge=0, lt=1, title="EMA decay",
+        description="Decay of the exponential moving average of the trained weights; 0: no averaging.",
+    )  # fmt: skip
     seed: int = Field(
         0, ge=0, title="Seed", description="Seed of the training.", json_schema_extra={"app_max": MAX_APP_SEED}
     )
@@ -249,7 +254,7 @@ class AuditConfig(Settings):
     )  # fmt: skip
     settings: dict[str, dict] = {}
     confidence: float = Field(0.95, gt=0.5, lt=1, title="Confidence", description="Confidence level of the intervals.")
-    seed: int = Field(0, ge=0, title="Seed", description="Seed of the noise, which is drawn per image index.")
+    seed: int = Field(0, ge=0, title="Seed", description="Seed of the noise, which is generated per image index.")
     # Frozen on calibration people.
     shake_weight: float = Field(
         0.8, ge=0, le=1, title="Shake weight", description="Weight of the fine-tuned model as a reference."
@@ -288,7 +293,7 @@ class ExtractionConfig(Settings):
 
     @field_validator("seed_pool")
     @classmethod
-    def _more_than_are_drawn(cls, value: int | None, info: ValidationInfo) -> int | None:
+    def _larger_than_the_choice(cls, value: int | None, info: ValidationInfo) -> int | None:
         generations = info.data.get("n_generations")  # absent if it was invalid itself
         if value is not None and generations is not None and value <= generations:
             raise ValueError(f"the pool must hold more seeds than the {generations:,} generations chosen from it")
@@ -301,15 +306,16 @@ class ExtractionConfig(Settings):
 
 
 class UnshakeConfig(Settings):
-    """The attacks get base + w (base - fine-tuned) in the fine-tuned model's place: a step away from the shake.
+    """The attacks get base + w (base - fine-tuned) in place of the fine-tuned model: a step away from the shake.
 
-    In "weights" that is one model, as fast as any other; in "scores" both models predict noise, and that is mixed.
+    In "weights" this is one model, as fast as any other. In "scores" both models predict the noise, and the two
+    predictions are mixed.
     """
 
     w: float = Field(
         1.0, ge=-10, le=10, title="Un-shake",
-        description="Attack base + w (base - fine-tuned) as the model after: -1 is the fine-tuned model, 0 the base "
-        "model, above 0 steps away from the change.",
+        description="Attack base + w (base - fine-tuned) in place of the fine-tuned model: w = -1 is the fine-tuned "
+        "model, 0 the base model, and w > 0 goes the other way.",
     )  # fmt: skip
     space: Literal["weights", "scores"] = Field(
         "weights", title="Un-shake in",
@@ -320,7 +326,7 @@ class UnshakeConfig(Settings):
 def _one_direction(extraction: ExtractionConfig, unshake: UnshakeConfig | None) -> None:
     """Raises ValueError where two settings say how far from the base model to go."""
     if unshake is not None and extraction.guidance_w is not None:
-        raise ValueError("guidance_w and un-shake both say how far to go from the base model: give one of them")
+        raise ValueError("guidance_w and un-shake both say how far to go from the base model: give only one of them")
 
 
 class RunConfig(Settings):
@@ -333,7 +339,7 @@ class RunConfig(Settings):
     finetune: FineTuneConfig = FineTuneConfig()
     audit: AuditConfig = AuditConfig()
     extraction: ExtractionConfig = ExtractionConfig()
-    unshake: UnshakeConfig | None = Field(None, title="Un-shake", description="Attack a step away from the change.")
+    unshake: UnshakeConfig | None = Field(None, title="Un-shake", description="Attack base + w (base - fine-tuned).")
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -354,7 +360,7 @@ class AuditRunConfig(Settings):
     domain: DomainConfig
     audit: AuditConfig = AuditConfig()
     extraction: ExtractionConfig = ExtractionConfig()
-    unshake: UnshakeConfig | None = Field(None, title="Un-shake", description="Attack a step away from the change.")
+    unshake: UnshakeConfig | None = Field(None, title="Un-shake", description="Attack base + w (base - fine-tuned).")
 
     @model_validator(mode="after")
     def _consistent(self):

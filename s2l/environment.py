@@ -1,7 +1,7 @@
 """The environment variables that the program reads, each declared once. Loads no torch.
 
-An invalid value is reported in one sentence at the start, not in the middle of a lesson. They are read each time they
-are needed, so that a test or a notebook may change one. Those of a server are in jobs/limits.py.
+An invalid value is reported in one sentence when the program starts, not in the middle of a lesson. Variables are read
+each time they are needed, so that a test or a notebook may change one. Those for a server are in jobs/limits.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Variables(BaseSettings):
             first = error.errors()[0]
             name = str(first["loc"][0])
             raise UserError(
-                f"{variable(name)} is {_allowed(cls.model_fields[name])} (given: {first['input']!r})"
+                f"{variable(name)} should be {_allowed(cls.model_fields[name])} (given: {first['input']!r})"
             ) from None
 
 
@@ -50,9 +50,9 @@ def variable(field: str) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    """What a number may be, from the bounds on its field."""
+    """What a value may be, from the bounds on its field."""
     bounds = {name: getattr(part, name) for part in field.metadata for name in ("ge", "le") if hasattr(part, name)}
-    return f"a number from {bounds['ge']:g} to {bounds['le']:g}" if len(bounds) == 2 else "of another kind"
+    return f"a number from {bounds['ge']:g} to {bounds['le']:g}" if len(bounds) == 2 else "a valid value"
 
 
 class Program(Variables):
@@ -78,7 +78,7 @@ class Program(Variables):
 
 
 def table() -> list[tuple[str, str, str]]:
-    """(variable, default, what it decides) of every variable, for the docs."""
+    """(name, default, description) of every variable, for the docs."""
     return [
         (variable(name), _default(field), field.description or "")
         for group in Variables.groups

@@ -8,17 +8,17 @@ import difflib
 class UserError(ValueError):
     """The input was wrong; the message says what is allowed. The command line exits with code 2.
 
-    `field` is the path of the setting at fault ("sp_set.set_size"), if it is one; `reason` is the message without it.
-    Whoever took the input replaces the path by the name it has there: an option, or the label of a form row.
+    `field` is the path of the invalid setting ("sp_set.set_size"), if there is one; `reason` is the message without it.
+    The command line shows the option's name in place of the path, the page the label of the form row.
     """
 
     def __init__(self, reason: str, field: str | None = None):
         super().__init__(f"{field}: {reason}" if field else reason)
         self.reason, self.field = reason, field
 
-    def named(self, word: str | None) -> str:
-        """The message with `word` in the place of the field's path; as it is where there is no word."""
-        return f"{word}: {self.reason}" if word else str(self)
+    def named(self, label: str | None) -> str:
+        """The message with `label` in place of the field's path; unchanged if there is no label."""
+        return f"{label}: {self.reason}" if label else str(self)
 
 
 def unknown(kind: str, value: str, allowed) -> UserError:

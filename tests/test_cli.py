@@ -229,7 +229,7 @@ def test_sp_gen_marks_words_the_lab_never_saw(tiny_lab, tmp_path, call):
     code, _, err = call(
         "sp-gen", "--prompt", "a photo of xylophones", "--set-size", "1", "--out", tmp_path / "s", *FAST
     )
-    assert code == 0 and "never saw 'xylophones'" in err
+    assert code == 0 and "no caption of the lab's training has 'xylophones'" in err
 
 
 def test_the_stages_give_the_numbers_of_a_run(tiny_lab, tmp_path, call, monkeypatch):
@@ -386,7 +386,7 @@ def with_out(tmp_path, *arguments):
         (["sp-gen", "--prompt", "a photo of {name}"], ["--domain"]),
         (["sp-gen"], ["--prompt"]),
         (["sp-gen", "--prompt", "a photo", "--set-size", "0"], ["--set-size"]),
-        (["attack"], ["whose photos"]),
+        (["attack"], ["no photos are given"]),
         (["attack", "--domain", NAME, "--attacks", "secmy"], ["Did you mean 'secmi'?"]),
         (["attack", "--members", "nowhere", "--nonmembers", "nowhere"], ["not a folder of images"]),
         (["extract", "--domain", NAME, "-n", "0"], ["--n-generations", "greater than or equal to 1"]),

@@ -141,7 +141,7 @@ def test_the_queue_takes_turns(jobs):
 @pytest.mark.parametrize("text", ["many", "0", "-1", "nan"])
 def test_a_senseless_limit_is_one_sentence(monkeypatch, text):
     monkeypatch.setenv("S2L_MAX_QUEUE", text)
-    with pytest.raises(UserError, match="S2L_MAX_QUEUE is a number from 1 to 10000"):
+    with pytest.raises(UserError, match="S2L_MAX_QUEUE should be a number from 1 to 10000"):
         Limits.read()
 
 

@@ -274,7 +274,7 @@ def test_stage_commands_take_a_lab(two_labs, tmp_path, capsys, model):
     model = two_labs / "buried" if model == "folder" else model
     options = ["--model", model, "--preset", "quick", *FAST]
     code, _, err = call(capsys, "sp-gen", "--prompt", "a zebra", "--set-size", 2, *options, "--out", tmp_path / "sp")
-    assert code == 0 and "never saw 'zebra'" in err
+    assert code == 0 and "no caption of the lab's training has 'zebra'" in err
     code, *_ = call(
         capsys, "attack", "--domain", MIRA, "--attacks", "loss", *options, "--out", tmp_path / "attack.json"
     )

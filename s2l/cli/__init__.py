@@ -1,7 +1,7 @@
 """The command line: `python -m s2l COMMAND`. Each command builds settings and calls the core.
 
-Wrong input is one sentence and exit code 2, Ctrl-C is exit code 130: both are handled in one place,
-`base.Commands`. Imports of torch stay inside the commands: `--help` and most typing errors answer at once.
+Wrong input gives one sentence and exit code 2, Ctrl-C exit code 130: `base.Commands` handles both. Torch is imported
+inside the commands only, so that `--help` and most typing errors are answered at once.
 """
 
 from s2l.cli import run, steps, audit, gate, lists, lab, warm, bench, page  # noqa: F401, I001  (importing registers the commands, in this order)

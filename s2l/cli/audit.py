@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from s2l.cli import base
-from s2l.cli.run import alone, carry_out
+from s2l.cli.run import refuse_other_options, run_and_report
 from s2l.config import LAB, AuditRunConfig
 from s2l.errors import UserError
 from s2l.options import audit_config, read_config
@@ -29,7 +29,7 @@ PersonName = Annotated[
         "audit --model BASE --tuned FOLDER --members DIR --nonmembers DIR --name 'NAME' \\",
         "    --i-have-permission --out out",
         "audit --model lab --domain 'Mira Solwyn' --tuned tuned --out out",
-        "audit --model BASE --tuned FOLDER --name 'NAME' --out out        (no photos known: only clusters)",
+        "audit --model BASE --tuned FOLDER --name 'NAME' --out out        (no photos: only near-duplicates)",
     )
 )
 def audit(
@@ -41,7 +41,7 @@ def audit(
     domain: PersonName = None,
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
-    n_nonmembers: base.Held = None,
+    n_nonmembers: base.NNonmembers = None,
     calibration_share: base.CalibrationShare = None,
     attacks: base.AttackNames = None,
     n_generations: Annotated[int | None, typer.Option(help="Number of generations to search, from each model.")] = None,
@@ -63,13 +63,13 @@ def audit(
 ) -> None:
     """Compare a fine-tuned model with its base model and write a report.
 
-    Attacks, extraction, controls and membership-blind clusters, before and after. Without --members and
-    --nonmembers (and outside the lab) only the clusters remain, and the report says why. Every finished stage is
-    cached: if the command is stopped or killed, run it again to resume.
+    Runs the attacks, the extraction and the controls on both models, and finds groups of near-duplicate generations,
+    which needs no photos. Without --members and --nonmembers, and if the model is not a lab, only these groups are
+    reported. Every finished stage is cached: if the command is stopped or killed, run it again to resume.
     """
     base.check_runtime(device, dtype, batch_size)
     if config is not None:
-        alone(ctx)
+        refuse_other_options(ctx)
         settings = read_config(config, AuditRunConfig)
     else:
         if tuned is None:
@@ -91,7 +91,7 @@ def audit(
     base.check_folder(out)
     base.check_permission(settings.model, i_have_permission)
     runtime = base.make_runtime(device, dtype, batch_size)
-    carry_out(settings, out, runtime)
+    run_and_report(settings, out, runtime)
 
 
 def _recorded_name(tuned: Path, members: Path | None) -> str:

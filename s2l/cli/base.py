@@ -96,7 +96,7 @@ app = typer.Typer(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 2 for wrong input, 130 after Ctrl-C."""
-    warnings.filterwarnings("ignore")  # libraries' notes to programmers
+    warnings.filterwarnings("ignore")  # what libraries tell programmers
     code = app(args=sys.argv[1:] if arguments is None else arguments, prog_name=PROGRAM, standalone_mode=False)
     return code if isinstance(code, int) else 0
 
@@ -123,7 +123,7 @@ Preset = Annotated[str, typer.Option("--preset", help=f"Sizes and settings to st
 Name = Annotated[str | None, _of("domain", "--domain")]
 Members = Annotated[Path | None, _of("members")]
 Nonmembers = Annotated[Path | None, _of("nonmembers")]
-Held = Annotated[int | None, _of("n-nonmembers")]
+NNonmembers = Annotated[int | None, _of("n-nonmembers")]
 CalibrationShare = Annotated[float | None, _of("calibration-share")]
 AttackNames = Annotated[str | None, _of("attacks", "--attacks")]
 Prompt = Annotated[str | None, _of("prompt")]
@@ -145,7 +145,12 @@ Rank = Annotated[int | None, _of("rank")]
 TrainBatch = Annotated[int | None, _of("train-batch-size")]
 TunedDir = Annotated[Path | None, typer.Option(help=AuditRunConfig.model_fields["tuned"].description)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-DType = Annotated[str, typer.Option(help=f"Precision: {', '.join(DTYPES)}.")]
+DType = Annotated[
+    str,
+    typer.Option(
+        help=f"Precision: {', '.join(DTYPES)}. mixed: bfloat16 autocast for sampling and training, float32 for scores."
+    ),
+]
 Batch = Annotated[
     int | None,
     typer.Option(
@@ -153,7 +158,7 @@ Batch = Annotated[
     ),
 ]
 Permission = Annotated[
-    bool, typer.Option("--i-have-permission", help="I may test this model (required unless it is a lab).")
+    bool, typer.Option("--i-have-permission", help="Confirm that you may test this model; not needed for a lab.")
 ]
 
 
@@ -184,7 +189,7 @@ def make_runtime(device: str, dtype: str, batch_size: int | None) -> Runtime:
 
 
 def check_permission(model: str, given: bool) -> None:
-    """Raises UserError for a model's name that cannot exist, and for a model that is not a lab without permission."""
+    """Check a model's name, and that there is permission unless it is a lab. Raises UserError."""
     from s2l.model.checkpoints import check_name as check_model
 
     check_model(model)
@@ -206,7 +211,7 @@ def quiet_libraries() -> None:
 
 
 def load_model(model: str, permission: bool, device: str, dtype: str, batch_size: int | None) -> DiffusionModel:
-    """Load the model. Raises UserError if it is not a checkpoint, or without permission to test it."""
+    """Load the model. Raises UserError if it is not a checkpoint, or if permission to test it is missing."""
     from s2l.model.diffusion import DiffusionModel
 
     check_permission(model, permission)
@@ -229,7 +234,7 @@ def need_lab(model: str) -> labs.Lab:
 
 
 def check_folder(path: Path) -> Path:
-    """Raises UserError if an output folder cannot be written, before hours are spent. Creates nothing yet."""
+    """Check that an output folder can be written, before hours are spent on it. Creates nothing. Raises UserError."""
     place = path.absolute()
     existing = next(p for p in (place, *place.parents) if os.path.lexists(p))
     if not existing.is_dir():
@@ -259,7 +264,7 @@ def section(name: str, preset_name: str, domain: str | None, over: dict):
 def unshake_section(
     preset_name: str, w: float | None, space: str | None, tuned: Path | None, guidance_w: float | None = None
 ) -> UnshakeConfig | None:
-    """--unshake and --unshake-space of a stage command; None: not given. Raises UserError where they fit nothing."""
+    """--unshake and --unshake-space of a stage command; None if not given. Raises UserError without --tuned."""
     if w is None and space is None:
         return None
     if tuned is None:

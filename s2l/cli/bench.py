@@ -21,21 +21,27 @@ from s2l.errors import UserError
 )
 def bench(
     out: Annotated[Path, typer.Option(help="JSON file to write; a plot goes beside it.")] = Path("results/bench.json"),
-    quick: Annotated[bool, typer.Option("--quick", help="Do tiny amounts of work, to check that it runs.")] = False,
-    demo: Annotated[bool, typer.Option("--demo", help="Time a whole run of the lab from an empty cache too.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure very little, only to check that it runs.")] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Also time a whole run of the preset demo from an empty cache.")
+    ] = False,
     quality: Annotated[
-        int, typer.Option(help="Number of people on whom to compare the fast settings with 50 steps in float32.")
+        int,
+        typer.Option(
+            help="Also compare the results of the fast settings with 50 sampler steps in float32, for this many people."
+        ),
     ] = 0,
-    growth: Annotated[bool, typer.Option("--growth", help="Measure and plot how cost grows with size.")] = False,
+    growth: Annotated[bool, typer.Option("--growth", help="Also measure and plot how cost grows with size.")] = False,
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
     batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
-    """Measure this machine: rates, shares of its matmul peak, memory, and ratios to straightforward code.
+    """Measure this machine: the speed of each stage, the share of the matmul peak, memory.
 
-    Ratios come from alternating rounds, A B A B, in one process. Nothing else should run at the same time.
+    Each stage is also compared with straightforward code for the same work, in alternating rounds (A B A B) of one
+    process. Nothing else should run at the same time.
     """
     base.check_runtime(device, dtype, batch_size)
     if quality < 0:

@@ -74,7 +74,7 @@ def claimed(folder: Path, name: str, request: dict) -> bool:
     """Whether `folder` holds work on exactly this request. Raises UserError when it holds other work."""
     if (folder / name).exists():
         if _upgraded(read_json(folder / name)) != request:
-            raise UserError(f"{folder} holds work with other settings: choose another folder, or delete it")
+            raise UserError(f"{folder} holds results of other settings: choose another folder, or delete this one")
         return True
     return False
 
@@ -131,9 +131,9 @@ def make_generations(
 
 
 def training_images(source: Path, resolution: int, caption: str | None) -> tuple[ImageSet, str]:
-    """What to fine-tune on, and its hash: generated pictures or, with a caption, photos of your own.
+    """The images to fine-tune on, and their hash: generated pictures or, with `caption`, photos of your own.
 
-    The paper's out-of-domain control trains on such photos; `caption` is for photos that have none.
+    The paper's out-of-domain control trains on such photos. Photos without a caption get `caption`.
     """
     if caption is None:
         images = _fits(sp_set.load_images(source), resolution, source)
@@ -185,15 +185,15 @@ def attack_record(
 ) -> dict:
     """Every attack on the base model and, if given, on the fine-tuned one; docs/result-schema.md, "attack".
 
-    With `unshake`, the model after is the step away from the fine-tuned one.
+    With `unshake`, "after" is the un-shaken model instead of the fine-tuned one.
 
-    The stages and calibrations are those of a run; `people` gives the calibration people.
+    The stages and calibrations are those of a run; `people` returns the calibration people.
     """
     membership.check_split(domain)
     base, stages = Subject.of(model), Stages(store, progress)
     after = unshaken(base, tuned, unshake) if tuned is not None else None
     scored = membership.score_attacks(base, after, domain, config, stages, people)
-    stepped = unshake_record(unshake, base, tuned, domain, config, stages) if tuned is not None else None
+    unshaken_part = unshake_record(unshake, base, tuned, domain, config, stages) if tuned is not None else None
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "attack",
@@ -204,7 +204,7 @@ def attack_record(
         "attacks": {
             name: membership.attack_record(name, config, scored[name], unshake is not None) for name in config.attacks
         },
-        **({"unshake": stepped} if stepped is not None else {}),
+        **({"unshake": unshaken_part} if unshaken_part is not None else {}),
     }
 
 

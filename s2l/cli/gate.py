@@ -1,4 +1,4 @@
-"""The command `gate`: may this upload be fine-tuned on?"""
+"""The command `gate`: should a provider fine-tune on this upload?"""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def gate(
     alpha: Annotated[
         float, typer.Option(help="Share of honest uploads that a gate may refuse, between 0 and 0.5.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed for drawing the honest uploads.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for sampling the honest uploads.")] = 0,
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",

@@ -33,10 +33,12 @@ app.add_typer(lab, name="lab")
 def build(
     recipe: Annotated[str, typer.Option(help="Name of the recipe; `lab recipes` lists them.")] = "fresh",
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint; default: cache/lab-RECIPE.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder that keeps everything needed to resume.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for what is needed to resume; default: cache/lab-RECIPE-work.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of steps in the recipe's last phase.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the training.")] = None,
-    keep: Annotated[str, typer.Option(help="Steps after which to save the model too, such as 500,1000.")] = "",
+    keep: Annotated[str, typer.Option(help="Also save the model after these steps, such as 500,1000.")] = "",
     device: Device = "cpu",
     dtype: Annotated[
         str, typer.Option(help="Precision: auto (mixed where the device computes bfloat16), mixed or float32.")
@@ -95,7 +97,7 @@ def measure(
     ] = 0,
     model: Lab = LAB,
 ) -> None:
-    """Measure a lab's weights: AUC of the base model, blind control, VAE floor, extraction."""
+    """Measure a lab's model: AUC of the attacks, blind control, error of the VAE, extraction."""
     if n_generations < 0:
         raise UserError(f"--n-generations: should be greater than or equal to 0 (given: '{n_generations}')")
     need_lab(model)
@@ -165,7 +167,8 @@ def table(
 ) -> None:
     """Run the missing cells of a results table.
 
-    The committed tables were sampled and trained in bfloat16 (mixed).
+    A cell is one run: one row of the table for one person. For the committed tables, sampling and training were in
+    bfloat16 (mixed).
     """
     check_runtime(device, dtype, None)
     from s2l.tables.grid import get_table, run_table
@@ -181,13 +184,13 @@ def table(
 @app.command(epilog=example("search search", 'search search --only "guidance 1" --people 2 --results elsewhere'))
 def search(
     name: Annotated[str, typer.Argument(help="Name of the search.")],
-    only: Annotated[str, typer.Option(help="Run the trials whose label contains this.")] = "",
+    only: Annotated[str, typer.Option(help="Run only the trials whose label contains this text.")] = "",
     people: Annotated[int | None, typer.Option(help="Number of calibration people; default: the trial's own.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of the committed results.")] = Path("results"),
     device: Device = "auto",
     dtype: DType = "mixed",
 ) -> None:
-    """Run what is missing of a search for settings on calibration people."""
+    """Run the missing trials of a search for settings, on calibration people."""
     check_runtime(device, dtype, None)
     from s2l.tables.search import get_search, run_search
 
@@ -206,7 +209,8 @@ def cell(
 ) -> None:
     """Rerun one committed cell of a table and compare the numbers.
 
-    Stages that this machine has computed before come from the cache: set S2L_CACHE to an empty folder to compute all.
+    Stages that this machine has computed before come from the cache. To compute all of them again, set S2L_CACHE to an
+    empty folder.
     """
     check_runtime(device, "auto", None)
     from s2l.tables.cells import make_again, numbers_of, read_cell
@@ -223,14 +227,16 @@ def cell(
 
 @app.command(epilog=example("showcase", "showcase --config runs/mira/result.json --out my-showcase"))
 def showcase(
-    config: Annotated[Path | None, typer.Option(help="A result.json; default: the shipped one.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A result.json; default: that of the shipped example run.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("s2l/assets/showcase"),
     device: Device = "auto",
     dtype: DType = "float32",
 ) -> None:
-    """Make the example run of the app again, from the settings of a result.
+    """Make an example run for the app, with the settings of a result.
 
-    S2L_SHOWCASE names the folder that the app shows.
+    The app shows the folder that S2L_SHOWCASE names, or the shipped one.
     """
     check_runtime(device, dtype, None)
     from s2l.assets import ASSETS

@@ -19,7 +19,7 @@ def domains(
 ) -> None:
     """List a lab's people.
 
-    Name, role (settings are chosen on calibration people only), photos the model was trained on.
+    Shows name, role (settings are chosen on calibration people only) and number of training photos.
     """
     if paper:
         from s2l.data.domain import PAPER_DOMAINS
@@ -37,7 +37,8 @@ def domains(
 def labs() -> None:
     """List the labs that come with the program.
 
-    Name, recipe, purpose. Use one with `--model lab:NAME`. Plain `lab` is the one that S2L_LAB names, or the first.
+    Shows name, recipe and purpose. Use one with `--model lab:NAME`. Plain `lab` means the one that S2L_LAB names, by
+    default `fresh`.
     """
     from s2l.labs import shipped_labs
 
@@ -48,7 +49,7 @@ def labs() -> None:
 def methods() -> None:
     """List the fine-tuning methods and combinations.
 
-    Name, title, what is trained. The original authors' spellings, such as lora_db, work too.
+    Shows name, title and what is trained. The original authors' spellings, such as lora_db, work too.
     """
     from s2l.finetune import FINETUNERS, legal_combinations
 
@@ -65,7 +66,7 @@ def methods() -> None:
 def attacks() -> None:
     """List the membership inference attacks.
 
-    Name, title, cost per photo, source.
+    Shows name, title, cost per photo and source.
     """
     from s2l.attacks import ATTACKS
 

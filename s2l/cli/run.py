@@ -52,7 +52,7 @@ def run(
     unshake_space: base.UnshakeSpace = None,
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
-    n_nonmembers: base.Held = None,
+    n_nonmembers: base.NNonmembers = None,
     calibration_share: base.CalibrationShare = None,
     seed: Annotated[
         int | None, typer.Option(help="One number that shifts every seed of the run; 0: the preset's seeds.")
@@ -64,12 +64,12 @@ def run(
 ) -> None:
     """Run everything, from the SP set to the report.
 
-    Generates the SP set, fine-tunes on it, attacks both models, searches their generations and compares. Every
-    finished stage is cached: if the command is stopped or killed, run it again to resume. A second run takes seconds.
+    Generates the SP set, fine-tunes on it, attacks both models, searches their generations for training photos and
+    compares the two. Every finished stage is cached: if the command is stopped or killed, run it again to resume.
     """
     base.check_runtime(device, dtype, batch_size)
     if config is not None:
-        alone(ctx)
+        refuse_other_options(ctx)
         settings = read_config(config)
     else:
         options = {
@@ -84,11 +84,11 @@ def run(
     base.check_folder(out)
     base.check_permission(settings.model, i_have_permission)
     runtime = base.make_runtime(device, dtype, batch_size)
-    carry_out(settings, out, runtime)
+    run_and_report(settings, out, runtime)
 
 
-def carry_out(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime) -> None:
-    """Run what the settings describe, a run or an audit, and write and show its report."""
+def run_and_report(settings: RunConfig | AuditRunConfig, out: Path, runtime: Runtime) -> None:
+    """Do the run or audit that the settings describe, write its report and print the outcome."""
     from s2l.pipeline import experiment
     from s2l.report.render import write_report
 
@@ -131,8 +131,8 @@ def _settings(preset_name: str, domain: str | None, options: dict, method: str, 
     return run_config(preset_name, name, options)
 
 
-def alone(ctx: typer.Context) -> None:
+def refuse_other_options(ctx: typer.Context) -> None:
     """--config describes a complete run: refuse options that would be ignored."""
     given = [n for n in ctx.params if getattr(ctx.get_parameter_source(n), "name", "") == "COMMANDLINE"]
     if extra := [n.removesuffix("_name").replace("_", "-") for n in given if n not in BESIDE_CONFIG]:
-        raise UserError(f"--config decides the whole run: leave out --{', --'.join(extra)}")
+        raise UserError(f"--config already has all settings: leave out --{', --'.join(extra)}")

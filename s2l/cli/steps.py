@@ -46,7 +46,7 @@ def sp_gen(
     if not prompt and domain is None:
         raise UserError("give --prompt 'a photo of NAME', or --domain NAME for the preset's mix of prompts")
     if prompt and domain is None and any("{name}" in text for text in prompt):
-        raise UserError("--prompt: {name} stands for the domain's name, so --domain is needed too")
+        raise UserError("--prompt: {name} stands for the person's name, so --domain is needed too")
     parts = [{"template": text} for text in prompt] if prompt else None
     over = {"prompts": parts, "set_size": set_size, "seed": seed, "sampler": {"guidance_scale": guidance}}
     settings = base.section("sp_set", preset_name, domain, over)
@@ -57,7 +57,7 @@ def sp_gen(
 
     lab = find_lab(model)
     if lab and (words := [w for text in prompt or () for w in lab.unknown_words(text.replace("{name}", ""))]):
-        console.say(f"Note: the lab's model never saw {', '.join(map(repr, dict.fromkeys(words)))}.")
+        console.say(f"Note: no caption of the lab's training has {', '.join(map(repr, dict.fromkeys(words)))}.")
     with console.progress() as progress:
         images = make_sp_set(loaded, name, settings, out, progress)
     print(f"{len(images):,} pictures in {out}")
@@ -76,7 +76,7 @@ def finetune(
     caption: Annotated[
         str | None,
         typer.Option(
-            help="Use --sp-set for photos of your own (an out-of-domain control); the caption of those without one."
+            help="For a --sp-set of your own photos (the out-of-domain control): caption of the photos without one."
         ),
     ] = None,
     method: base.Method = "lora",
@@ -107,7 +107,7 @@ def finetune(
     source = next((place for place in places if (place / "metadata.jsonl").exists()), None)
     if caption is not None:
         if sp_set is None:
-            raise UserError("--caption: only for photos of your own, so --sp-set should be their folder")
+            raise UserError("--caption is for photos of your own: name their folder with --sp-set")
         source = sp_set
     if source is None:
         where = " or ".join(map(str, places))
@@ -146,7 +146,7 @@ def _domain_config(
     if folders and (members is None or nonmembers is None):
         raise UserError("give both folders, --members and --nonmembers, or neither")
     if not folders and (name is None or find_lab(model) is None):
-        raise UserError("whose photos? Give --members DIR and --nonmembers DIR, or --domain NAME of a lab")
+        raise UserError("no photos are given: add --members DIR and --nonmembers DIR, or --domain NAME of a lab")
     name = base.check_name(name, model, members) if name is not None else Path(members or "").resolve().name
     options = {"members": base.text_of(members), "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers}
     return run_config(preset_name, name, options).domain
@@ -163,7 +163,7 @@ def attack(
     domain: base.Name = None,
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
-    n_nonmembers: base.Held = None,
+    n_nonmembers: base.NNonmembers = None,
     tuned: base.TunedDir = None,
     unshake: base.Unshake = None,
     unshake_space: base.UnshakeSpace = None,
@@ -183,7 +183,7 @@ def attack(
     """
     base.check_runtime(device, dtype, batch_size)
     base.section("audit", preset_name, None, {"seed": seed})
-    step = base.unshake_section(preset_name, unshake, unshake_space, tuned)
+    unshake_config = base.unshake_section(preset_name, unshake, unshake_space, tuned)
     target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
     settings = base.section("audit", preset_name, None, {"attacks": base.attack_names(attacks), "seed": seed})
     if out.is_dir():
@@ -198,7 +198,7 @@ def attack(
     photos = load_domain(target, model, loaded.resolution)
     with console.progress() as progress:
         people = partial(calibration_people, target, model)
-        record = attack_record(loaded, fine_tuned, photos, settings, Store(), progress, people, step)
+        record = attack_record(loaded, fine_tuned, photos, settings, Store(), progress, people, unshake_config)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)
     rows = [("attack", "before", "after", "after - before")]
@@ -240,7 +240,7 @@ def extract(
     k: base.EideticK = None,
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
-    n_nonmembers: base.Held = None,
+    n_nonmembers: base.NNonmembers = None,
     seed: base.FirstSeed = None,
     preset_name: base.Preset = "demo",
     model: base.Model = LAB,
@@ -266,7 +266,7 @@ def extract(
         raise UserError("--unshake says which model generates: leave it out with --generations")
     if guidance_w is not None and tuned is None:
         raise UserError("--guidance-w goes from the base model towards a fine-tuned one: give its folder with --tuned")
-    step = base.unshake_section(preset_name, unshake, unshake_space, tuned, guidance_w)
+    unshake_config = base.unshake_section(preset_name, unshake, unshake_space, tuned, guidance_w)
     target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
     base.check_folder(out)
     from s2l.cli import folders
@@ -290,12 +290,12 @@ def extract(
         loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
         after = None
         if tuned is not None:
-            after = unshaken(Subject.of(loaded), read_tuned(loaded, tuned), step)
+            after = unshaken(Subject.of(loaded), read_tuned(loaded, tuned), unshake_config)
         photos = folders.load_domain(target, model, loaded.resolution)  # before generating: wrong folders fail at once
         with console.progress() as progress:
             images = folders.make_generations(loaded, after, target.name, settings, out / "generations", progress)
         source = {"model": loaded.key, "tuned": after.key if after is not None else None}
-        cost = generation_cost(settings, "before" if tuned is None else "after", step)
+        cost = generation_cost(settings, "before" if tuned is None else "after", unshake_config)
     record = folders.extraction_record(images, photos, settings, source)
     extraction = extraction_from_dict(record["extraction"])
     if cost is not None:

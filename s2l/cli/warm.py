@@ -23,7 +23,7 @@ def chosen_people(text: str, model: str) -> list[str]:
         return everybody[: int(text)]
     names = [part for part in (p.strip() for p in text.split(",")) if part]
     if not names:
-        raise UserError("--people: a number, 'all', or names separated by commas")
+        raise UserError("--people: give a number, 'all', or names separated by commas")
     return list(dict.fromkeys(lab.person(name).name for name in names))
 
 
@@ -39,8 +39,8 @@ def warm(
 ) -> None:
     """Fill the app's cache before a lesson.
 
-    Runs what the app runs when a visitor picks a person and changes no settings; the app then shows these results at
-    once. Finished runs are skipped, so the command can be repeated.
+    Does the runs that the app does when a visitor picks a person and changes no settings. The app then shows these
+    results at once. Finished runs are skipped, so the command can be repeated.
     """
     base.check_runtime(device, dtype, batch_size)
     names = chosen_people(people, model)
