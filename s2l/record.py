@@ -68,7 +68,7 @@ class OperatingPoint(TypedDict):
     low: Annotated[float | None, "the lower end of its exact binomial interval"]
     high: Annotated[float | None, "the upper end of its exact binomial interval"]
     realised_fpr: Annotated[float | None, "share of held-out photos at or above the threshold"]
-    threshold: Annotated[float | None, "the score from which on a photo is called a member"]
+    threshold: Annotated[float | None, "photos with at least this score are called members"]
     n_members: Annotated[int, "members judged"]
     n_nonmembers: Annotated[int, "held-out photos judged"]
     note: Annotated[str, "why there are no numbers, in words; otherwise empty"]
@@ -94,11 +94,11 @@ class Reference(Summary):
 
 
 class FrozenRates(TypedDict):
-    """What a threshold gives that was frozen on other photos."""
+    """The rates at a threshold that was frozen on other photos."""
 
     threshold: Annotated[float, "frozen on the calibration part"]
     tpr: Annotated[float, "true positive rate"]
-    tpr_exact: Annotated[Interval, "its exact binomial interval; here the threshold really is given"]
+    tpr_exact: Annotated[Interval, "its exact binomial interval; valid because the threshold was frozen beforehand"]
     tpr_cluster: Annotated[Interval | None, "by a bootstrap over people; null for one person"]
     realised_fpr: Annotated[float, "false positive rate"]
     fpr_exact: Annotated[Interval, "its exact binomial interval"]
@@ -120,7 +120,7 @@ class FrozenPoint(TypedDict):
 class SetEvidence(TypedDict):
     """Was the model trained on the photos as one set?"""
 
-    p_value: Annotated[float, "one-sided; small: the set as a whole was trained on"]
+    p_value: Annotated[float, "one-sided; a small value is evidence that the set as a whole was trained on"]
     effect: Annotated[float, "the AUC of the set; .5 is no effect"]
     statistic: Annotated[float, "of the test"]
     method: Annotated[str, "the test, with its source"]
@@ -162,7 +162,7 @@ class Calibration(TypedDict):
 
 
 class OriginalCaptions(TypedDict):
-    """The attack after fine-tuning with the captions before, for methods that put a token in the name's place."""
+    """The attack on the fine-tuned model with the base model's captions, for methods that replace the name by a token."""
 
     after: Annotated[Summary, "with the original captions"]
     difference: Annotated[Change, "paired with `before`"]
@@ -178,7 +178,7 @@ class AttackOutcome(TypedDict):
     before: Annotated[Summary, "on the base model"]
     after: Annotated[Summary, "on the fine-tuned model"]
     difference: Annotated[Change, "the paired change of the AUC"]
-    shake: Annotated[Summary, "the *change* of the score, used as a score: the base model is its own reference"]
+    shake: Annotated[Summary, "the *change* of the score, used as a score, with the base model as the reference"]
     shake_relative: Annotated[
         Summary | None,
         "the same for the *relative* change, log(distance before / distance after). If fine-tuning only scales all "
@@ -190,7 +190,7 @@ class AttackOutcome(TypedDict):
         "both models together, the fine-tuned one as the reference of the base model. Null for scores that are not "
         "distances, and where the model after is un-shaken",
     ]
-    original_captions: Annotated[OriginalCaptions | None, "null where no token stands for the name"]
+    original_captions: Annotated[OriginalCaptions | None, "null if the method keeps the name in captions"]
     calibration: Annotated[Calibration | None, "null for attacks with one component"]
     frozen: Annotated[
         dict[When, list[FrozenPoint]] | None,
@@ -237,7 +237,9 @@ class Extraction(TypedDict):
     """One model's generations against members and held-out photos."""
 
     delta: Annotated[float, "a photo is extracted if a generation lies within this l2 distance"]
-    k: Annotated[int, "and eidetic if at most so many training photos, counting repeats, lie that close to the photo"]
+    k: Annotated[
+        int, "an extracted photo is eidetic if at most this many training photos, counting repeats, are so close"
+    ]
     n_generations: Annotated[int, "pictures searched, the same before and after"]
     thresholds: Annotated[list[float], "values of delta in the curves"]
     members: Annotated[Search, "the search for training photos"]
@@ -254,8 +256,8 @@ class Cost(TypedDict):
     """What the generations of one model cost, in UNet evaluations: one latent through the UNet counts as one."""
 
     selection: Annotated[int, "for choosing seeds"]
-    denoising: Annotated[int, "for drawing"]
-    unet_evaluations: Annotated[int, "together"]
+    denoising: Annotated[int, "for generating the pictures"]
+    unet_evaluations: Annotated[int, "the sum of both"]
     per_1000: Annotated[float, "distinct training photos per 1,000 evaluations"]
     low: Annotated[float, "the lower end of its exact 95 % interval"]
     high: Annotated[float, "the upper end of its exact 95 % interval"]
@@ -315,7 +317,7 @@ class ExtractionOutcome(TypedDict):
     opinions: NotRequired[
         Annotated[dict[When, list[Opinion]], "the nearest pairs and all extracted pairs, by other distances"]
     ]
-    curve: NotRequired[Annotated[dict[When, Growth], "against the number of generations"]]
+    curve: NotRequired[Annotated[dict[When, Growth], "distinct training photos against the number of generations"]]
 
 
 # --- without the photos ----------------------------------------------------------------------------
@@ -325,7 +327,7 @@ class Cluster(TypedDict):
     """Generations that all resemble each other."""
 
     generations: Annotated[list[int], "their places, increasing"]
-    medoid: Annotated[int, "the one in their middle: the flag"]
+    medoid: Annotated[int, "the most central one: the flag"]
     size: Annotated[int, "number of generations"]
     mean_distance: Annotated[float, "tiled l2 over their pairs"]
     max_distance: Annotated[float, "the largest of these"]
@@ -349,10 +351,10 @@ class BlindScore(TypedDict):
     nonmember_flags: Annotated[int, "flags within delta of one of them"]
     nonmember_distinct: Annotated[int, "held-out photos that were flagged"]
     nonmember_scaled: Annotated[float, "the same, scaled to the number of members"]
-    flags: Annotated[list[int], "the flagged generations; and of each"]
-    nearest_member: Annotated[list[int], "its nearest member"]
-    member_distances: Annotated[list[float], "the l2 distance to it"]
-    nonmember_distances: Annotated[list[float], "the l2 distance to its nearest held-out photo"]
+    flags: Annotated[list[int], "the flagged generations"]
+    nearest_member: Annotated[list[int], "for each flag, the nearest member"]
+    member_distances: Annotated[list[float], "for each flag, the l2 distance to that member"]
+    nonmember_distances: Annotated[list[float], "for each flag, the l2 distance to the nearest held-out photo"]
 
 
 class Flags(TypedDict):
@@ -365,8 +367,8 @@ class Flags(TypedDict):
 class Blind(TypedDict):
     """Flags that use only the generations and the person's name; they are compared with the photos afterwards."""
 
-    edge: Annotated[float, "the rule: all within this tiled l2 of each other"]
-    min_size: Annotated[int, "and at least so many"]
+    edge: Annotated[float, "generations of a cluster lie within this tiled l2 of each other"]
+    min_size: Annotated[int, "a cluster has at least this many generations"]
     before: Annotated[Flags, "with the base model's generations"]
     after: Annotated[Flags, "with the fine-tuned model's generations"]
 
@@ -374,7 +376,7 @@ class Blind(TypedDict):
 class Control(TypedDict):
     """A classifier that never sees the model tries to tell members from held-out photos."""
 
-    auc: Annotated[float, ".5 is what a random split gives"]
+    auc: Annotated[float, "about .5 for a random split"]
     low: Annotated[float, "the lower end of its interval"]
     high: Annotated[float, "the upper end of its interval"]
     confounded: Annotated[
@@ -487,7 +489,7 @@ class RunRecord(TypedDict):
     extraction: Annotated[ExtractionOutcome | None, "null without known members"]
     blind: NotRequired[Annotated[Blind | None, "what an attacker without the photos would flag"]]
     control: Annotated[Control | None, "the blind control; null without known members"]
-    unshake: NotRequired[Annotated[Unshake | None, "where the model after is the un-shaken one; absent otherwise"]]
+    unshake: NotRequired[Annotated[Unshake | None, "present if the model after is the un-shaken one"]]
     folders: Annotated[
         dict[str, str],
         "where the pictures are, relative to the cache: `sp_set` and `finetune` (not in an audit), `before`, `after`, "
@@ -521,12 +523,12 @@ class Result:
 
     @property
     def extraction(self) -> ExtractionOutcome:
-        """Of a run with known members. Raises ValueError for others."""
+        """The extraction results. Raises ValueError for a run without known members."""
         return known(self.record["extraction"])
 
     @property
     def training(self) -> Training:
-        """Of a run. Raises ValueError for an audit of a whole checkpoint."""
+        """The record of the fine-tuning. Raises ValueError for an audit of a whole checkpoint, which has none."""
         return known(self.record["finetune"])
 
     def images(self, what: str) -> ImageSet:
@@ -542,7 +544,7 @@ class Result:
 
 
 def known(part: T | None) -> T:
-    """A part of a record that this kind of run has. Raises ValueError where it is null."""
+    """`part`, which must not be null. Raises ValueError if it is: this kind of run has no such part."""
     if part is None:
         raise ValueError("this result has no such part")
     return part
