@@ -162,7 +162,7 @@ class Calibration(TypedDict):
 
 
 class OriginalCaptions(TypedDict):
-    """The attack on the fine-tuned model with the base model's captions, for methods that replace the name by a token."""
+    """The attack after fine-tuning with the base model's captions, for methods that replace the name by a token."""
 
     after: Annotated[Summary, "with the original captions"]
     difference: Annotated[Change, "paired with `before`"]
