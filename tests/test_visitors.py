@@ -329,4 +329,4 @@ def test_a_threshold_that_is_none_is_a_sentence(visitor, accused, attack):
 def test_texts_that_are_no_unicode_go_no_further(visitor):
     run = {"fn_index": 0, "data": ["\ud800"], "session_hash": "x"}
     answer = visitor.client.post("gradio_api/queue/join", content=json.dumps(run))
-    assert answer.status_code == 400 and "no Unicode text" in answer.json()["detail"]
+    assert answer.status_code == 400 and "not valid Unicode" in answer.json()["detail"]

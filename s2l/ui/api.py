@@ -1,4 +1,4 @@
-"""The public API of a running app: few endpoints, all named, each answers bad input with one sentence."""
+"""The public API of a running app: five named endpoints, each of which answers bad input with one sentence."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from s2l.ui.tabs import membership
 def _word(value: object, what: str) -> str:
     """A short text, whatever a client sent. Raises UserError."""
     if not isinstance(value, str) or len(value) > 200:
-        raise UserError(f"{what} is a text of at most 200 characters")
+        raise UserError(f"{what} should be a text of at most 200 characters")
     return value
 
 
 def for_programs(error: UserError) -> gr.Error:
-    """What a program gets: it reads plain text."""
+    """The error for a program, as plain text."""
     return gr.Error(str(error), print_exception=False)
 
 
@@ -35,7 +35,7 @@ def build(backend: Backend) -> None:
         return backend.names
 
     def start_run(person: str, size: str = "demo", method: str = "lora") -> dict:
-        """Start a run, or join the same one: {"job", "visitor", "state"}. `size` is "demo" or "quick".
+        """Start a run, or join an identical one: {"job", "visitor", "state"}. `size` is "demo" or "quick".
 
         `visitor` is the secret that lets its owner stop the run with `stop_run`.
         """
@@ -58,7 +58,7 @@ def build(backend: Backend) -> None:
 
         found = backend.jobs.job(_word(job, "job"))
         if found is None:
-            raise UserError("there is no job of that id")
+            raise UserError("there is no job with that id")
         result = backend.result_of(found.id)
         return {
             "state": found.state, "message": found.message, "queue_position": found.ahead,
@@ -80,9 +80,9 @@ def build(backend: Backend) -> None:
         """
         result = backend.result_of(_word(run, "run"))
         if result is None:
-            raise UserError("there is no finished run of that id")
+            raise UserError("there is no finished run with that id")
         if not isinstance(accused, int) or isinstance(accused, bool):
-            raise UserError("accused is a whole number")
+            raise UserError("accused should be a whole number")
         return membership.operating_point(result, _word(attack, "attack"), _word(when, "when"), accused)
 
     for function in (people, start_run, job_status, stop_run, operating_point):

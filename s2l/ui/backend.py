@@ -53,7 +53,7 @@ class Backend:
     @classmethod
     def open(cls, store: Store | None = None) -> Backend:
         """The backend of a cache, with the showcase of the assets if there is one. Raises UserError."""
-        Limits.read()  # a wrong setting is told now, not in the middle of a lesson
+        Limits.read()  # an invalid variable is reported now, not in the middle of a lesson
         store = store or Store()
         folder = Program.read().showcase or ASSETS / "showcase"
         showcase = load_showcase(folder, store) if (folder / "result.json").exists() else None
@@ -162,7 +162,7 @@ class Backend:
         token = hashlib.sha256(self._secret + f"{kind} {key}".encode()).hexdigest()[:32]
         folder = self.public / "results" / token
         if folder.exists():
-            os.utime(folder)  # looked at: the last to expire
+            os.utime(folder)  # used just now, so it expires last
             return folder
         with self._lock:
             if not folder.exists():

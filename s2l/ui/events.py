@@ -1,4 +1,4 @@
-"""How events of the page are sent, and what a click on a gr.HTML reported."""
+"""What the page's events have in common: how they are sent, how errors are shown, and how clicks are read."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from markupsafe import escape
 
 from s2l.errors import UserError
 
-# Events of the page itself are no API; many visitors may have one at the same time.
+# Events of the page itself are not part of the API; many visitors may send one at the same time.
 PRIVATE = {"api_visibility": "private", "concurrency_limit": None}
 QUIET = PRIVATE | {"show_progress": "hidden"}
-LATEST = QUIET | {"trigger_mode": "always_last"}  # of a slider that moves, only the last position counts
+LATEST = QUIET | {"trigger_mode": "always_last"}  # for a slider that is being moved: only its last position counts
 
 
 def address(**changes: str) -> str:
-    """Script that puts something into the address."""
+    """A script that sets parameters of the page's address."""
     return "() => window.s2l.address({" + ", ".join(f'"{n}": "{v}"' for n, v in changes.items()) + "})"
 
 
-def told(event: gr.EventData, name: str) -> str:
-    """What a click on a gr.HTML told; "" for anything strange."""
+def click_value(event: gr.EventData, name: str) -> str:
+    """The value `name` that a click on a gr.HTML sent; "" if there is none."""
     return str(event._data.get(name, "")) if isinstance(event._data, dict) else ""
 
 
 def for_the_page(error: UserError) -> gr.Error:
-    """What a page may show: it reads HTML."""
+    """The error for the page, escaped because the page shows HTML."""
     return gr.Error(escape(error), print_exception=False)
 
 
 def in_a_sentence(function: Callable, answer: Callable[[UserError], gr.Error] = for_the_page) -> Callable:
-    """Tell the caller what was wrong with the input, and nothing about the server."""
+    """`function`, with a UserError turned into one sentence that says nothing about the server."""
 
     @wraps(function)
     def wrapped(*args, **kwargs):
@@ -46,7 +46,7 @@ def in_a_sentence(function: Callable, answer: Callable[[UserError], gr.Error] = 
 
 
 def number(value: object, what: str) -> float:
-    """A number, whatever a client sent. Raises UserError."""
+    """A number that a client sent. Raises UserError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-        raise UserError(f"{what} is a number")
+        raise UserError(f"{what} should be a number")
     return float(value)

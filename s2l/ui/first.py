@@ -1,4 +1,4 @@
-"""The first picture: the showcase's before and after, drawn by the address itself while gradio's scripts still load."""
+"""The first picture: the showcase before and after, sent with the page so that it shows while gradio's scripts load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s2l.record import Result
 from s2l.ui.tabs import story
 from s2l.ui.theme import SCRIPT
 
-# What the picture needs before the style sheet is there; the page takes its place without a jump.
+# The styles that the picture needs before the style sheet is there; the page then replaces it without a visible jump.
 STYLE = """
 #s2l-first { max-width: 1180px; margin: 0 auto; padding: 1rem; font-family: system-ui, sans-serif;
   color-scheme: light dark; }

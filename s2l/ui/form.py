@@ -21,7 +21,7 @@ APP_PRESETS = {
 
 @dataclass(frozen=True)
 class Field:
-    """One plain field: its place in RunConfig, where its label and the most that the app allows are declared."""
+    """One plain field: its path in RunConfig, where its label and the largest value on the page are declared."""
 
     path: str
     own_label: str = ""
@@ -78,7 +78,7 @@ FIELDS = {
 }
 # What these show while un-shake is off: an empty w says so.
 OFF: dict[str, object] = {"unshake": None, "unshake_space": "weights"}
-# These five are no plain fields; `config_of` and `values_of` know them.
+# These are not plain fields; `config_of` and `values_of` handle them.
 SPECIAL = ("person", "prompt", "prompt2", "share", "preset", "methods")
 
 
@@ -116,7 +116,7 @@ FIXED_PROMPTS = [{"template": "a photo of {name}", "weight": 0.7}, {"template": 
 
 
 def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts: bool = False) -> RunConfig:
-    """The run that the page describes; raises UserError with one sentence about the first wrong field.
+    """The run that the page describes. Raises UserError with one sentence about the first invalid field.
 
     `own` is a model of the visitor's own ({"model", "name", "members", "nonmembers"}). Their own prompt goes with it
     only where the server's owner allowed that (`own_prompts`).
@@ -159,9 +159,9 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
 
 
 def in_words(error: UserError, section: str = "") -> str:
-    """The message of an error with the label of the row at fault: "Set size: should be ...".
+    """The message of an error, with the label of the invalid field: "Set size: should be ...".
 
-    `section` is where its field stands when only one section was checked: "finetune".
+    `section` names the section that was checked if it was only one: "finetune".
     """
     path = f"{section}.{error.field}" if section else error.field
     return error.named(next((field.label for field in FIELDS.values() if field.path == path), None))
@@ -233,12 +233,12 @@ def prompt_parts(form: dict, fixed: bool = False) -> tuple[PromptPart, ...]:
 
 
 def rename(text: str, names: list[str], name: str) -> str:
-    """A prompt that says `name` wherever it said another person's name."""
+    """A prompt with `name` in place of the other people's names."""
     for other in names:
         text = replace_name(text, other, name)
     return text
 
 
 def remarks(prompt: str, name: str) -> tuple[list[str], bool]:
-    """(words that the lab never saw, does the prompt say the name?)."""
+    """(words that no caption of the lab has, whether the prompt has the name)."""
     return default_lab().unknown_words(prompt), replace_name(prompt, name, "\0") != prompt

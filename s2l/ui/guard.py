@@ -1,9 +1,10 @@
-"""Between a visitor and gradio: which files are served and how, what may be uploaded, and which files a call may name.
+"""A guard in front of gradio: which files are served and how, what may be uploaded, and which files a call may name.
 
-Gradio serves whatever lies in its folders, takes any file, and lets a call name any file in its upload folder. Here
+Gradio by itself serves whatever is in its folders, takes any file, and lets a call name any file in its upload folder.
+With the guard,
     a served file    is one of the public results, and always a download that runs nothing;
-    an upload        is a picture, moved to an unguessable place from which nothing is served;
-    a call           may name such a place only: whoever knows it uploaded the file.
+    an upload        is a picture, moved to a folder with an unguessable name, from which nothing is served;
+    a call           may name only a file in such a folder: only its uploader knows the name.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ DOWNLOAD = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data
 
 
 class Refused(Exception):
-    """A request that goes no further: its status, and one sentence."""
+    """A request that is refused: its HTTP status, and one sentence."""
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -75,7 +76,7 @@ def named_files(values: object, depth: int = 0) -> Iterator[str]:
     if depth > MAX_DEPTH:
         raise Refused(400, f"the values of a call are nested at most {MAX_DEPTH} deep")
     if isinstance(values, str) and re.search("[\ud800-\udfff]", values):
-        raise Refused(400, "a text holds characters that are no Unicode text")
+        raise Refused(400, "a text has characters that are not valid Unicode")
     if isinstance(values, dict):
         if "path" in values:
             yield str(values["path"])
@@ -115,7 +116,9 @@ class Guard:
                     await self.app(scope, checked, _with_headers(send))
                 except (TypeError, ValueError, LookupError, AttributeError) as error:
                     logger.warning("a call to %s was refused: %s: %s", path, type(error).__name__, error)
-                    raise Refused(400, "these arguments fit no endpoint: /gradio_api/info lists them") from None
+                    raise Refused(
+                        400, "these arguments fit no endpoint: /gradio_api/info lists the endpoints"
+                    ) from None
             else:
                 await self.app(scope, receive, _with_headers(send))
         except Refused as refused:
@@ -123,7 +126,7 @@ class Guard:
             await answer(scope, receive, _with_headers(send))
 
     def _public(self, asked: str) -> str:
-        """The name of a published file. Every other address has one answer, whether a file is there or not."""
+        """The name of a published file. All other addresses get the same answer, whether a file is there or not."""
         with suppress(OSError, ValueError):
             path, results = Path(asked).resolve(), (self.backend.public / "results").resolve()
             if path.is_relative_to(results) and path.is_file():
@@ -132,7 +135,7 @@ class Guard:
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self.backend.own_model.enabled:
-            raise Refused(403, "this server takes no pictures: its owner offers no model of one's own")
+            raise Refused(403, "this server accepts no uploads: its owner does not allow models of your own")
         answer: list[Message] = []
 
         async def keep(message: Message) -> None:
@@ -158,7 +161,7 @@ class Guard:
 
 
 def _taken(originals: list[Path]) -> list[str]:
-    """Pictures at places of their own, whose names keep nothing of the visitor's. Raises Refused."""
+    """Move uploads to a folder of their own, under names that say nothing about the visitor. Raises Refused."""
     place = place_of_uploads()
     place.mkdir(parents=True, exist_ok=True)
     before = time.time() - 3600 * Limits.read().upload_hours
@@ -193,7 +196,7 @@ async def _checked_call(receive: Receive) -> Receive:
     try:
         values: Any = json.loads(body or b"null")
     except (ValueError, RecursionError):
-        raise Refused(400, "the body of a call is JSON") from None
+        raise Refused(400, "the body of a call should be JSON") from None
     if not all(uploaded(path) for path in named_files(values)):
         raise Refused(403, "a call may name only the files that this visitor has just uploaded")
     sent = False
@@ -209,7 +212,7 @@ async def _checked_call(receive: Receive) -> Receive:
 
 
 def _with_headers(send: Send, download: str = "") -> Send:
-    """Send with what a browser must know: no type is guessed, and (`download`: a file's name) nothing is run."""
+    """`send` with security headers: the browser guesses no types, and runs nothing of a `download` (a file's name)."""
     policy = {"x-content-type-options": "nosniff", "content-security-policy": DOWNLOAD if download else PAGE}
     if download:
         policy["content-disposition"] = f"attachment; filename*=utf-8''{quote(download)}"

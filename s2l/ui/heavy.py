@@ -1,7 +1,7 @@
-"""torch and the other large libraries, imported once, behind the first picture.
+"""Import torch and the other large libraries once, in the background, while the first picture is already shown.
 
-They take seconds, and importing them in two threads at a time breaks them (half-made modules). So the page is built
-without them, a thread imports them after the start, and whatever needs them calls `ready` before its own import.
+The import takes seconds, and two threads that import at the same time can see half-initialised modules. So the page is
+built without these libraries, one thread imports them after the start, and code that needs them calls `ready` first.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _lock = threading.RLock()
 
 
 def ready() -> None:
-    """Wait until everything heavy is imported; imports it if nobody has begun."""
+    """Wait until all large libraries are imported; import them if no thread has begun."""
     with _lock:
         for name in MODULES:
             importlib.import_module(name)
 
 
 def begin(then: Callable[[], None]) -> None:
-    """Import in the background, then do the rest of what the first visitors would wait for."""
+    """Import in the background, then call `then`, which prepares what the first visitors would wait for."""
 
     def work() -> None:
         ready()

@@ -1,7 +1,7 @@
 """Pictures and figures as HTML: inline, so that nothing private gets a public address.
 
-HTML is `Markup`. Every function here, and `Markup.format` and `Markup.join`, escape a plain text and let `Markup` pass.
-So a name, a title or an error goes in as it is, and a forgotten `Markup` shows a tag as text instead of obeying it.
+HTML is `Markup`. Every function here, and `Markup.format` and `Markup.join`, escape plain text and leave `Markup` as it
+is. So a name, a title or an error can be passed directly, and where `Markup` is forgotten, a tag is shown as text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _uri(image: Image.Image, quality: int) -> str:
 
 
 def pixels_uri(pixels: np.ndarray, quality: int = 92) -> str:
-    """(H, W, 3) uint8 as an address that holds the picture itself."""
+    """(H, W, 3) uint8 as a data URI."""
     return _uri(Image.fromarray(np.ascontiguousarray(pixels)), quality)
 
 
@@ -40,12 +40,12 @@ def _file_uri(path: Path, modified: int) -> str:
 
 
 def file_uri(path: Path) -> str:
-    """A picture file, small, for the live view."""
+    """A picture file as a data URI in lower quality, for the live view."""
     return _file_uri(path, path.stat().st_mtime_ns)
 
 
 def picture(uri: str, alt: str, caption: str = "", hit: bool = False) -> Markup:
-    """One picture with what stands below it; `hit` gives it the thick frame."""
+    """One picture with its caption below; `hit` gives it the thick frame."""
     first, *more = caption.splitlines() or [""]
     lines = Markup("<br>").join([first, *(Markup("<b>{}</b>").format(line) if hit else line for line in more)])
     below = Markup("<figcaption>{}</figcaption>").format(lines) if caption else ""
@@ -54,14 +54,14 @@ def picture(uri: str, alt: str, caption: str = "", hit: bool = False) -> Markup:
 
 
 def choice(uri: str, alt: str, caption: str = "", **data: str | int) -> Markup:
-    """A picture that can be chosen with mouse or keyboard; `data` is what its click tells (see PICK)."""
+    """A picture that can be chosen with mouse or keyboard; a click sends `data` to the server (see PICK)."""
     attributes = Markup("").join(Markup(' data-{}="{}"').format(name, value) for name, value in data.items())
     below = Markup("<span>{}</span>").format(caption) if caption else ""
     button = Markup('<button type="button" class="pic"{}><img src="{}" alt="{}">{}</button>')
     return button.format(attributes, uri, alt, below)
 
 
-# For gr.HTML(js_on_load=...): a click on a button tells the server the button's data.
+# For gr.HTML(js_on_load=...): a click on a button sends the button's data to the server.
 PICK = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-pick]");
   if (button) trigger("click", {...button.dataset});
@@ -73,7 +73,7 @@ def pictures(figures: Iterable[str]) -> Markup:
 
 
 def block(*parts: str) -> Markup:
-    """The frame that the style sheet knows."""
+    """The parts in the element that the style sheet applies to."""
     return Markup('<div class="s2l">{}</div>').format(Markup("").join(parts))
 
 
@@ -84,7 +84,7 @@ def _svg(figure: Figure) -> str:
 
 
 def drawing(light: Figure, dark: Figure, alt: str) -> Markup:
-    """A figure for both themes: the style sheet shows the one that fits."""
+    """A figure for both themes, light and dark: the style sheet shows one of the two."""
     return Markup("").join(
         Markup('<div class="drawing only-{}"><img src="{}" alt="{}"></div>').format(name, _svg(figure), alt)
         for name, figure in (("light", light), ("dark", dark))
@@ -99,7 +99,7 @@ def progress_bar(share: float, label: str) -> Markup:
 
 
 def loss_curve(loss: list[list[float]], total: int) -> Markup:
-    """A live curve [[step, loss], ...] in the colours of the page: thin each step, thick its running mean."""
+    """A live curve [[step, loss], ...] in the page's colours: a thin line for each step, a thick one for the mean."""
     if len(loss) < 2:
         return Markup()
     width, height, left, bottom, top = 640, 190, 46, 24, 10
@@ -135,7 +135,7 @@ def loss_curve(loss: list[list[float]], total: int) -> Markup:
 def before_after(rows: Sequence[tuple[str, str, str]], hint: str) -> Markup:
     """Pictures that change from before to after under one slider.
 
-    `rows` has (address before, address after, what it is). The slider is a plain range input: it works with keys,
+    `rows` has (URI before, URI after, what it shows). The slider is a plain range input: it works with the keyboard
     and without the server.
     """
     cells = Markup("").join(
@@ -155,7 +155,7 @@ def before_after(rows: Sequence[tuple[str, str, str]], hint: str) -> Markup:
 
 @dataclass(frozen=True)
 class Strip:
-    """One line of dots: members above, held-out photos below, and the one that the visitor looks at."""
+    """One line of dots: members above, held-out photos below, and the photo that the visitor chose."""
 
     label: str
     members: Sequence[float]
@@ -165,7 +165,7 @@ class Strip:
 
 
 def strips(lines: Sequence[Strip], xlabel: str, mark: tuple[float, str] | None = None) -> Markup:
-    """Where one photo lies among all: a line of dots a strip, on a shared axis. `mark` is a vertical line."""
+    """Where one photo lies among all: one line of dots per strip, on a shared axis. `mark` is a vertical line."""
     every = np.concatenate([[*s.members, *s.nonmembers, s.chosen] for s in lines] + ([[mark[0]]] if mark else []))
     low, high = np.quantile(every, [0.005, 0.995])
     low, high = min(low, *(s.chosen for s in lines)), max(high, *(s.chosen for s in lines))

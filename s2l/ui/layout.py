@@ -1,7 +1,7 @@
-"""The page put together: its tabs, one session, and the events that belong to no single tab.
+"""The page as a whole: its tabs, one session, and the events that belong to no single tab.
 
-A session is one open page; `session.py` says what survives a refresh, `running.py` follows a run. A tab draws itself
-when it is opened, so opening the page costs no more than its first tab.
+A session is one open page; `session.py` says what survives a refresh, `running.py` follows a run. A tab is filled when
+it is opened, so opening the page costs no more than its first tab.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from s2l.ui.theme import STYLE, theme
 HEAD = Markup("""<div class="s2l-head"><h1>Shake-to-Leak Lab</h1>
 <p class="s2l-note">A teaching tool: the people here are <b>invented</b> and drawn by our own code. New words are
 explained in the glossary at the end of the page.</p></div>""")
-# Gradio keeps about a megabyte of every open page; a page whose share was dropped starts again from the browser's copy.
+# Gradio keeps about a megabyte for every open page; if it drops that, the page starts again from the browser's copy.
 MAX_SESSIONS = 300
 READY = "() => window.s2l.ready()"
 
@@ -46,7 +46,7 @@ def glossary() -> str:
 
 
 def build(backend: Backend, tabs: Sequence[Entry] = TABS) -> gr.Blocks:
-    """The page over a backend."""
+    """The page of a backend."""
     person = backend.showcase.record["config"]["domain"]["name"] if backend.showcase else ""
     # Gradio copies what is shared into this folder unless it is there already, and puts uploads there: guard.py.
     os.environ["GRADIO_TEMP_DIR"] = str(backend.public)
@@ -70,7 +70,7 @@ def build(backend: Backend, tabs: Sequence[Entry] = TABS) -> gr.Blocks:
 
 
 def _opening_a_tab(page: Context, name: str) -> None:
-    """The address follows, and the tab draws itself."""
+    """When a tab is opened, its name goes into the address, and the tab is drawn."""
     page.select[name].select(None, None, None, js=address(tab=name), **QUIET)
     drawn = page.select[name].select(
         partial(page.draw, name), page.drawn_from, [page.tab, *page.parts[name].outputs],
@@ -80,7 +80,7 @@ def _opening_a_tab(page: Context, name: str) -> None:
 
 
 def _another_run(page: Context) -> None:
-    """Another run is shown: the open tab is drawn again."""
+    """When another run is shown, the open tab is drawn again."""
     drawable = {component: None for part in page.parts.values() for component in part.outputs}
 
     def changed(tab: str, shown: str, quizzes: dict, state: dict, person: str, own: dict) -> dict:
@@ -97,7 +97,7 @@ def _another_run(page: Context) -> None:
 
 
 def _opening_the_page(page: Context, blocks: gr.Blocks) -> None:
-    """What an address and the browser's own copy say is put into the page."""
+    """When the page is opened, fill it with what its address and the browser's copy say."""
     panel = page.part(FineTune).panel
     advanced = [page.part(FineTune).advanced, page.part(SPSet).advanced]
     names = tuple(page.parts)
@@ -105,7 +105,7 @@ def _opening_the_page(page: Context, blocks: gr.Blocks) -> None:
     def opened(kept: dict, request: gr.Request) -> dict:
         opening = session.opening(kept, dict(request.query_params), page.backend, names, page.first)
         if opening.gone:
-            gr.Warning("There is no run at this address any more.")
+            gr.Warning("The run at this address no longer exists.")
         job, state, fields = opening.job, {"visitor": opening.visitor, "job": ""}, opening.form
         if job is not None:
             state["job"] = job.id
@@ -136,7 +136,7 @@ def _opening_the_page(page: Context, blocks: gr.Blocks) -> None:
 
 
 def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int | None = None) -> None:
-    """Serve the page, and return; `page.block_thread()` waits. Where: `server.serve` says."""
+    """Start serving the page, and return; `page.block_thread()` waits. `host` and `port`: see `server.serve`."""
     backend.public.mkdir(parents=True, exist_ok=True)
     page.queue(api_open=False).launch(
         theme=theme(), css_paths=[STYLE], head=first.head(backend.showcase),

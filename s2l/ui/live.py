@@ -78,7 +78,7 @@ def status_html(job: Job | None) -> Markup:
 
 
 def _now(live: dict) -> str:
-    """What the run is at: nothing to say of a stage while all so far came from the cache."""
+    """What the run is doing now; names no stage as long as every stage so far came from the cache."""
     stage = live.get("title") or live.get("stage")
     parts = [f"{stage}: {live['step']:,} of {live['total']:,} {live.get('unit', '')}".strip()] if stage else []
     if live.get("speed"):
@@ -106,13 +106,13 @@ def pictures_html(job: Job | None, store: Store) -> Markup:
 
 
 def _stage_folder(store: Store, relative: str) -> Path:
-    """A stage's folder, also when the stage was finished meanwhile and its folder renamed."""
+    """A stage's folder, even if the stage has finished since and its folder was renamed."""
     folder = store.root / relative
     return folder if folder.is_dir() else folder.with_name(folder.name.removesuffix(".partial"))
 
 
 def samples_html(job: Job | None, store: Store) -> Markup:
-    """The same four seeds again and again while the model trains: what the shake does to them."""
+    """Samples of the same four seeds during the training, which show what the shake changes."""
     if job is None or not job.live.get("samples_in"):
         return Markup()
     folder, columns = _stage_folder(store, job.live["samples_in"]), []

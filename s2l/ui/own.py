@@ -1,4 +1,4 @@
-"""Part of the Target tab: another lab and, where the server's owner allows it, a checkpoint and photos of one's own."""
+"""Part of the Target tab: another lab and, if the server's owner allows it, the visitor's own checkpoint and photos."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from s2l.ui.events import PRIVATE
 from s2l.ui.heavy import ready
 
 INTRO = f"""The same attack on a real Stable Diffusion checkpoint. It takes a GPU, or hours. **Photos are optional**:
-with photos that the model was trained on *and* photos from the same source that it was not, the page shows a ROC curve;
-without them it shows what an attacker without data sees, generations before and after, because nobody can say which
-score is right. At most {MAX_UPLOADS} pictures of each kind, 5 MB each. They are stored without camera data, read by
-your run only, and expire."""
+with photos that the model was trained on *and* photos from the same source that it was not trained on, the page shows a
+ROC curve. Without them, no score can be checked, and the page shows what an attacker without data sees: generations
+before and after. At most {MAX_UPLOADS} photos of each kind, 5 MB each. They are stored without camera data, used only
+for your run, and deleted after a while."""
 OTHER_LABS = """The same attack on another lab that comes with the program: name it, and one of its people. Each
 lab knows which photos it was trained on, so no photos are needed."""
 NAME_HINT = "one of the people in the paper, or another name"
@@ -43,7 +43,7 @@ def check_model(model: str, allowed: OwnModel) -> str:
     """
     model = str(model or "").strip()
     if model.startswith(PREFIX):
-        find_lab(model)  # an unknown name is told here
+        find_lab(model)  # raises for an unknown name
         return model
     ready()
     from s2l.model.checkpoints import HUB_ID
@@ -55,12 +55,12 @@ def check_model(model: str, allowed: OwnModel) -> str:
         raise UserError(f"this server offers {offered}: other checkpoints are not allowed here")
     name = model.removeprefix(HUB)
     if len(name) > 200 or not HUB_ID.fullmatch(name) or ".." in name:
-        raise UserError("a checkpoint is named as on the hub, OWNER/NAME or OWNER/NAME@REVISION")
+        raise UserError("a checkpoint should be named as on the hub, OWNER/NAME or OWNER/NAME@REVISION")
     return HUB + name
 
 
 def check_name(name: str | None, prompts: bool) -> str:
-    """A name that fixed prompts may call. A whole prompt in its place needs the owner's `prompts`. Raises UserError."""
+    """A name for the fixed prompts. If the owner allows `prompts`, any short text. Raises UserError."""
     return short_name(name) if prompts else plain_name(name)
 
 
@@ -84,13 +84,13 @@ def use(
     return checked | folders
 
 
-def whom(person: str, own: dict) -> str:
-    """Whom the next run is about: a person of the lab, or the name that goes with the visitor's own model."""
+def person_of_next_run(person: str, own: dict) -> str:
+    """The person of the next run: one of the lab, or the name that goes with the visitor's own model."""
     return own["name"] or person
 
 
 def paper_names() -> list[str]:
-    """Whom the paper targets: its list has 40 entries and one name twice."""
+    """The people in the paper's experiments: its list has 40 entries and one name twice."""
     ready()
     from s2l.data.domain import PAPER_DOMAINS
 
@@ -109,9 +109,9 @@ def chosen_html(own: dict, prompts: bool) -> Markup:
     elif own["members"]:
         photos = "with your photos of both kinds: there will be a ROC curve"
     else:
-        photos = "without photos: it is not known what the model was trained on, so there will be no ROC curve"
+        photos = "without photos: nobody knows what the model was trained on, so there will be no ROC curve"
     own_words = prompts or lab is not None
-    text = "your prompt of this tab" if own_words else "fixed prompts (“a photo of ...”, “a face of ...”)"
+    text = "the prompt from this tab" if own_words else "fixed prompts (“a photo of ...”, “a face of ...”)"
     return html.block(
         Markup('<p role="status">The next run uses <b>{}</b> on <b>{}</b>, {}. It uses {}.</p>').format(
             own["model"], own["name"], photos, text

@@ -1,4 +1,4 @@
-"""Predict, then reveal: the visitor's own answers, kept and compared with the attack's.
+"""Predict, then reveal: the visitor's answers are kept and compared with the attack's.
 
 Answers of one run are a plain dict that the browser keeps:
     {"rounds": [[chosen, right], ...], "auc": guess, "extracted": guess, "attack": skipped, "extraction": skipped}
@@ -21,7 +21,7 @@ ENOUGH = 10  # photos of a kind that must be left to ask about
 
 
 def clean(kept: object) -> dict[str, dict]:
-    """What the browser kept, as {run: answers}; anything else is forgotten, for a visitor may have edited it."""
+    """What the browser kept, as {run: answers}; anything else is dropped, because a visitor may have edited it."""
     if not isinstance(kept, dict):
         return {}
     quiz = {}
@@ -45,7 +45,7 @@ def _number(value: object) -> bool:
 
 
 def _asked(n: int) -> np.ndarray:
-    """Photos that a round may ask about: not those that the Target tab shows, where enough others are left."""
+    """Photos that a round may ask about: not those that the Target tab shows, if enough others are left."""
     return np.arange(backend.N_SHOWN if n >= backend.N_SHOWN + ENOUGH else 0, n)
 
 
@@ -91,7 +91,7 @@ def revealed(answers: dict, tab: str) -> bool:
 
 
 def question_html(result: Result, answers: dict) -> Markup:
-    """The next photo round, with what came of the last one."""
+    """The next photo round, with the outcome of the last one."""
     rounds = answers.get("rounds", [])
     last, frame = Markup(), Markup('<div class="quiz">{}{}</div>')
     if rounds:
@@ -114,11 +114,11 @@ def question_html(result: Result, answers: dict) -> Markup:
 
 
 def score_html(result: Result, answers: dict) -> Markup:
-    """The visitor's score beside every attack's on the same photos, and what it counts.
+    """The visitor's right answers beside those of every attack on the same photos.
 
-    How often an attack is right over all rounds says much about its AUC: it is told once the AUC is.
+    The share over all possible rounds gives away much of the AUC, so it is shown only once the AUC is.
     """
-    rounds, told = answers.get("rounds", []), revealed(answers, "attack")
+    rounds, show_share = answers.get("rounds", []), revealed(answers, "attack")
     mine = sum(chosen == right for chosen, right in rounds)
     rows = [("You", f"{mine} of {len(rounds)}", "")] if rounds else []
     for name, found in result.record["attacks"].items():
@@ -127,9 +127,9 @@ def score_html(result: Result, answers: dict) -> Markup:
         rows.append((title, f"{right} of {ROUNDS}", f"{100 * share_right(result, name):.0f} %"))
     rows.append(("Pure guessing, on average", f"{ROUNDS / CHOICES:g} of {ROUNDS}", f"{100 / CHOICES:g} %"))
     head = ("Which of four was a training photo?", f"right in these {ROUNDS} rounds", "in all possible rounds")
-    columns = len(head) if told else len(head) - 1
+    columns = len(head) if show_share else len(head) - 1
     why = Markup("An attack picks the photo with the highest score. {} rounds are few, so luck matters.").format(ROUNDS)
-    if told:
+    if show_share:
         why += Markup(
             " The <b>AUC</b> counts all pairs instead: in what share of them does the member score higher than the "
             "held-out photo? Guessing gives 0.5, so {} right picks and an AUC only a little above 0.5 do not "
@@ -140,7 +140,7 @@ def score_html(result: Result, answers: dict) -> Markup:
 
 
 def asked_attack(result: Result) -> AttackOutcome:
-    """The attack whose AUC is to be guessed: the last one, for the Story has told the first one's."""
+    """The attack whose AUC the visitor guesses: the last one, because the Story shows the first one's."""
     return list(result.record["attacks"].values())[-1]
 
 
@@ -161,7 +161,7 @@ def auc_html(result: Result, answers: dict) -> Markup:
 
 
 def check_count(result: Result, guess: float | None) -> float:
-    """A guessed number of photos. Raises UserError for none, and for one that cannot be."""
+    """A guessed number of photos. Raises UserError if it is missing or impossible."""
     n = result.record["domain"]["n_members"]
     if guess is None or not 0 <= guess <= n:
         raise UserError(f"enter your guess first: a number from 0 to {n}")

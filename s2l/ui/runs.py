@@ -1,4 +1,4 @@
-"""What every result tab needs: a run in one line, its pictures, figures drawn once, and its verdicts in words."""
+"""What every result tab needs: a run in one line, its pictures, its figures (cached), and its verdicts in words."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 EMPTY = Markup('<p class="quiet">No result to show yet: go through steps 1 to 3 and press Run.</p>')
 UNKNOWN = Markup(
-    "<p>It is not known which photos this model was trained on, so nothing can be compared here. An attacker without "
-    "data sees no more than this: what the model draws before and after fine-tuning (tabs SP set and Report). A ROC "
-    "curve needs photos of which somebody knows whether they were trained on.</p>"
+    "<p>It is not known which photos this model was trained on, so nothing can be compared here. The tabs SP set and "
+    "Report show all that an attacker without data sees: what the model generates before and after fine-tuning. A ROC "
+    "curve needs photos that are known to be members, and others that are known not to be.</p>"
 )
 
 
@@ -38,7 +38,7 @@ def what(result: Result) -> str:
 
 
 def picture_uris(result: Result, of: str, indices: Sequence[int]) -> list[str]:
-    """Addresses that hold pictures of one of the run's image sets."""
+    """Pictures of one of the run's image sets, as data URIs."""
     root = result.store.root / result.record["folders"][of]
     return [_uri(str(root), int(i)) for i in indices]
 
@@ -51,9 +51,9 @@ def _uri(folder: str, index: int) -> str:
 
 
 def closest(result: Result, of: Part) -> list[tuple[int, int]]:
-    """(photo, generation) of every photo, those first that any generation came closest to, before and after alike.
+    """(photo, its nearest generation before or after) of every photo, the closest pairs first.
 
-    Choosing by "after" alone would show a rise even where there is none.
+    Choosing by "after" alone would suggest a rise even if there is none.
     """
     found = result.extraction
     before, after = found["before"][of], found["after"][of]
@@ -68,7 +68,7 @@ _DRAWN: dict[tuple, Any] = {}
 
 
 def remembered(result: Result, name: str, make: Callable[[], T]) -> T:
-    """What the page shows of a finished run, made once: nothing in it can change."""
+    """The value of `make()` for a finished run, computed once: a finished run does not change."""
     if len(_DRAWN) > 400:
         _DRAWN.clear()
     key = (result.key, name)
@@ -92,7 +92,7 @@ def verdicts(result: Result) -> list[tuple[str, str, str]]:
 
 
 def headline_html(result: Result | None, example: bool = False, first: int | None = None) -> Markup:
-    """The verdicts in words with their intervals: all, or the `first` so many (the attacks come first)."""
+    """The verdicts in words with their intervals: all of them, or only the first `first` (the attacks come first)."""
     if result is None:
         return html.block(EMPTY)
     parts = [
@@ -102,7 +102,8 @@ def headline_html(result: Result | None, example: bool = False, first: int | Non
     note = Markup()
     if result.record["config"]["preset"] == "quick":
         note += Markup(
-            '<p class="quiet">A <em>quick</em> run: so few pictures and photos show how it works, not what leaks.</p>'
+            '<p class="quiet">A <em>quick</em> run: with so few pictures and photos it shows how the lab works, not '
+            "what leaks.</p>"
         )
     if reference_set(result.record):
         note += Markup("<p>{}</p>").format(warning(result.record))
@@ -125,12 +126,12 @@ def outcome_html(result: Result, group: Callable[[str], bool] = lambda _: True, 
 
 
 def generator(result: Result, *salt: int) -> np.random.Generator:
-    """Chance that is the same for everybody who looks at this run."""
+    """A random generator that is the same for everybody who looks at this run."""
     return np.random.default_rng([int(result.key[:8], 16), *salt])
 
 
 def chosen_photo(result: Result, picked: object) -> tuple[Part, int] | None:
-    """("members", 3) of what a click tells, if there is such a photo."""
+    """The photo that a click names ("members 3") as ("members", 3); None if there is no such photo."""
     name, _, number = str(picked).partition(" ")
     domain = result.record["domain"]
     counts: dict[Part, int] = {"members": domain["n_members"], "nonmembers": domain["n_nonmembers"]}

@@ -1,4 +1,4 @@
-"""The page and its worker, until somebody stops them: what `s2l app` and app.py start."""
+"""Serve the page and run its worker until Ctrl-C: what `s2l app` and app.py start."""
 
 from __future__ import annotations
 

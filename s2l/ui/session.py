@@ -1,7 +1,7 @@
 """What the page remembers of a visitor, and what an address opens.
 
 The browser keeps {"visitor", "job", "quiz", "form"}: a random id, the job that is watched, the answers and the fields.
-The address keeps `?run=` (a job's id or "showcase"), `&tab=` and `&class=1`. Both may have been edited by anybody.
+The address keeps `?run=` (a job's id or "showcase"), `&tab=` and `&class=1`. A visitor can edit both.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Opening:
     tab: str
     quiz: dict
     form: dict
-    gone: bool  # the address names a run that is no more
+    gone: bool  # the address names a run that no longer exists
     classroom: bool
 
 
 def opening(kept: object, address: dict[str, str], backend: Backend, tabs: tuple[str, ...], first: dict) -> Opening:
-    """What the browser kept and what the address asks for, as far as both make sense."""
+    """What to show: what the browser kept and what the address asks for, without anything invalid."""
     kept = EMPTY | (kept if isinstance(kept, dict) else {})
     visitor = kept["visitor"] if isinstance(kept["visitor"], str) and len(kept["visitor"]) >= 20 else ""
     visitor = visitor or secrets.token_urlsafe(16)
@@ -40,7 +40,7 @@ def opening(kept: object, address: dict[str, str], backend: Backend, tabs: tuple
     job = backend.jobs.job(asked if asked and asked != SHOWCASE else own)
     gone = bool(asked) and asked != SHOWCASE and job is None
     if (not asked or asked == SHOWCASE) and job is not None and job.visitor != visitor:
-        job = None  # once watched at somebody's address
+        job = None  # somebody else's run, which this visitor once opened by its link
     fallback = SHOWCASE if backend.showcase is not None else ""
     shown = job.id if job is not None and job.state == "done" and asked != SHOWCASE else fallback
     tab = address.get("tab", "")

@@ -19,7 +19,7 @@ from s2l.record import Result
 from s2l.ui import runs, session
 from s2l.ui.backend import SHOWCASE, Backend
 from s2l.ui.events import QUIET, in_a_sentence
-from s2l.ui.own import whom
+from s2l.ui.own import person_of_next_run
 
 POLL_SECONDS = 1.0
 
@@ -30,9 +30,9 @@ class View:
 
     shown    its id; "" for none, SHOWCASE for the example
     result   the run; None if there is none, or it is gone
-    answers  what this visitor predicted of it
+    answers  what this visitor predicted about it
     state    the visitor's session
-    person   whom the next run is about
+    person   the person of the next run
     """
 
     shown: str
@@ -47,7 +47,7 @@ class View:
 
 
 class Tab:
-    """One tab. Drawing nothing and connecting nothing is the default."""
+    """One tab. By default it draws nothing and has no events."""
 
     @classmethod
     def build(cls, page: Context) -> Self:
@@ -67,7 +67,7 @@ class Tab:
         """The events of this tab's own components; all tabs are built by then."""
 
     def follow(self, page: Context, drawn: Dependency) -> None:
-        """What takes seconds and comes after drawing. `drawn` is the event that drew a tab, perhaps another one."""
+        """What takes seconds and follows the drawing. `drawn` is the event that drew a tab, perhaps another one."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ T = TypeVar("T", bound=Tab)
 
 @dataclass
 class Context:
-    """One page while it is put together, and what its tabs share. Made inside `gr.Blocks`.
+    """One page while it is being built, and what its tabs share. Made inside `gr.Blocks`.
 
     first    first values of the fields
     fields   components of the page that stand for settings of a run, by name (form.py)
@@ -141,7 +141,7 @@ class Context:
     # --- the run that is shown ---
 
     def result_of(self, shown: str | None) -> Result | None:
-        """The run of that id; nothing, and a warning on the page, if it is gone."""
+        """The run with that id; None, with a warning on the page, if it no longer exists."""
         try:
             return self.backend.result_of(shown or "")
         except UserError as error:
@@ -160,11 +160,11 @@ class Context:
         return choices
 
     def draw(self, name: str, shown: str, quizzes: dict, state: dict, person: str, own: dict) -> dict:
-        """A tab, for the run that is shown. `person` and `own` say whom the next run is about."""
+        """A tab, for the run that is shown. `person` and `own` decide the person of the next run."""
         drawn: dict = {self.tab: name}
         if not self.parts[name].outputs:
             return drawn
-        view = View(shown, self.result_of(shown), quizzes.get(shown, {}), state, whom(person, own))
+        view = View(shown, self.result_of(shown), quizzes.get(shown, {}), state, person_of_next_run(person, own))
         return drawn | self.parts[name].draw(self, view)
 
     def predicts(self, name: str, clicked: Callable, guess: Callable[..., dict | None], *more: Any) -> None:

@@ -1,4 +1,4 @@
-"""The tabs of the page, one file each, in the order in which they stand. To add one, see CONTRIBUTING.md."""
+"""The tabs of the page, one file each, and their order. To add one, see CONTRIBUTING.md."""
 
 from s2l.ui.tab import Entry
 from s2l.ui.tabs import compare, extraction, finetune, membership, report, sp_set, story, target

@@ -78,7 +78,7 @@ def committed(folder: Path = RESULTS) -> dict[str, dict]:
             table = read_json(path)
             if isinstance(table, dict) and isinstance(table.get("rows"), dict) and "title" in table:
                 found[path.stem] = table
-    # People whom no setting was chosen on come first, and of those the main table.
+    # Tables over reporting people come first, and of those the main table.
     return dict(sorted(found.items(), key=lambda item: (item[1].get("role") != "reporting", item[0] != "main")))
 
 
@@ -106,7 +106,7 @@ def tables_html(folder: Path = RESULTS) -> Markup:
 
 @lru_cache(maxsize=2)
 def _tables_html(folder: Path, changed: float) -> Markup:
-    """Drawing takes a second: once for all visitors, and again when a file changed."""
+    """The same, drawn once for all visitors, because it takes a second; `changed` makes it new when a file changes."""
     ours = []
     for name, table in committed(folder).items():
         with suppress(KeyError, TypeError):  # of another version of the program
@@ -156,7 +156,7 @@ def _side(result: Result, title: str, own: set[str]) -> Markup:
     ]
     parts.append(runs.outcome_html(result))
     if differing:
-        parts.append(Markup("<p>Only here:</p><ul>{}</ul>").format(differing))
+        parts.append(Markup("<p>Settings that differ from the other run:</p><ul>{}</ul>").format(differing))
     return Markup('<div class="card">{}</div>').format(Markup("").join(parts))
 
 

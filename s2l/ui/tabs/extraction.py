@@ -10,14 +10,14 @@ from markupsafe import Markup, escape
 from s2l.errors import UserError
 from s2l.record import BOTH, Part, Result
 from s2l.ui import html, quiz, runs
-from s2l.ui.events import QUIET, told
+from s2l.ui.events import QUIET, click_value
 from s2l.ui.heavy import ready
 from s2l.ui.tab import Context, Tab, View
 
-INTRO = """**Step 5: do training photos come out?** Each model draws many pictures from the same random seeds. If one of
-them is nearly the same as a training photo, that photo is **extracted**. **l2** is the distance between their pixels:
-0 for identical pictures, about 0.3 for two photos of one person. The same search among held-out photos, which nobody
-trained on, is the **control**: what it finds is likeness, not leakage."""
+INTRO = """**Step 5: do training photos come out?** Each model generates many pictures from the same random seeds. If
+one of them is nearly the same as a training photo, that photo is **extracted**. **l2** is the distance between their
+pixels: 0 for identical pictures, about 0.3 for two photos of one person. The same search among held-out photos, which
+the model was not trained on, is the **control**: what it finds is likeness, not leakage."""
 MOST = 60  # cards that are drawn
 SHOW = {
     "all": "all training photos",
@@ -76,7 +76,7 @@ class Extraction(Tab):
 
         def card(shown: str, event: gr.EventData):
             result = page.result_of(shown)
-            chosen = runs.chosen_photo(result, told(event, "pick")) if result else None
+            chosen = runs.chosen_photo(result, click_value(event, "pick")) if result else None
             return detail_html(result, *chosen) if result and chosen else gr.skip()
 
         self.cards.click(card, page.shown, self.detail, **QUIET)
@@ -96,9 +96,10 @@ class Extraction(Tab):
 
 @dataclass(frozen=True)
 class Card:
-    """One photo with the seed that came closest to it: l2 of the generation of that seed before and after.
+    """One photo with the seed whose generation came closest to it.
 
-    `nearest` are the smallest l2 of any generation, before and after: what decides "extracted".
+    `l2` has the distances of that seed's generations to the photo, before and after; `nearest` the smallest distance of
+    any generation, before and after, which decides whether the photo is extracted.
     """
 
     photo: int
@@ -136,7 +137,7 @@ def cards(result: Result, of: Part) -> list[Card]:
 
 
 def selected(result: Result, show: str, sort: str) -> tuple[Part, list[Card]]:
-    """(set, cards) of a filter and an order; unknown ones count as the first of each."""
+    """(set, cards) of a filter and an order; an unknown name counts as the first of its kind."""
     of: Part = "nonmembers" if show == "control" else "members"
     delta, found = result.extraction["after"]["delta"], cards(result, of)
     if show == "extracted":
@@ -190,7 +191,7 @@ def cards_html(result: Result, show: str, sort: str) -> Markup:
         return html.block(
             Markup(
                 "<p class=quiet>{} photos. Each card shows one seed, before and after, beside the closest photo. "
-                'Choose one to see it among all.</p><div class="cards">{}</div>'
+                'Choose one to see its distance among all photos.</p><div class="cards">{}</div>'
             ).format(of_all, drawn)
         )
 
@@ -255,8 +256,8 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
     if not quiz.revealed(answers, "extraction"):
         text = html.block(
             Markup(
-                '<div class="quiz"><h3>First your prediction: how many come out?</h3><p>Each model drew {:,} pictures. '
-                "Before the shake, {} of {} training photos came out. How many after it?</p></div>"
+                '<div class="quiz"><h3>First your prediction: how many come out?</h3><p>Each model generated {:,} '
+                "pictures. Before the shake, {} of {} training photos came out. How many after it?</p></div>"
             ).format(found["after"]["n_generations"], change["before"], change["n_members"])
         )
         return hidden | {
@@ -283,7 +284,7 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
 
 
 def warm(result: Result) -> None:
-    """Draw what the first visitor would wait for."""
+    """Draw and cache what the first visitor would otherwise wait for."""
     if result.record["extraction"] is not None:
         for show in SHOW:
             cards_html(result, show, "closest")
@@ -295,7 +296,7 @@ def build() -> Extraction:
     gr.Markdown(INTRO, elem_classes="s2l-lead")
     question = gr.HTML(visible=False, elem_id="quiz-extraction")
     with gr.Column(visible=False) as guess_box:
-        guess = gr.Number(  # empty at first: a slider would stand on somebody's guess
+        guess = gr.Number(  # empty at first: a slider would always suggest a number
             None, label="Guess: training photos that come out after the shake", precision=0, placeholder="your guess",
             elem_id="quiz-extracted",
         )  # fmt: skip

@@ -15,13 +15,13 @@ from s2l.ui.backend import Backend
 from s2l.ui.events import LATEST, QUIET
 from s2l.ui.form import FIELDS, in_words
 from s2l.ui.heavy import ready
-from s2l.ui.own import NOT_OWN, whom
+from s2l.ui.own import NOT_OWN, person_of_next_run
 from s2l.ui.tab import Context, Tab
 from s2l.ui.tabs import running
 from s2l.ui.tabs.target import Target
 
 INTRO = """**Step 3: the shake.** The attacker trains the same model a little further, on the pictures that it
-drew itself. No private photo is involved. Then both models, before and after, are attacked in the same way:
+generated itself. No private photo is involved. Then both models, before and after, are attacked in the same way:
 *membership inference* asks for each photo "was the model trained on it?", and *extraction* generates many pictures
 and looks for copies of training photos among them."""
 # Fields that only some methods have.
@@ -54,7 +54,7 @@ class FineTune(Tab):
 
     @property
     def panel(self) -> list:
-        """What follows a run: `running.show_job` gives the values."""
+        """The components that show a run in progress; `running.show_job` gives their values."""
         return [
             self.status, self.pictures, self.loss, self.samples, self.log, self.cancel, self.resume, self.see,
         ]  # fmt: skip
@@ -98,7 +98,7 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
         percent = f"{share:.0f}" if share >= 10 else f"{share:.1f}" if share >= 0.1 else f"{share:.2g}"
         numbers = f"{trained:,} parameters are trained: {percent} % of the number in the model ({total:,})."
         rates = ", ".join(f"{rate:g}" for rate in learning_rates(config).values())
-        numbers += f" Its own learning rate is {rates}." if rates else ""
+        numbers += f" Default learning rate: {rates}." if rates else ""
     else:
         numbers = "Nothing is trained."
     sources = "; ".join(dict.fromkeys(FINETUNERS[m].source for m in config.methods))
@@ -107,8 +107,8 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
 
 
 def run_label(person: str, own: dict) -> str:
-    """What the Run button says: whom the next run is about."""
-    return f"Run: {whom(person, own)}"
+    """The label of the Run button, with the person of the next run."""
+    return f"Run: {person_of_next_run(person, own)}"
 
 
 def visible_fields(methods: str) -> dict[str, bool]:
@@ -125,7 +125,7 @@ def visible_fields(methods: str) -> dict[str, bool]:
 
 
 def choices(fields: dict) -> dict:
-    """The methods and attacks to choose from: known once torch is loaded, which the page does not wait for."""
+    """The methods and attacks to choose from. They are known only once torch is loaded, after the page is shown."""
     ready()
     from s2l.attacks import ATTACKS
     from s2l.finetune import legal_combinations
@@ -137,7 +137,7 @@ def choices(fields: dict) -> dict:
 
 
 def build(fields: dict, first: dict) -> FineTune:
-    """Add the tab's components to the page and to `fields`. `choices` fills what is empty at first."""
+    """Add the tab's components to the page and to `fields`. `choices` fills the lists of methods and attacks later."""
     gr.Markdown(INTRO, elem_classes="s2l-lead")
     shown = {name: OF_METHOD.get(name, first["methods"]) == first["methods"] for name in FIELDS}
 
@@ -154,11 +154,11 @@ def build(fields: dict, first: dict) -> FineTune:
             )  # fmt: skip
             with gr.Row():
                 number("max_train_steps")
-                number("learning_rate", "0: the method's own", None, step=1e-5)
+                number("learning_rate", "0: the method's default", None, step=1e-5)
                 number("rank", "size of LoRA's matrices")
                 number("num_vectors", "tokens that stand for the name")
-                number("prior_loss_weight", "of the class pictures", None, step=0.1)
-                number("noise_sigma", "standard deviation", None, step=1e-4)
+                number("prior_loss_weight", "weight of the class pictures", None, step=0.1)
+                number("noise_sigma", "its standard deviation", None, step=1e-4)
         with gr.Column():
             card = gr.HTML(elem_id="method-card")
     fields["methods"] = method
@@ -181,7 +181,7 @@ def build(fields: dict, first: dict) -> FineTune:
             number("n_generations", "before and after, each")
             number("extraction_guidance", None, None, step=0.5)
             number("delta", None, None, step=0.01)
-            number("unshake", "empty: off; above 0, the attacks get a step away from the change", None, step=0.5)
+            number("unshake", "w; empty: off. Attacks base + w (base - fine-tuned)", None, step=0.5)
             fields["unshake_space"] = gr.Dropdown(
                 [("weights", "weights"), ("scores, at twice the cost", "scores")], value=first["unshake_space"],
                 label=FIELDS["unshake_space"].label, elem_id="unshake_space",

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from s2l.errors import UserError, unknown
 from s2l.record import Part, Result, When
 from s2l.ui import html, quiz, runs
-from s2l.ui.events import LATEST, QUIET, in_a_sentence, number, told
+from s2l.ui.events import LATEST, QUIET, click_value, in_a_sentence, number
 from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a score; members should score
@@ -65,7 +65,7 @@ class Membership(Tab):
 
         def photo(shown: str, event: gr.EventData):
             result = page.result_of(shown)
-            chosen = runs.chosen_photo(result, told(event, "pick")) if result else None
+            chosen = runs.chosen_photo(result, click_value(event, "pick")) if result else None
             return detail_html(result, *chosen) if result and chosen else gr.skip()
 
         self.ranked.click(photo, page.shown, self.detail, **QUIET)
@@ -95,7 +95,7 @@ class Membership(Tab):
 
         def chose(data: dict, event: gr.EventData) -> dict | None:
             result, answers = page.result_of(data[page.shown]), data[page.quizzes].get(data[page.shown], {})
-            rounds, picked = answers.get("rounds", []), told(event, "pick")
+            rounds, picked = answers.get("rounds", []), click_value(event, "pick")
             if result is None or len(rounds) >= quiz.ROUNDS or picked not in [str(i) for i in range(quiz.CHOICES)]:
                 return None
             _, right = quiz.four(result, len(rounds))
@@ -112,7 +112,7 @@ class Membership(Tab):
 
 
 def ranking(result: Result, attack: str, when: When) -> list[tuple[Part, int, float]]:
-    """(set, index, score) of every photo, the most suspicious first; ties put held-out photos first, as a warning."""
+    """(set, index, score) of every photo, highest score first; in a tie, held-out photos first (the attack's worst)."""
     members, nonmembers = result.scores(attack, when)
     rows: list[tuple[Part, int, float]] = [("nonmembers", i, float(s)) for i, s in enumerate(nonmembers)]
     rows += [("members", i, float(s)) for i, s in enumerate(members)]
@@ -124,7 +124,7 @@ def _count(accused: object) -> int:
 
 
 def model_of(when: str) -> When:
-    """What a visitor's choice of a model means. Raises UserError."""
+    """The model that a visitor chose: "before" or "after". Raises UserError."""
     for known in WHENS:
         if known == when:
             return known
@@ -141,7 +141,7 @@ def operating_point(result: Result, attack: str, when: str, accused: int) -> dic
     model = model_of(when)
     order = ranking(result, attack, model)
     if not 0 <= accused <= len(order):
-        raise UserError(f"the number of accused photos is from 0 to {len(order)} (given: {accused})")
+        raise UserError(f"the number of accused photos should be from 0 to {len(order)} (given: {accused})")
     found = sum(of == "members" for of, _, _ in order[:accused])
     n_members, n_held_out = (len(s) for s in result.scores(attack, model))
     return {
@@ -197,7 +197,7 @@ def roc_html(result: Result, attack: str, log: bool) -> Markup:
     found = result.record["attacks"][attack]
     aucs = " and ".join(f"{found[when]['auc']:.3f} {when}" for when in WHENS)
     if log:
-        alt = "The same ROC curve with both axes logarithmic, which enlarges the corner of few false accusations"
+        alt = "The same ROC curve with both axes logarithmic, which enlarges the part with few false accusations"
     else:
         alt = f"ROC curve of {found['title']}: AUC {aucs} fine-tuning"
     name = f"{'log ' if log else ''}roc {attack}"
@@ -207,7 +207,7 @@ def roc_html(result: Result, attack: str, log: bool) -> Markup:
 
 
 def ranked_html(result: Result, attack: str, when: When) -> Markup:
-    """Every photo, the most suspicious first. A rule of the style sheet frames the accused ones."""
+    """Every photo, highest score first. A style rule frames the accused ones."""
 
     def make() -> Markup:
         order = ranking(result, attack, when)[:MOST]
@@ -275,21 +275,22 @@ def detail_html(result: Result, of: str, index: int) -> Markup:
 
 
 def scores_html(result: Result, attack: str) -> Markup:
-    """The histograms, and the table of everything that was measured of this attack."""
+    """The histograms, and the table of everything that was measured for this attack."""
     from s2l import figures
 
     title = result.record["attacks"][attack]["title"]
     drawing = runs.drawn(
         result, f"histogram {attack}", lambda dark: figures.score_histogram_figure(result, attack, dark),
-        f"Histogram of {title} scores of members and held-out photos, before and after: the overlap is the doubt",
+        f"Histogram of {title} scores of members and held-out photos, before and after: where they overlap, "
+        "the attack cannot tell them apart",
     )  # fmt: skip
     return html.block(
         Markup("<h3>How the scores overlap</h3>"), drawing, Markup("<h3>The numbers</h3>"),
         runs.outcome_html(result, lambda group: group in (title, "Blind control"), detail=True),
         Markup(
-            "<p class=quiet>TPR at 1 % FPR rests on very few held-out photos here; where there are too few, no number "
-            "is given. The blind control never sees the model: if it were far from 0.5, the photos themselves would "
-            "differ.</p>"
+            "<p class=quiet>TPR at 1 % FPR depends on very few held-out photos here; where there are too few, no "
+            "number is given. The blind control never sees the model: if its AUC is far from 0.5, the two groups of "
+            "photos differ by themselves.</p>"
         ),
     )  # fmt: skip
 
@@ -368,7 +369,7 @@ def redraw(tab: Membership, result: Result, attack: str, when: str, accused: int
 
 
 def warm(result: Result) -> None:
-    """Draw what the first visitor would wait for."""
+    """Draw and cache what the first visitor would otherwise wait for."""
     for attack in result.record["attacks"]:
         frame(result, attack)
         for log in (False, True):

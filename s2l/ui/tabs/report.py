@@ -16,9 +16,9 @@ from s2l.ui.backend import Backend
 from s2l.ui.events import PRIVATE, QUIET
 from s2l.ui.tab import Context, Tab, View
 
-INTRO = """**Step 7: take it with you.** The report is one HTML file that needs no network; the JSON has every score and
-every setting; the command makes the same run again on any machine. The link opens this page on this run: whoever has
-it may look, nobody else."""
+INTRO = """**Step 7: take it with you.** The report is one HTML file that needs no network. The JSON file has every
+score and every setting. The command repeats the run on any machine. The link opens this page with this run; only people
+who have the link can see it."""
 
 
 ABSOLUTE = "(link) => new URL(link, window.location.href.split('?')[0]).href"
@@ -67,7 +67,7 @@ def loss_html(result: Result) -> Markup:
 
 
 def draw(tab: Report, result: Result | None, run: str, example: bool) -> dict:
-    """Everything that the tab shows for a run at once; the files follow (`files`)."""
+    """What the tab shows for a run at once; `files` adds the files later."""
     if result is None:
         hidden = {c: gr.update(visible=False) for c in tab.outputs if c is not tab.headline}
         return hidden | {tab.headline: gr.update(value=runs.headline_html(None), visible=True)}
@@ -97,7 +97,7 @@ def files(tab: Report, backend: Backend, result: Result | None) -> dict:
 
 
 def command_of(result: Result) -> str:
-    """The command that makes the run again."""
+    """The command that repeats the run."""
     try:
         return findings.command_of(result)
     except UserError:
@@ -112,11 +112,11 @@ def build() -> Report:
         html_file = gr.DownloadButton("Report (HTML)", visible=False, elem_id="report-html")
         json_file = gr.DownloadButton("result.json", visible=False, elem_id="result-json")
     command = gr.Code(
-        label="The command that makes this run again", language="shell", interactive=False, visible=False,
+        label="The command that repeats this run", language="shell", interactive=False, visible=False,
         elem_id="command",
     )  # fmt: skip
     link = gr.Textbox(
-        label="Share link", info="opens this run's attack; whoever has it may look, and only you may stop the run",
+        label="Share link", info="opens this run; everybody who has the link can see it, but not stop it",
         interactive=False, visible=False, buttons=["copy"], elem_id="share-link",
     )  # fmt: skip
     loss = gr.HTML(elem_id="loss")

@@ -1,4 +1,4 @@
-"""Part of the Fine-tune tab: from a click on Run to a finished job, by a poll of what the worker wrote."""
+"""Part of the Fine-tune tab: Run, Stop and Resume, and the poll that follows a job until it ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def show_job(store: Store, job: Job | None, visitor: str) -> list:
 
 
 def signature(job: Job | None) -> str:
-    """What the panel shows, as one text: as long as it stays the same, nothing is sent."""
+    """What the panel shows, as one text. While it stays the same, nothing is sent to the browser."""
     return "" if job is None else f"{job.state}{job.ahead}{job.waiting}{job.stopping}{job.message}{job.live}"
 
 

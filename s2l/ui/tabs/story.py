@@ -1,4 +1,4 @@
-"""The Story tab: the attack in one picture, from a finished run. Drawn before anything heavy is loaded."""
+"""The Story tab: the attack in one picture, from a finished run. Shown before torch is loaded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from s2l.ui.backend import Backend
 from s2l.ui.tab import Context, Tab
 
 INTRO = """**In one minute.** A text-to-image model was trained on private photos. Somebody who has the model, but none
-of the photos, asks it to draw one person, and fine-tunes it on those drawings: the *shake*. Does it then give away
-more about the photos? The paper *Shake to Leak* (2024) found that it does, on Stable Diffusion. Below is one real run
-of ours on a small model, whatever it showed. Move the slider, read the numbers, then make your own prediction."""
+of the photos, lets it generate pictures of one person, and fine-tunes it on those pictures: the *shake*. Does the model
+then give away more about the photos? The paper *Shake to Leak* (2024) found that it does, on Stable Diffusion. Below is
+a run of ours on a small model. Move the slider, read the numbers, then make your own prediction."""
 N_SHOWN = 6
 
 
@@ -37,7 +37,7 @@ class Story(Tab):
 
 
 def slider(result: Result) -> Markup:
-    """Same seeds before and after, above the training photos that they came closest to."""
+    """Pictures of the same seeds before and after, above the training photos that are closest to them."""
     folders = result.record["folders"]
     if result.record["extraction"] is not None:
         photos, generations = zip(*runs.closest(result, "members")[:N_SHOWN], strict=True)
@@ -59,8 +59,8 @@ def slider(result: Result) -> Markup:
         ]
         parts.append(
             Markup(
-                '<p class="quiet">Below each one: the private training photo that it comes closest to. {} of {} '
-                "photos are shown: those that came closest, before or after.</p>"
+                '<p class="quiet">Below each one: the private training photo closest to it. {} of {} photos are '
+                "shown: those with the closest generations, before or after.</p>"
                 '<div class="ba"><div class="row">{}</div></div>'
             ).format(len(photos), result.record["domain"]["n_members"], Markup("").join(nearest))
         )
@@ -76,9 +76,9 @@ def _card(title: str, before: str, after: str, small: str, verdict: str, tone: s
 
 
 def headlines_html(result: Result) -> Markup:
-    """The headline numbers with intervals: how well an attacker tells, how many photos came out, and both models.
+    """The main numbers with intervals: how well an attack works, how many photos came out, and both models together.
 
-    What the next tabs ask the visitor to predict stays open here: the count after the shake, and every other attack.
+    What later tabs ask the visitor to predict is left out: the count after the shake, and every other attack.
     """
     record, words = result.record, runs.verdicts(result)
     cards, tones = [], []
@@ -103,8 +103,9 @@ def headlines_html(result: Result) -> Markup:
                 f"{extraction['before']['delta']:g})",
                 str(extraction["difference"]["before"]),
                 "?",
-                f"The first number is before the shake; of {extraction['before']['nonmembers']['n_references']} photos "
-                f"that no model ever saw, the search finds {extraction['before']['nonmembers']['distinct']} there.",
+                "The first number is before the shake. As a control, the same search finds "
+                f"{extraction['before']['nonmembers']['distinct']} of "
+                f"{extraction['before']['nonmembers']['n_references']} photos that the model was not trained on.",
                 "How many after it? Step 5 asks for your guess, then shows the count and its interval",
                 "",
             )
@@ -130,16 +131,17 @@ def headlines_html(result: Result) -> Markup:
         if not any(tones)
         else "At least one of these AUCs rose by more than chance explains."
         if "up" in tones
-        else "Every AUC that changed by more than chance explains fell: here the shake made the model leak less."
+        else "Every AUC that changed by more than chance explains fell: here the shake made the attack weaker."
     )
     if record["domain"].get("role") == "calibration":
         note += (
-            f" {record['domain']['name']} is one of the people our settings were chosen on, which flatters the result."
+            f" Our settings were chosen on {record['domain']['name']} among others, so this result may look better "
+            "than one for a new person."
         )
     secmi = record["attacks"].get("secmi")
     if reference is not None and secmi is not None and secmi["shake_reference"] is not None:
         change = secmi["shake_reference"]["difference"]
-        note += f" Judged with both models, the SecMI attack changes by {change['difference']:+.3f}."
+        note += f" With both models together, the AUC of the SecMI attack changes by {change['difference']:+.3f}."
     return Markup(
         '<div class="heads">{}</div><p class="quiet">{} One person and one run: the Compare tab has more people and '
         "the paper's own numbers.</p>"
@@ -159,11 +161,11 @@ def _flow(result: Result) -> Markup:
     steps = (
         ("Private photos", f"The model was trained on photos of {name}. Nobody outside has them.",
          thumbs("members", "training photo")),
-        ("Ask for drawings", f"The attacker knows the name, and lets the model draw {name}: the SP set.",
+        ("Generate", f"The attacker knows the name and generates pictures of {name} with the model: the SP set.",
          thumbs("sp_set", "picture of the SP set")),
-        ("Shake", "The same model is fine-tuned on its own drawings. No private photo is involved.",
+        ("Shake", "The same model is fine-tuned on these pictures. No private photo is involved.",
          thumbs("after", "generation after fine-tuning")),
-        ("Attack, twice", "Which photos were trained on? Which come out? Asked before and after, the same way.", ""),
+        ("Attack, twice", "Which photos was the model trained on? Which come out? Both before and after.", ""),
     )  # fmt: skip
     items = Markup("").join(Markup("<li class=card><h4>{}</h4><p>{}</p>{}</li>").format(*step) for step in steps)
     return Markup('<h3>How it works</h3><ol class="flow">{}</ol>').format(items)

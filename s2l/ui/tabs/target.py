@@ -18,16 +18,16 @@ from s2l.worlds.people import words_of
 
 INTRO = """**Step 1: choose whose photos are at stake.** A text-to-image model was trained on photos of
 {people} invented people: {n_members} photos of each. A photo that it was trained on is a **member**. The attacker
-has the model and a name, but none of the photos. Shake-to-Leak asks: can the attacker make the model reveal
+has the model and a name, but none of the photos. The question is: can the attacker make the model reveal
 more about its members? Pick a person and see what is private."""
 PRIVATE = Markup(
     "What is private: <em>which</em> photos the model was trained on, and the photos themselves. Members and held-out "
-    "photos look alike because they come from the same source; only the model has seen the difference. A photo that "
-    "was repeated in training is remembered best."
+    "photos look alike because they come from the same source; only the members were used in training. Photos that "
+    "were repeated in training tend to be remembered best."
 )
 
 
-# A click on a picture names the person; the chosen one is framed by a style rule, so nothing is drawn again.
+# A click on a picture sends the person's name. A style rule frames the chosen one, so no picture is sent again.
 ON_CLICK = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-name]");
   if (button) trigger("click", {name: button.dataset.name});
@@ -66,7 +66,7 @@ class Target(Tab):
 
 
 def words_html(prompt: str, person: str) -> Markup:
-    """The prompt with the words marked that no caption of the lab contains."""
+    """The prompt, in which words that no caption of the lab contains are marked."""
     if not prompt.strip():
         return html.block(Markup("<p>The prompt is empty: write a few words.</p>"))
     if len(prompt) > MAX_PROMPT_CHARACTERS:
@@ -82,9 +82,9 @@ def words_html(prompt: str, person: str) -> Markup:
             for word in prompt.split()
         )
         says.append(
-            Markup("<p>{}</p><p class=quiet>Marked words were in no caption of the lab: it can only guess.</p>").format(
-                shown
-            )
+            Markup(
+                "<p>{}</p><p class=quiet>Marked words are in no caption of the lab: the model does not know them.</p>"
+            ).format(shown)
         )
     elif named:
         says.append(Markup('<p class="quiet">All these words occur in captions of the lab.</p>'))
@@ -122,7 +122,7 @@ def photos_html(backend: Backend, name: str) -> Markup:
         Markup(
             "<p>{}</p><div class=two><div><h3>Members: {} of the {} photos the model was trained on</h3>"
             "<p class=quiet>With the number of times each one was repeated in training.</p>{}</div>"
-            "<div><h3>Held out: photos that no model ever saw</h3>"
+            "<div><h3>Held out: photos the model was not trained on</h3>"
             "<p class=quiet>{} too, from the same source.</p>{}</div></div>"
         ).format(
             PRIVATE, len(members), backend.facts["n_members"], _pictures(members, name, "member"), name,
