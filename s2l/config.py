@@ -140,6 +140,20 @@ class SPSetConfig(Settings):
         1000, ge=0, title="First seed", description="Seed of the first picture; the others follow.",
         json_schema_extra={"app_max": MAX_APP_SEED},
     )  # fmt: skip
+    together: tuple[str, ...] | None = Field(
+        None, min_length=1, max_length=1000, title="Shaken together",
+        description="Other people, separated by commas: one model is fine-tuned on the SP sets of all of them.",
+    )  # fmt: skip
+
+    @field_validator("together")
+    @classmethod
+    def _names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        names = tuple(check_prompt(name) for name in value)
+        if len({name.lower() for name in names}) < len(names):
+            raise ValueError("a person is named twice")
+        return names
 
 
 # Spellings of the original authors and short forms.
@@ -348,6 +362,10 @@ class RunConfig(Settings):
         ex = range(self.extraction.seed, self.extraction.seed + self.extraction.pool_size)
         if sp.start < ex.stop and ex.start < sp.stop:
             raise ValueError("the seeds of the SP set and of the extraction overlap: move one of the two `seed` fields")
+        if self.sp_set.together and self.domain.name.lower() in map(str.lower, self.sp_set.together):
+            raise ValueError(
+                f"{self.domain.name} is the person under test: name only the others who are shaken together"
+            )
         return self
 
 

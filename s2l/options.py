@@ -31,6 +31,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "calibration-share": ("domain.calibration_share",),
     "prompt": ("sp_set.prompts",),
     "set-size": ("sp_set.set_size",),
+    "together": ("sp_set.together",),
     "guidance": ("sp_set.sampler.guidance_scale", "extraction.sampler.guidance_scale"),
     "method": ("finetune.methods",),
     "steps": ("finetune.max_train_steps",),

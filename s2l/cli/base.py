@@ -128,6 +128,7 @@ CalibrationShare = Annotated[float | None, _of("calibration-share")]
 AttackNames = Annotated[str | None, _of("attacks", "--attacks")]
 Prompt = Annotated[str | None, _of("prompt")]
 SetSize = Annotated[int | None, _of("set-size")]
+Together = Annotated[str | None, _of("together")]
 Guidance = Annotated[float | None, _of("guidance")]
 Generations = Annotated[int | None, _of("n-generations")]
 SeedPool = Annotated[int | None, _of("seed-pool")]
@@ -254,6 +255,11 @@ def attack_names(text: str | None) -> tuple[str, ...] | None:
     from s2l.attacks import get_attack
 
     return tuple(get_attack(name).name for name in names)
+
+
+def names_of(text: str | None) -> tuple[str, ...] | None:
+    """ "Taro Quillan, Oona Brask" -> their names."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def section(name: str, preset_name: str, domain: str | None, over: dict):

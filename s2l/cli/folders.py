@@ -95,7 +95,7 @@ def make_sp_set(model: DiffusionModel, name: str, config: SPSetConfig, folder: P
     """The SP set of the prompts in `folder`; resumes from what is there."""
     sp_set.check_disk(folder, range(config.seed, config.seed + config.set_size), model.resolution)
     claim(folder, GENERATION, {"model": model.key, "sampler": config.sampler.model_dump(mode="json")})
-    return halving(lambda: sp_set.generate_sp_set(model, Domain(name, None), config, folder, progress), "SP set")
+    return halving(lambda: sp_set.generate_sp_set(model, name, config, folder, progress), "SP set")
 
 
 def make_generations(

@@ -39,6 +39,7 @@ def run(
     ] = None,
     prompt: base.Prompt = None,
     set_size: base.SetSize = None,
+    together: base.Together = None,
     guidance: base.Guidance = None,
     steps: base.Steps = None,
     learning_rate: base.LearningRate = None,
@@ -76,7 +77,8 @@ def run(
             "model": model, "members": base.text_of(members),
             "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers,
             "calibration-share": calibration_share, "prompt": prompt,
-            "set-size": set_size, "guidance": guidance, "steps": steps, "learning-rate": learning_rate, "rank": rank,
+            "set-size": set_size, "together": base.names_of(together), "guidance": guidance, "steps": steps,
+            "learning-rate": learning_rate, "rank": rank,
             "train-batch-size": train_batch_size, "n-generations": n_generations, "seed-pool": seed_pool,
             "guidance-w": guidance_w, "unshake": unshake, "unshake-space": unshake_space, "seed": seed,
         }  # fmt: skip

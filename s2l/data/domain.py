@@ -51,6 +51,11 @@ class ImageSet:
         """(N, 3, H, W) float32 in [0, 1]."""
         return self.images.float() / 255
 
+    def __add__(self, other: ImageSet) -> ImageSet:
+        """These images, then those of another set of the same size in pixels."""
+        images = torch.cat([self.images, other.images])
+        return ImageSet(images, self.captions + other.captions, self.ids + other.ids)
+
     def subset(self, indices) -> ImageSet:
         indices = [int(i) for i in indices]
         return ImageSet(

@@ -21,7 +21,7 @@ from PIL import Image
 
 from s2l.config import PromptPart, SamplerConfig, SPSetConfig
 from s2l.data.decode import Unreadable, decode
-from s2l.data.domain import Domain, ImageSet
+from s2l.data.domain import ImageSet
 from s2l.data.photos import pixel_array
 from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
@@ -158,10 +158,10 @@ def load_images(folder: str | Path) -> ImageSet:
 
 
 def generate_sp_set(
-    model: DiffusionModel, domain: Domain, config: SPSetConfig, folder: Path, progress: Progress = silent
+    model: DiffusionModel, name: str, config: SPSetConfig, folder: Path, progress: Progress = silent
 ) -> ImageSet:
-    """The SP set of a person (Shake-to-Leak, step 1), in `folder`."""
+    """The SP set of the person called `name` (Shake-to-Leak, step 1), in `folder`."""
     seeds = range(config.seed, config.seed + config.set_size)
     check_disk(folder, seeds, model.resolution)  # before 100,000 prompts are drawn
-    prompts = [prompt_of(config.prompts, domain.name, config.suffix, seed) for seed in seeds]
+    prompts = [prompt_of(config.prompts, name, config.suffix, seed) for seed in seeds]
     return generate_images(model, prompts, seeds, config.sampler, folder, "sp_set", progress)

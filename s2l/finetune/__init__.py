@@ -21,18 +21,18 @@ from s2l.finetune.catalogue import (
 )
 
 if TYPE_CHECKING:
-    from s2l.finetune.method import Examples, check_scalable, weights_of
+    from s2l.finetune.method import Examples, check_scalable, renaming_methods, weights_of
     from s2l.finetune.tune import finetune, load_finetuned, map_caption, mapped_captions
 
 __all__ = [
     "FINETUNERS", "Examples", "Finetuner", "check_scalable", "finetune", "learning_rates", "legal_combinations",
-    "load_finetuned", "map_caption", "mapped_captions", "method_settings", "parse", "settings_of", "spelled_out",
-    "weight_methods", "weights_of",
+    "load_finetuned", "map_caption", "mapped_captions", "method_settings", "parse", "renaming_methods", "settings_of",
+    "spelled_out", "weight_methods", "weights_of",
 ]  # fmt: skip
 
 _WITH_TORCH = {
-    "Examples": "method", "check_scalable": "method", "weights_of": "method", "finetune": "tune",
-    "load_finetuned": "tune", "map_caption": "tune", "mapped_captions": "tune",
+    "Examples": "method", "check_scalable": "method", "renaming_methods": "method", "weights_of": "method",
+    "finetune": "tune", "load_finetuned": "tune", "map_caption": "tune", "mapped_captions": "tune",
 }  # fmt: skip
 
 

@@ -96,3 +96,8 @@ def objective_of(name: str) -> ObjectiveMethod | None:
 def caption_map(name: str) -> CaptionMap | None:
     """How a method changes captions; None if the person keeps the name."""
     return cast("CaptionMap | None", getattr(FINETUNERS.known(name).load_module(), "map_caption", None))
+
+
+def renaming_methods(methods: Sequence[str]) -> list[str]:
+    """The methods of a combination that put a new word in the place of the person's name in captions."""
+    return [name for name in methods if caption_map(name) is not None]

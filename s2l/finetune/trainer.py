@@ -79,6 +79,15 @@ def _draw_samples(model: DiffusionModel, examples: Examples, folder: Path, step:
     return names
 
 
+def _capturable(model: DiffusionModel, config: FineTuneConfig, batch_size: int, n_processes: int) -> bool:
+    """Whether every step is the same passes on one GPU: then they are launched as one CUDA graph."""
+    whole = config.gradient_accumulation_steps == 1 and batch_size <= model.runtime.train_batch_size
+    text = any(p.requires_grad for p in model.text_encoder.parameters())  # distinct captions: their number varies
+    checkpointing = model.memory.gradient_checkpointing
+    half = model.fast_dtype == torch.float16  # the gradients' scale changes from step to step
+    return model.device.type == "cuda" and n_processes == 1 and whole and not (text or checkpointing or half)
+
+
 def train(
     model: DiffusionModel,
     groups: list[dict],
@@ -130,6 +139,7 @@ def train(
     fit(
         model, state, _training_set(model, examples), batches, config.max_train_steps, folder,
         max_grad_norm=config.max_grad_norm, accumulation=config.gradient_accumulation_steps, plain_attention=True,
+        capture=_capturable(model, config, wanted, team.num_processes),
         checkpoint_seconds=checkpoint_seconds, listen=listen, stage="finetune",
     )  # fmt: skip
     if state.average is not None:

@@ -12,7 +12,7 @@ from s2l.data.domain import ImageSet
 from s2l.data.sp_set import processes
 from s2l.errors import UserError
 from s2l.finetune.catalogue import learning_rates, parse, spelled_out, weight_methods
-from s2l.finetune.method import Examples, caption_map, check_scalable, objective_of, weights_of
+from s2l.finetune.method import Examples, caption_map, check_scalable, objective_of, renaming_methods, weights_of
 from s2l.finetune.trainer import train
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Progress, silent
@@ -85,7 +85,7 @@ def mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig) -> tupl
     """The captions to train with. Raises UserError if a method replaces the name and no caption contains it."""
     methods = parse("+".join(config.methods))
     captions = tuple(map_caption(caption, name, config) for caption in sp_set.captions)
-    maps = [m for m in methods if caption_map(m) is not None]
+    maps = renaming_methods(methods)
     renames = map_caption("Name", "Name", config) != "Name"  # DreamBooth can be told to keep the name
     if renames and captions == sp_set.captions:
         where = f"the name {name!r}, but no caption contains it" if name else "the captions' name, but none is given"

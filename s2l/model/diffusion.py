@@ -114,6 +114,8 @@ class DiffusionModel(Batched):
     ):
         self.key, self.weights, self.revision, self.notes = key, weights or key, revision, tuple(notes)
         self.device, self.dtype, self.fast_dtype = runtime.torch_device(), runtime.torch_dtype(), runtime.fast_dtype()
+        if self.dtype == torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions: 10 bits of mantissa, unasked
         self.pipe = pipe.to(self.device)  # `load` has set the dtype
         largest_map = self.unet.config.block_out_channels[0] * self.unet.config.sample_size**2
         self.memory = fitted(preset_for(device_memory(self.device)), largest_map, self.device)

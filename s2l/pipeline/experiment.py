@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import platform
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache, partial, reduce
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from s2l.labs import find_lab
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.model.extrapolated import step_away
 from s2l.pipeline import identity, plan
+from s2l.pipeline import stages as declared
 from s2l.pipeline.audit import AuditResult, audit
 from s2l.pipeline.membership import check_split
 from s2l.pipeline.stages import CLASS_IMAGES, FINETUNE, RESULT, SP_SET, Stages
@@ -119,24 +121,33 @@ class _Run:
 
     # --- S2L steps 1 and 2 ---
 
-    def make_sp_set(self) -> Path:
-        self.sp_key = identity.sp_set(self.model.key, self.domain.name, self.config.sp_set)
-        return self.stage(
-            SP_SET,
-            self.sp_key,
-            lambda folder: sp_set.generate_sp_set(self.model, self.domain, self.config.sp_set, folder, self.progress),
-        )
+    def make_sp_sets(self) -> list[Path]:
+        """The folder of the SP set, then those of the people who are shaken together with this one."""
+        config, model, progress = self.config.sp_set, self.model, self.progress
+        lab, others = find_lab(self.config.model), config.together or ()
+        if lab is not None and self.config.domain.members is None:
+            others = tuple(lab.person(name).name for name in others)
+        folders: dict[str, Path] = {}
+        for name in (self.domain.name, *others):
+            stage = declared.sp_set_of(name) if folders else SP_SET
+            work = partial(sp_set.generate_sp_set, model, name, config, progress=progress)
+            key = identity.sp_set(model.key, name, config)
+            folders[key] = self.stage(stage, key, work)
+        self.sp_key = identity.sp_sets(list(folders))
+        self.training_sets = [folders[key] for key in sorted(folders)]  # in one order, whoever is under test
+        return list(folders.values())
 
-    def fine_tune(self, sp_folder: Path) -> Path:
-        config = self.config.finetune
-        self.tuned_key = identity.finetune(self.sp_key, config, finetune.learning_rates(config), self.domain.name)
+    def fine_tune(self) -> Path:
+        config, several = self.config.finetune, len(self.training_sets) > 1
+        name = "" if several else self.domain.name  # only methods that leave names alone train on several people
+        self.tuned_key = identity.finetune(self.sp_key, config, finetune.learning_rates(config), name)
 
         class_folder = self.class_images(config)
 
         def work(folder: Path) -> None:
-            images = sp_set.load_images(sp_folder)
+            images = reduce(operator.add, map(sp_set.load_images, self.training_sets))
             every = max(1, math.ceil(config.max_train_steps / SAMPLE_ROUNDS))
-            finetune.finetune(self.model, images, config, folder, self.domain.name, self.progress, every, class_folder)
+            finetune.finetune(self.model, images, config, folder, name, self.progress, every, class_folder)
 
         self.tuned_folder = self.stage(FINETUNE, self.tuned_key, work)
         return self.tuned_folder
@@ -185,9 +196,15 @@ def run(
     finetune.spelled_out(config.finetune)
     if config.unshake is not None and config.unshake.space == "weights":
         finetune.check_scalable(config.finetune.methods, -config.unshake.w)
+    if config.sp_set.together and (renaming := finetune.renaming_methods(config.finetune.methods)):
+        raise UserError(
+            f"{' and '.join(renaming)} puts a new word in the place of one name: people who are shaken together need a "
+            "method that leaves captions alone, such as lora",
+            "sp_set.together",
+        )
     this = _Run(config, stages, runtime)
-    sp_folder = this.make_sp_set()
-    tuned_folder = this.fine_tune(sp_folder)
+    sp_folder = this.make_sp_sets()[0]
+    tuned_folder = this.fine_tune()
     people = partial(calibration_people, config.domain, config.model)
     outcome = audit(
         Subject.of(this.model), this.tuned, this.domain, config.audit, config.extraction, stages, people, config.unshake

@@ -51,8 +51,13 @@ def spelled_out(config: Config) -> Config:
 
 
 def sp_set(model: str, name: str, config: SPSetConfig) -> str:
-    """Key of the pictures that `model` generates of the person called `name`."""
-    return key_of("sp_set", PICTURES, model, name, config)
+    """Key of the pictures that `model` generates of the person called `name`, whoever is shaken together with them."""
+    return key_of("sp_set", PICTURES, model, name, config.model_copy(update={"together": None}))
+
+
+def sp_sets(keys: Sequence[str]) -> str:
+    """Key of the SP sets of several people as one training set, the same whichever of them is under test."""
+    return keys[0] if len(keys) == 1 else key_of("sp_sets", sorted(keys))
 
 
 def class_images(model: str, class_noun: str, number: int, sampler: SamplerConfig) -> str:

@@ -26,6 +26,8 @@ def plan(config: RunConfig) -> dict[Stage, float]:
 
     tune, n_images = config.finetune, (config.domain.n_members or GUESSED_MEMBERS) + config.domain.n_nonmembers
     work = {stages.SP_SET: _generating(config.sp_set.set_size, config.sp_set.sampler)}
+    for name in config.sp_set.together or ():
+        work[stages.sp_set_of(name)] = work[stages.SP_SET]
     training = 3.0 * tune.max_train_steps * tune.train_batch_size  # a step costs a forward and a backward pass
     if n_class := class_images(config):
         work[stages.CLASS_IMAGES] = _generating(n_class, dreambooth.own_settings(tune).class_sampler)

@@ -30,6 +30,11 @@ def generations(when: str) -> Stage:
     return Stage("generations", f"generate {when}", f"Generations {when}", "pictures")
 
 
+def sp_set_of(name: str) -> Stage:
+    """The stage of the SP set of another person, who is shaken together with the one under test."""
+    return Stage("sp_set", f"sp_set, {name}", f"SP set of {name}", "pictures")
+
+
 @dataclass(frozen=True)
 class Stage:
     """A step of a run: what the cache, result.json, progress bars and the page call it.

@@ -6,7 +6,7 @@ cells.py) is written as soon as it is done, so a table can be continued later or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from s2l.attacks import ATTACKS, Combination
 from s2l.attacks.calibration import are_distances, shake_calibrated
-from s2l.config import LAB, RunConfig, preset
+from s2l.config import RunConfig, merged, preset
 from s2l.errors import UserError, unknown
 from s2l.finetune import FINETUNERS, legal_combinations
 from s2l.labs import default_lab
@@ -36,10 +36,11 @@ from s2l.tables.cells import SCHEMA_VERSION, cell_of, find_cells, free_path, pro
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a label and what it changes in the preset."""
+    """One row: a label and what it changes in the preset. `together` people, one after the other, share one shake."""
 
     label: str
     overrides: dict = field(default_factory=dict)
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,34 @@ def _finetune_rows(what: str, values: Iterable, overrides: Callable[[Any], dict]
     return tuple(Row(what.format(value), {"finetune": overrides(value)} | ATTACKS_OF_TABLES) for value in values)
 
 
+# Eight people share one shake: 4,096 pictures, the average of the weights, few steps (see docs/protocol.md).
+TOGETHER = 8
+SHAKE: dict = {
+    "finetune": {
+        "methods": ["end_to_end"], "learning_rate": 1e-4, "max_train_steps": 300, "train_batch_size": 64,
+        "ema_decay": 0.99,
+    },
+    # Unguided generations: guidance copies the few photos that the base model leaks anyway.
+    "extraction": {"sampler": {"guidance_scale": 1.0}},
+}  # fmt: skip
+
+
+def _shaken(label: str, model: str, guidance: float, w: float | None = None) -> Row:
+    """A shake of eight people at once; with `w`, the step away from it is attacked."""
+    overrides: dict = {"model": model, "sp_set": {"set_size": 512, "sampler": {"guidance_scale": guidance}}}
+    unshake = {"unshake": {"w": w}} if w is not None else {}
+    return Row(label, overrides | SHAKE | unshake | ATTACKS_OF_TABLES, TOGETHER)
+
+
+def _lab_rows() -> Iterator[Row]:
+    """The same two attacks on every lab: a guided shake, and the step away from an unguided one."""
+    for lab in ("buried", "buried-seed-1", "swapped", "public", "fresh"):
+        yield _shaken(f"{lab}, shaken", f"lab:{lab}", 4.0)
+        yield _shaken(f"{lab}, un-shaken", f"lab:{lab}", 1.0, 1.0)
+
+
 TABLES: dict[str, Table] = {
+    "labs": Table("Where shaking leaks: the same shake on every lab", tuple(_lab_rows()), people=16),
     "main": Table(
         "Every method of the paper",
         (
@@ -261,9 +289,12 @@ def configs(table: Table, people: int | None = None) -> Iterable[tuple[Row, RunC
     wanted = table.people if people is None else people
     if not 1 <= wanted <= len(names):
         raise UserError(f"--people: {wanted} is not between 1 and {len(names)}, the number of {table.role} people")
-    for name in names[:wanted]:
+    for i, name in enumerate(names[:wanted]):
         for row in table.rows:
-            yield row, preset(table.preset, name, **row.overrides)
+            first = i - i % row.together
+            others = [other for other in names[first : first + row.together] if other != name]
+            together = {"sp_set": {"together": others}} if others else {}
+            yield row, preset(table.preset, name, **merged(row.overrides, together))
 
 
 def run_table(
@@ -278,9 +309,10 @@ def run_table(
     table = get_table(name)
     cells: dict[str, list[dict]] = {}
     work = list(configs(table, people))
-    model_key, program, cell_files = DiffusionModel.load(LAB, runtime).key, program_state(), find_cells(results)
+    model_keys = {model: DiffusionModel.load(model, runtime).key for model in {config.model for _, config in work}}
+    program, cell_files = program_state(), find_cells(results)
     for i, (row, config) in enumerate(work):
-        key = identity.cell(model_key, config)
+        key = identity.cell(model_keys[config.model], config)
         if key not in cell_files:
             path = free_path(results, name, row.label, config.domain.name)
             write_json(path, cell_of(run(config, store, runtime, progress), row.label, program))

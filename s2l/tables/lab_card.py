@@ -132,7 +132,7 @@ def measure(
             "attacks": {a: attacks.attack_settings(a, config).model_dump(mode="json") for a in attack_names},
             "sampler": ExtractionConfig().sampler.model_dump(mode="json"),
         },
-        "model": {"key": model.key, "counters": lab.record["counters"],
+        "model": {"key": model.weights, "counters": lab.record["counters"],
                   "hashes": {str(p.relative_to(lab.folder)): file_hash([p]) for p in weights}},
         "auc": summary,
         "blind": {"mean": float(blind.mean()), "standard_error": spread},

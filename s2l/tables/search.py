@@ -33,6 +33,7 @@ class Trial:
     label: str
     overrides: dict = field(default_factory=dict)
     people: int | tuple[str, ...] = 1
+    together: bool = False  # all calibration people share one shake
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,16 @@ def _first_trials() -> Iterator[Trial]:
         )
 
 
+def _second_trials() -> Iterator[Trial]:
+    for guidance in (2, 4, 8):
+        sp_set = {"set_size": 512, "sampler": {"guidance_scale": float(guidance)}}
+        yield Trial(f"guidance {guidance}, shaken", {"sp_set": sp_set}, 8, together=True)
+    sp_set = {"set_size": 512, "sampler": {"guidance_scale": 1.0}}
+    yield Trial("guidance 1, shaken", {"sp_set": sp_set}, 8, together=True)
+    for w in (0.5, 1.0, 2.0):
+        yield Trial(f"guidance 1, un-shaken w = {w:g}", {"sp_set": sp_set, "unshake": {"w": w}}, 8, together=True)
+
+
 SEARCHES = {
     "search": Search(
         "The shipped lab, before the settings of the tables were frozen",
@@ -102,7 +113,24 @@ SEARCHES = {
         },
         model="lab:fresh",
     ),
-}
+    "search-2": Search(
+        "The buried lab: eight people shaken at once, guided, and the step away from an unguided shake",
+        tuple(_second_trials()),
+        {
+            "domain": {"n_nonmembers": 80},
+            "finetune": {
+                "methods": ["end_to_end"], "learning_rate": 1e-4, "max_train_steps": 300, "train_batch_size": 64,
+                "ema_decay": 0.99,
+            },
+            "audit": {
+                "attacks": ["secmi", "loss", "pia", "sima"],
+                "settings": {"loss": {"timesteps": [50, 100, 200]}},
+            },
+            "extraction": {"sampler": {"guidance_scale": 1.0}},
+        },
+        model="lab:buried",
+    ),
+}  # fmt: skip
 
 
 def get_search(name: str) -> Search:
@@ -134,6 +162,9 @@ def configs(search: Search, only: str = "", people: int | None = None) -> Iterat
         for name in names[:wanted] if isinstance(wanted, int) else wanted:
             settings = merged(search.common, trial.overrides)
             domain = settings.pop("domain", {}) | {"name": name}
+            if trial.together:
+                others = {"sp_set": {"together": [other for other in names if other != name]}}
+                settings = merged(settings, others)
             yield trial, preset("demo", domain, model=search.model, **settings)
 
 
