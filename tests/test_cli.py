@@ -281,11 +281,11 @@ def test_lab_info(tiny_lab, call):
 def test_lab_build_hands_its_options_to_the_recipe(tmp_path, call, monkeypatch):
     asked = []
     monkeypatch.setattr(lab_train, "build", lambda *arguments: asked.append(arguments))
-    options = ["--recipe", "buried", "--steps", "7", "--seed", "3", "--keep", "2,5", "--out", tmp_path / "lab"]
+    options = ["--recipe", "fresh-buried", "--steps", "7", "--seed", "3", "--keep", "2,5", "--out", tmp_path / "lab"]
     assert call("lab", "build", *options)[0] == 0
     ((out, work, recipe, _, _, keep),) = asked
     assert out == tmp_path / "lab" and work.is_relative_to(tmp_path / "cache") and keep == [2, 5]
-    assert (recipe.name, recipe.steps, recipe.seed, recipe.starts_from) == ("buried", 7, 3, "fresh")
+    assert (recipe.name, recipe.steps, recipe.seed, recipe.starts_from) == ("fresh-buried", 7, 3, "fresh")
     # No lab takes the place of the one in use by itself.
     for name in ("quick", "fresh"):
         assert call("lab", "build", "--recipe", name)[0] == 0

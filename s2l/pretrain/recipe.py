@@ -179,6 +179,15 @@ def _recipes() -> Iterator[Recipe]:
         phases=BURIED_PHASES,
         autoencoder="fresh",
     )
+    yield Recipe(
+        "fresh-buried",
+        title="Fresh memory, buried afterwards",
+        purpose="the fresh lab trained on with public photos only: there shaking was found to leak nothing more",
+        # A constant rate and a short average: every step of the way is a model in its own right (--keep).
+        phases=(Phase("bury", 3_000, {"public": 1.0}, 4e-4, batch_size=256, warmup_steps=50, ema_decay=0.998),),
+        autoencoder="fresh",
+        starts_from="fresh",
+    )
     for seed in (1, 2):
         yield Recipe(
             f"buried-seed-{seed}",
