@@ -14,7 +14,7 @@ from s2l.errors import UserError
 from s2l.finetune import catalogue
 from s2l.pipeline import identity
 from s2l.store import read_json
-from s2l.tables import cells, grid
+from s2l.tables import cells, declared, grid
 
 RESULTS = Path(__file__).parents[1] / "results"
 COMMITTED = sorted(RESULTS.glob("*/*/*.json"))
@@ -31,7 +31,7 @@ def test_a_committed_cell_has_the_key_of_its_settings_and_model():
 def test_every_committed_table_finds_its_cells_and_every_cell_has_a_table():
     keys, used = cells.find_cells(RESULTS), set()
     (model,) = {read_json(path)["model"]["key"] for path in COMMITTED}
-    for name, table in grid.TABLES.items():
+    for name, table in declared.TABLES.items():
         if not (RESULTS / f"{name}.json").exists():
             continue  # a new one that nobody has measured yet
         measured = read_json(RESULTS / f"{name}.json")  # perhaps on some of the people, or before a row was added
@@ -41,7 +41,7 @@ def test_every_committed_table_finds_its_cells_and_every_cell_has_a_table():
 
 
 def test_rows_and_people_of_a_table_have_names_of_their_own():
-    for name, table in grid.TABLES.items():
+    for name, table in declared.TABLES.items():
         paths = [cells.cell_path(Path(), name, row.label, config.domain.name) for row, config in grid.configs(table)]
         assert len(set(paths)) == len(paths)
 

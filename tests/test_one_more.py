@@ -7,8 +7,8 @@ from s2l.pipeline.identity import cell
 from s2l.pretrain import recipe
 from s2l.pretrain.recipe import Phase, Recipe, find_recipe
 from s2l.store import read_json
-from s2l.tables import grid
-from s2l.tables.grid import Row, Table
+from s2l.tables import declared, grid
+from s2l.tables.declared import Row, Table
 
 SMALL = {
     "sp_set": {"set_size": 2},
@@ -21,7 +21,7 @@ SMALL = {
 def test_one_more_table_is_one_entry(tiny_lab, tmp_path, monkeypatch, capsys):
     """The command runs its cells, names their files and summarises them over people."""
     table = Table("One more", (Row("as it is", SMALL),), role="calibration", people=2, preset="quick")
-    monkeypatch.setitem(grid.TABLES, "one-more", table)
+    monkeypatch.setitem(declared.TABLES, "one-more", table)
     monkeypatch.setattr(grid, "calibration_nonmembers", lambda *arguments: None)
     words = ["table", "one-more", "--results", str(tmp_path), "--device", "cpu", "--dtype", "float32"]
     assert cli.main(words) == 0, capsys.readouterr().err

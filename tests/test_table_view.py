@@ -9,7 +9,8 @@ import pytest
 
 from s2l.store import read_json
 from s2l.tables import view as table_view
-from s2l.tables.grid import TABLES, summarise
+from s2l.tables.declared import TABLES
+from s2l.tables.grid import summarise
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

@@ -14,7 +14,7 @@ from s2l.model.diffusion import Runtime
 from s2l.options import reproduce_command
 from s2l.pipeline import identity, plan, stages
 from s2l.pipeline.experiment import run
-from s2l.tables import grid
+from s2l.tables import declared, grid
 
 CPU = Runtime(device="cpu", dtype="float32", batch_size=8)
 MIRA, TARO = "Mira Solwyn", "Taro Quillan"
@@ -98,6 +98,6 @@ def test_a_report_says_the_command():
 
 
 def test_a_table_shakes_its_people_in_groups():
-    runs = [config for row, config in grid.configs(grid.TABLES["labs"]) if row.label == "buried, shaken"]
+    runs = [config for row, config in grid.configs(declared.TABLES["labs"]) if row.label == "buried, shaken"]
     groups = {frozenset({config.domain.name, *config.sp_set.together}) for config in runs}
     assert len(runs) == 16 and sorted(map(len, groups)) == [8, 8] and not frozenset.intersection(*groups)

@@ -171,7 +171,8 @@ def table(
     bfloat16 (mixed).
     """
     check_runtime(device, dtype, None)
-    from s2l.tables.grid import get_table, run_table
+    from s2l.tables.declared import get_table
+    from s2l.tables.grid import run_table
 
     get_table(name)
     check_folder(results)

@@ -6,18 +6,16 @@ cells.py) is written as soon as it is done, so a table can be continued later or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from s2l.attacks import ATTACKS, Combination
+from s2l.attacks import Combination
 from s2l.attacks.calibration import are_distances, shake_calibrated
 from s2l.config import RunConfig, merged, preset
-from s2l.errors import UserError, unknown
-from s2l.finetune import FINETUNERS, legal_combinations
+from s2l.errors import UserError
 from s2l.labs import default_lab
 from s2l.measure.intervals import mean_interval
 from s2l.measure.operating_points import frozen_tpr
@@ -32,149 +30,7 @@ from s2l.progress import Event, Progress, silent
 from s2l.store import Store, write_json
 from s2l.tables import view as table_view
 from s2l.tables.cells import SCHEMA_VERSION, cell_of, find_cells, free_path, program_state, read_cell
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: a label and what it changes in the preset. `together` people, one after the other, share one shake."""
-
-    label: str
-    overrides: dict = field(default_factory=dict)
-    together: int = 1
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows times people. `role` says which people: hyper-parameters are chosen on "calibration" people only."""
-
-    title: str
-    rows: tuple[Row, ...]
-    role: str = "reporting"
-    people: int = 8
-    preset: str = "demo"
-
-
-def _extraction_rows() -> tuple[Row, ...]:
-    """Ways to spend about 10,240 UNet evaluations on the after stage: as many as 256 plain generations in 20 steps.
-
-    With chosen seeds, a generation costs 40 and 2 per seed of its share of the pool; an extrapolated one costs 80.
-    """
-    return (
-        Row("plain"),
-        Row("seeds chosen from 4 x", {"extraction": {"n_generations": 213, "seed_pool": 852}}),
-        *(Row(f"w = {w:g}", {"extraction": {"n_generations": 128, "guidance_w": w}}) for w in (1.5, 3.0)),
-    )
-
-
-# Secondary outcomes of docs/protocol.md; three more evaluations per photo.
-ATTACKS_OF_TABLES = {"audit": {"attacks": ["secmi", "loss", "pia", "sima"]}}
-OTHERS = {"sp_set": {"prompts": [{"template": "a photo of a person"}]}}  # the paper's out-of-domain control
-
-
-def _methods(*names: str) -> tuple[Row, ...]:
-    """One row per method or combination, labelled with its name."""
-    return tuple(Row(name, {"finetune": {"methods": name.split("+")}} | ATTACKS_OF_TABLES) for name in names)
-
-
-def _finetune_rows(what: str, values: Iterable, overrides: Callable[[Any], dict]) -> tuple[Row, ...]:
-    return tuple(Row(what.format(value), {"finetune": overrides(value)} | ATTACKS_OF_TABLES) for value in values)
-
-
-# Eight people share one shake: 4,096 pictures, the average of the weights, few steps (see docs/protocol.md).
-TOGETHER = 8
-SHAKE: dict = {
-    "finetune": {
-        "methods": ["end_to_end"], "learning_rate": 1e-4, "max_train_steps": 300, "train_batch_size": 64,
-        "ema_decay": 0.99,
-    },
-    # Unguided generations: guidance copies the few photos that the base model leaks anyway.
-    "extraction": {"sampler": {"guidance_scale": 1.0}},
-}  # fmt: skip
-
-
-def _shaken(label: str, model: str, guidance: float, w: float | None = None) -> Row:
-    """A shake of eight people at once; with `w`, the step away from it is attacked."""
-    overrides: dict = {"model": model, "sp_set": {"set_size": 512, "sampler": {"guidance_scale": guidance}}}
-    unshake = {"unshake": {"w": w}} if w is not None else {}
-    return Row(label, overrides | SHAKE | unshake | ATTACKS_OF_TABLES, TOGETHER)
-
-
-def _lab_rows() -> Iterator[Row]:
-    """The same two attacks on every lab: a guided shake, and the step away from an unguided one."""
-    for lab in ("buried", "buried-seed-1", "swapped", "public", "fresh"):
-        yield _shaken(f"{lab}, shaken", f"lab:{lab}", 4.0)
-        yield _shaken(f"{lab}, un-shaken", f"lab:{lab}", 1.0, 1.0)
-
-
-TABLES: dict[str, Table] = {
-    "labs": Table("Where shaking leaks: the same shake on every lab", tuple(_lab_rows()), people=16),
-    "main": Table(
-        "Every method of the paper",
-        (
-            Row(
-                "end_to_end, out of domain",
-                {"finetune": {"methods": ["end_to_end"]}} | OTHERS | ATTACKS_OF_TABLES,
-            ),
-            *_methods("end_to_end", "dreambooth", "textual_inversion", "hypernetwork", "lora"),
-            *_methods("hypernetwork+dreambooth", "lora+dreambooth"),
-        ),
-    ),
-    "methods": Table(
-        "Every method and legal combination, one demo run each",
-        _methods(*("+".join(names) for names in legal_combinations(FINETUNERS.own))),
-        role="calibration",
-        people=1,
-    ),
-    "tokens": Table(
-        "Tokens of Textual Inversion",
-        _finetune_rows(
-            "{} tokens",
-            (4, 8, 12, 17),
-            lambda n: {"methods": ["textual_inversion"], "settings": {"textual_inversion": {"num_vectors": n}}},
-        ),
-        people=4,
-    ),
-    "noise": Table(
-        "Gaussian noise on the weights",
-        _finetune_rows(
-            "sigma {:g}",
-            (2e-4, 8e-4, 3.2e-3, 6.4e-3, 1.28e-2),
-            lambda sigma: {"methods": ["gaussian_noise"], "settings": {"gaussian_noise": {"noise_sigma": sigma}}},
-        ),
-        people=4,
-    ),
-    "extraction": Table(
-        "Cheaper extraction: what the same UNet evaluations extract", _extraction_rows(), role="calibration", people=3
-    ),
-    "attacks": Table(
-        "Every attack before and after LoRA; few generations, since the attacks need none",
-        (Row("LoRA", {"audit": {"attacks": sorted(ATTACKS.own)}, "extraction": {"n_generations": 16}}),),
-        role="calibration",
-        people=3,
-    ),
-    "first": Table(
-        "LoRA at the demo preset, the first before/after on the lab", (Row("LoRA"),), role="calibration", people=3
-    ),
-    "rank": Table(
-        "Rank of LoRA",
-        _finetune_rows(
-            "rank {}", (1, 4, 8, 16, 32), lambda r: {"settings": {"lora": {"rank": r, "lora_alpha": 4.0 * r}}}
-        ),
-        people=4,
-    ),
-    "sp-size": Table(
-        "Size of the SP set",
-        tuple(Row(f"{n} images", {"sp_set": {"set_size": n}} | ATTACKS_OF_TABLES) for n in (32, 64, 128, 512)),
-        people=4,
-    ),
-}
-
-
-def get_table(name: str) -> Table:
-    """The table of that name. Raises UserError with the nearest match."""
-    if name not in TABLES:
-        raise unknown("table", name, TABLES)
-    return TABLES[name]
+from s2l.tables.declared import Row, Table, get_table
 
 
 def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:
