@@ -148,12 +148,10 @@ class SPSetConfig(Settings):
     @field_validator("together")
     @classmethod
     def _names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is None:
-            return None
-        names = tuple(check_prompt(name) for name in value)
+        names = tuple(check_prompt(name) for name in value or ())
         if len({name.lower() for name in names}) < len(names):
             raise ValueError("a person is named twice")
-        return names
+        return names or None
 
 
 # Spellings of the original authors and short forms.
@@ -363,9 +361,7 @@ class RunConfig(Settings):
         if sp.start < ex.stop and ex.start < sp.stop:
             raise ValueError("the seeds of the SP set and of the extraction overlap: move one of the two `seed` fields")
         if self.sp_set.together and self.domain.name.lower() in map(str.lower, self.sp_set.together):
-            raise ValueError(
-                f"{self.domain.name} is the person under test: name only the others who are shaken together"
-            )
+            raise ValueError(f"{self.domain.name} is the person under test: name only the others")
         return self
 
 

@@ -161,6 +161,9 @@ def _training_rows(record: dict) -> list[tuple[str, str]]:
 def table(
     name: Annotated[str, typer.Argument(help="Name of the table.")],
     people: Annotated[int | None, typer.Option(help="Number of people; default: the table's own.")] = None,
+    only: Annotated[
+        str, typer.Option(help="Run only the rows whose label contains this text, without the summary.")
+    ] = "",
     results: Annotated[Path, typer.Option(help="Folder of the committed results.")] = Path("results"),
     device: Device = "auto",
     dtype: DType = "mixed",
@@ -178,8 +181,9 @@ def table(
     check_folder(results)
     quiet_libraries()
     with console.progress() as progress:
-        run_table(name, results, people, runtime=make_runtime(device, dtype, None), progress=progress)
-    print(f"written: {results / name}.json")
+        runtime = make_runtime(device, dtype, None)
+        summary = run_table(name, results, people, runtime=runtime, progress=progress, only=only)
+    print(f"written: {results / name}" + (".json" if summary is not None else f": the cells with {only!r}"))
 
 
 @app.command(epilog=example("search search", 'search search --only "guidance 1" --people 2 --results elsewhere'))

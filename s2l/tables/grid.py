@@ -139,14 +139,20 @@ def efficiency_gain(cells: list[dict], first: list[dict]) -> dict:
     return _over_people([rate - first_rate for rate, first_rate in zip(*rates, strict=True)])
 
 
-def configs(table: Table, people: int | None = None) -> Iterable[tuple[Row, RunConfig]]:
-    """Every (row, run) of a table, person by person. Raises UserError for too many people."""
+def configs(table: Table, people: int | None = None, only: str = "") -> Iterable[tuple[Row, RunConfig]]:
+    """Every (row, run) of a table whose label contains `only`, person by person.
+
+    Raises UserError for too many people, or if no row is left.
+    """
+    rows = [row for row in table.rows if only in row.label]
+    if not rows:
+        raise UserError(f"no row of this table contains {only!r}", field="only")
     names = default_lab().names(table.role)
     wanted = table.people if people is None else people
     if not 1 <= wanted <= len(names):
         raise UserError(f"--people: {wanted} is not between 1 and {len(names)}, the number of {table.role} people")
     for i, name in enumerate(names[:wanted]):
-        for row in table.rows:
+        for row in rows:
             first = i - i % row.together
             others = [other for other in names[first : first + row.together] if other != name]
             together = {"sp_set": {"together": others}} if others else {}
@@ -160,11 +166,15 @@ def run_table(
     store: Store | None = None,
     runtime: Runtime = Runtime(),
     progress: Progress = silent,
-) -> dict:
-    """Run the missing cells of a table and write its summary; returns the content of `results/NAME.json`."""
+    only: str = "",
+) -> dict | None:
+    """Run the missing cells of a table and write its summary; returns the content of `results/NAME.json`.
+
+    With `only`, just the rows whose label contains it are run, and no summary is written: None.
+    """
     table = get_table(name)
     cells: dict[str, list[dict]] = {}
-    work = list(configs(table, people))
+    work = list(configs(table, people, only))
     model_keys = {model: DiffusionModel.load(model, runtime).key for model in {config.model for _, config in work}}
     program, cell_files = program_state(), find_cells(results)
     for i, (row, config) in enumerate(work):
@@ -175,6 +185,8 @@ def run_table(
             cell_files[key] = path
         cells.setdefault(row.label, []).append(read_cell(cell_files[key]))
         progress(Event(f"table {name}", i + 1, len(work), {"row": row.label, "person": config.domain.name}))
+    if only:
+        return None
     first = cells[table.rows[0].label]
     stages = Stages(store, progress)
 
