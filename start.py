@@ -13,6 +13,7 @@
     finetune  step 2 alone: fine-tune on that folder (s2l is another name for it)
     attack    step 3a alone: membership inference on the base and the fine-tuned model
     extract   step 3b alone: generate, and find the training photos that come out
+    split-check  how fair is a split into members and held-out photos?
     gate      check an upload before fine-tuning on it
     domains   list the people of a lab
     labs      list the labs that come with the program, for --model lab:NAME

@@ -33,6 +33,7 @@ python -m s2l table rank
 python -m s2l table tokens
 python -m s2l table noise
 python -m s2l table sp-size
+python -m s2l table split
 
 # 6. Speed, the example run of the app, and thirty visitors of the app.
 python -m s2l bench --demo --quality 3 --growth

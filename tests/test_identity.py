@@ -36,7 +36,7 @@ def test_every_committed_table_finds_its_cells_and_every_cell_has_a_table():
             continue  # a new one that nobody has measured yet
         measured = read_json(RESULTS / f"{name}.json")  # perhaps on some of the people, or before a row was added
         runs = [config for row, config in grid.configs(table, measured["n_people"]) if row.label in measured["rows"]]
-        used |= {identity.cell(model, config) for config in runs}
+        used |= {cells.KINDS[table.kind].key(model, config) for config in runs}
     assert used == set(keys)
 
 

@@ -52,9 +52,8 @@ class ImageSet:
         return self.images.float() / 255
 
     def __add__(self, other: ImageSet) -> ImageSet:
-        """These images, then those of another set of the same size in pixels."""
-        images = torch.cat([self.images, other.images])
-        return ImageSet(images, self.captions + other.captions, self.ids + other.ids)
+        """These images, then those of another set. ValueError when their sizes in pixels differ."""
+        return ImageSet(join(self.images, other.images), self.captions + other.captions, self.ids + other.ids)
 
     def subset(self, indices) -> ImageSet:
         indices = [int(i) for i in indices]
@@ -98,8 +97,7 @@ class MembershipSplit:
 
     def all(self) -> ImageSet:
         """Members first, then non-members: the order of every score array in a result."""
-        m, n = self.members, self.nonmembers
-        return ImageSet(join(m.images, n.images), m.captions + n.captions, m.ids + n.ids)
+        return self.members + self.nonmembers
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -10,7 +13,9 @@ from s2l.data.domain import Domain, ImageSet, MembershipSplit
 from s2l.keys import key_of
 from s2l.labs import Lab
 from s2l.worlds.people import LabPhoto, photo_hash
+from s2l.worlds.second import DIRECTIONS, second_photos
 
+SECOND_SOURCE = 1  # version of its photos: increase it when they are drawn otherwise
 CALIBRATION_HELD_OUT = 100  # per calibration person; with eight of them, 1 % FPR is eight photos
 REFERENCE_SET = (
     "the lab {lab} was trained on no photo of {name}: the photos called members are a reference set, judged as if they "
@@ -18,7 +23,7 @@ REFERENCE_SET = (
 )
 
 
-def _image_set(photos: list[LabPhoto], resolution: int) -> ImageSet:
+def _image_set(photos: Sequence[LabPhoto], resolution: int) -> ImageSet:
     pixels = np.stack([p.pixels(resolution) for p in photos])
     return ImageSet(
         torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
@@ -53,6 +58,25 @@ def lab_domain(lab: Lab, config: DomainConfig) -> Domain:
         notes=() if person.trained else (REFERENCE_SET.format(lab=lab.name, name=person.name),),
     )
     return domain.with_calibration(config.calibration_share, config.seed) if config.calibration_share else domain
+
+
+def second_source_domain(lab: Lab, config: DomainConfig) -> tuple[Domain, dict[str, slice]]:
+    """A person's domain whose held-out photos are followed by those that a doubtful audit uses, and what lies where.
+
+    The slices are of the domain's held-out photos: "fair" (the `n_nonmembers` of `lab_domain`), "never" (as many more
+    as there are members, to stand in their place), then as many photos as "fair" in each direction of the second
+    source. A calibration part is not set aside. Raises UserError for an unknown name.
+    """
+    n = config.n_nonmembers
+    plain = config.model_copy(update={"calibration_share": 0.0})
+    n_members = config.n_members or lab.n_members
+    domain = lab_domain(lab, plain.model_copy(update={"n_nonmembers": n + n_members}))
+    photos, parts = domain.membership.nonmembers, {"fair": slice(0, n), "never": slice(n, n + n_members)}
+    for direction in DIRECTIONS:
+        parts[direction] = slice(len(photos), len(photos) + n)
+        photos = photos + _image_set(second_photos(lab.person(config.name), direction, n), lab.resolution)
+    split = MembershipSplit(domain.membership.members, photos)
+    return replace(domain, split=split, key=key_of("second source", SECOND_SOURCE, domain.key, n)), parts
 
 
 def calibration_domains(lab: Lab, name: str) -> list[Domain]:

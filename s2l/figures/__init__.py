@@ -9,6 +9,7 @@ What loads torch or scipy is imported where it is used: the app's first picture 
 """
 
 from s2l.figures.curves import axes_frame, extraction_curve_figure, loss_figure, roc_all, roc_band, roc_both, roc_figure
+from s2l.figures.dose import Dose, dose_figure
 from s2l.figures.effects import Effect, effects_figure
 from s2l.figures.galleries import (
     Cell,
@@ -26,11 +27,13 @@ __all__ = [
     "DARK",
     "LIGHT",
     "Cell",
+    "Dose",
     "Effect",
     "Palette",
     "axes_frame",
     "blind_figure",
     "distance_histogram_figure",
+    "dose_figure",
     "effects_figure",
     "extraction_curve_figure",
     "extraction_figure",

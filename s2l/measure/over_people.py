@@ -147,3 +147,43 @@ def hierarchical_difference(
         confidence=confidence,
         per_domain=per_domain,
     )
+
+
+def hierarchical_contrast(
+    domains: Sequence[Sequence[Pair]],
+    weights: Sequence[float],
+    n_resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> PairedDifference:
+    """Mean over domains of a weighted sum of AUCs, such as a difference of differences (weights 1, -1, -1, 1).
+
+    domains[d][c] = (m (N_d,), n (M_d,)) is condition c. All conditions of a domain have N_d members and M_d
+    non-members, and position i is resampled in all of them together: for conditions with the same photos this is
+    pairing, for independent photos it changes nothing. Interval and p-value as in `hierarchical_difference`; without
+    any spread, `method` says so and the interval has no width. ValueError for bad scores or lengths that do not match.
+    """
+    checked = [_check_domains(conditions, f"domains[{d}]") for d, conditions in enumerate(domains)]
+    confidence = check_confidence(confidence)
+    if not checked:
+        raise ValueError("domains is empty; give one list of conditions per domain")
+    for d, conditions in enumerate(checked):
+        if len(conditions) != len(weights):
+            raise ValueError(f"domain {d} has {len(conditions)} conditions and there are {len(weights)} weights")
+        for m, n in conditions[1:]:
+            check_paired(conditions[0][0], m, f"members of domain {d}")
+            check_paired(conditions[0][1], n, f"non-members of domain {d}")
+    scale = np.asarray(weights, dtype=np.float64)
+    per_domain = [float(scale @ [auc(m, n) for m, n in conditions]) for conditions in checked]
+    sums = np.round(_hierarchical_resamples(checked, n_resamples, seed) @ scale, 12)  # rounding: as above
+    low, high = percentiles(sums, confidence)
+    method = "no spread in any resample" if np.ptp(sums) == 0 else _hierarchical_method(len(checked), n_resamples)
+    return PairedDifference(
+        difference=float(np.mean(per_domain)),
+        low=low,
+        high=high,
+        p_value=bootstrap_p_value(sums),
+        method=method,
+        confidence=confidence,
+        per_domain=per_domain,
+    )

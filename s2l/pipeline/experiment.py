@@ -168,6 +168,14 @@ class _Run:
         return fine_tuned(self.model, self.tuned_folder, self.tuned_key, self.domain.name, self.config.finetune)
 
 
+def shaken(config: RunConfig, stages: Stages, runtime: Runtime = Runtime()) -> tuple[DiffusionModel, FineTuned]:
+    """The base model, and the one that a run's first two steps make of it: the same cached stages as in `run`."""
+    this = _Run(config, stages, runtime)
+    this.make_sp_sets()
+    this.fine_tune()
+    return this.model, this.tuned
+
+
 def load_alone(model: str, runtime: Runtime) -> DiffusionModel:
     """The model, in the only process. Raises UserError when there are several."""
     loaded = DiffusionModel.load(model, runtime)
@@ -258,27 +266,37 @@ def _finish(
             "kind": kind,
             "key": key,
             "config": identity.spelled_out(config).model_dump(mode="json"),
-            "model": {
-                "name": config.model,
-                "lab": lab.name if (lab := find_lab(config.model)) is not None else None,
-                "revision": model.revision,
-                "key": model.key,
-                "precision": model.precision,
-                "parameters": model.num_parameters(),
-                "notes": list(model.notes),
-            },
+            "model": model_record(config.model, model),
             "domain": _domain_record(domain),
             "finetune": training,
             **outcome.record,
             "folders": {name: stages.relative(path) for name, path in (folders | outcome.folders).items()},
             "stages": stages.timings,
-            "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+            "versions": versions(),
         }
         write_json(folder / "result.json", record)
 
     folder = stages(RESULT, key, work)
     # Seconds and cache hits are this call's; everything else is the cached comparison.
     return Result(read_json(folder / "result.json") | {"stages": stages.total()}, stages.store)
+
+
+def model_record(name: str, model: DiffusionModel) -> dict:
+    """The part "model" of a result."""
+    return {
+        "name": name,
+        "lab": lab.name if (lab := find_lab(name)) is not None else None,
+        "revision": model.revision,
+        "key": model.key,
+        "precision": model.precision,
+        "parameters": model.num_parameters(),
+        "notes": list(model.notes),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The part "versions" of a result."""
+    return {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
 
 
 def _training(tuned_folder: Path) -> dict:

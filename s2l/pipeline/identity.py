@@ -31,6 +31,7 @@ GUIDANCE = 1  # chosen seeds, and pictures that follow the change of the model
 COMPARISON = 2  # of given scores and pictures
 RESULT = 2
 CELL = 1
+SPLIT = 1  # what is measured of a split, and the photos of its second source
 UNSHAKE = 1  # how the un-shaken model is made of the two others
 
 
@@ -143,3 +144,9 @@ def run(config: RunConfig, model: str) -> str:
 def cell(model: str, config: RunConfig) -> str:
     """Key of a cell of a table."""
     return key_of("cell", CELL, model, spelled_out(config))
+
+
+def split_cell(model: str, config: RunConfig) -> str:
+    """Key of a cell of the table `split`, which generates no pictures to search."""
+    whole = spelled_out(config)
+    return key_of("split cell", SPLIT, model, whole.domain, whole.sp_set, whole.finetune, whole.audit)

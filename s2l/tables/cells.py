@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from s2l.pipeline.experiment import Result, run
 from s2l.progress import Progress, silent
 from s2l.record import BOTH, BlindScore, LogLine, When, known
 from s2l.store import Store, read_json
+from s2l.tables import split
 
 SCHEMA_VERSION = 1
 DELTAS = (0.08, 0.1, 0.12, 0.15)
@@ -57,7 +60,7 @@ def find_cells(results: Path) -> dict[str, Path]:
 def read_cell(path: Path) -> dict:
     """A cell, its key checked. Raises UserError for a file that is not a cell or was edited by hand."""
     cell = _load(path)
-    if identity.cell(cell["model"]["key"], checked(RunConfig, cell["config"])) != cell["key"]:
+    if kind_of(cell).key(cell["model"]["key"], checked(RunConfig, cell["config"])) != cell["key"]:
         raise UserError(
             f"{path} does not fit its key: its settings or its model are not those of the run that it records"
         )
@@ -154,11 +157,16 @@ def make_again(cell: dict, store: Store | None = None, device: str = "auto", pro
     config, runtime = checked(RunConfig, cell["config"]), Runtime(device, cell["model"]["precision"])
     if DiffusionModel.load(config.model, runtime).key != cell["model"]["key"]:
         raise UserError("the cell was made with other weights than those of this model")
-    return cell_of(run(config, store, runtime, progress), cell["row"])
+    return kind_of(cell).make(config, cell["row"], None, store, runtime, progress)
 
 
 def numbers_of(cell: dict) -> dict[str, float]:
-    """{what: number} of a cell: AUC of every attack, training photos extracted, the blind control."""
+    """{what: number} of a cell, by which `s2l cell` compares two."""
+    return kind_of(cell).numbers(cell)
+
+
+def _numbers_of_run(cell: dict) -> dict[str, float]:
+    """AUC of every attack, training photos extracted, the blind control."""
     numbers = {f"{name}, AUC {w}": a[f"auc_{w}"] for name, a in cell["attacks"].items() for w in ("before", "after")}
     numbers |= {f"extracted {when}": cell["extraction"][when]["distinct"] for when in ("before", "after")}
     return numbers | {"blind control, AUC": cell["control_auc"]}
@@ -175,3 +183,49 @@ def _loss_ends(log: list[LogLine]) -> list[float] | None:
     n = max(1, len(log) // 10)
     losses = [row["loss"] for row in log]
     return [float(np.mean(losses[:n])), float(np.mean(losses[-n:]))]
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+def _run_cell(config: RunConfig, row: str, program: dict | None, store, runtime: Runtime, progress: Progress) -> dict:
+    return cell_of(run(config, store, runtime, progress), row, program)
+
+
+def _split_cell(config: RunConfig, row: str, program: dict | None, store, runtime: Runtime, progress: Progress) -> dict:
+    facts = split.facts(config, store, runtime, progress, _short)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "split",
+        "key": identity.split_cell(facts["model"]["key"], config),
+        "row": row,
+        "person": config.domain.name,
+        "config": identity.spelled_out(config).model_dump(mode="json"),
+        **facts,
+        "program": program,
+    }
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a table measures of each run.
+
+    key      (key of the model, config) -> key of the cell
+    make     (config, row, program, store, runtime, progress) -> cell
+    numbers  cell -> {what: number}
+    """
+
+    key: Callable[[str, RunConfig], str]
+    make: Callable[[RunConfig, str, dict | None, Store | None, Runtime, Progress], dict]
+    numbers: Callable[[dict], dict[str, float]]
+
+
+KINDS = {
+    "run": Kind(identity.cell, _run_cell, _numbers_of_run),
+    "split": Kind(identity.split_cell, _split_cell, split.numbers_of),
+}
+
+
+def kind_of(cell: dict) -> Kind:
+    """The kind of a cell; one that names none is a whole run. Raises KeyError for an unknown kind."""
+    return KINDS[cell.get("kind", "run")]

@@ -22,13 +22,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows times people. `role` says which people: hyper-parameters are chosen on "calibration" people only."""
+    """Rows times people. `role` says which people: hyper-parameters are chosen on "calibration" people only.
+
+    `kind` says what is measured of each run (KINDS in cells.py).
+    """
 
     title: str
     rows: tuple[Row, ...]
     role: str = "reporting"
     people: int = 8
     preset: str = "demo"
+    kind: str = "run"
 
 
 def _extraction_rows() -> tuple[Row, ...]:
@@ -143,6 +147,11 @@ TABLES: dict[str, Table] = {
         "Size of the SP set",
         tuple(Row(f"{n} images", {"sp_set": {"set_size": n}} | ATTACKS_OF_TABLES) for n in (32, 64, 128, 512)),
         people=4,
+    ),
+    "split": Table(
+        "What the choice of held-out photos does to an audit",
+        (Row("LoRA", {"finetune": {"methods": ["lora"]}} | ATTACKS_OF_TABLES),),
+        kind="split",
     ),
 }
 

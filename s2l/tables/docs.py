@@ -279,7 +279,7 @@ def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:
     return block
 
 
-PEOPLE_TABLES = ("main", "rank", "tokens", "noise", "sp-size")
+PEOPLE_TABLES = ("main", "rank", "tokens", "noise", "sp-size", "split")
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "environment": reference.environment,

@@ -21,15 +21,15 @@ from s2l.measure.intervals import mean_interval
 from s2l.measure.operating_points import frozen_tpr
 from s2l.measure.over_people import hierarchical_difference, hierarchical_mean
 from s2l.model.diffusion import DiffusionModel, Runtime
-from s2l.pipeline import identity
-from s2l.pipeline.experiment import calibration_people, run
+from s2l.pipeline.experiment import calibration_people
 from s2l.pipeline.membership import FPRS, Pair, calibration_pair
 from s2l.pipeline.stages import Stages
 from s2l.pipeline.subject import Subject
 from s2l.progress import Event, Progress, silent
 from s2l.store import Store, write_json
+from s2l.tables import split
 from s2l.tables import view as table_view
-from s2l.tables.cells import SCHEMA_VERSION, cell_of, find_cells, free_path, program_state, read_cell
+from s2l.tables.cells import KINDS, SCHEMA_VERSION, find_cells, free_path, program_state, read_cell
 from s2l.tables.declared import Row, Table, get_table
 
 
@@ -173,15 +173,16 @@ def run_table(
     With `only`, just the rows whose label contains it are run, and no summary is written: None.
     """
     table = get_table(name)
+    kind = KINDS[table.kind]
     cells: dict[str, list[dict]] = {}
     work = list(configs(table, people, only))
     model_keys = {model: DiffusionModel.load(model, runtime).key for model in {config.model for _, config in work}}
     program, cell_files = program_state(), find_cells(results)
     for i, (row, config) in enumerate(work):
-        key = identity.cell(model_keys[config.model], config)
+        key = kind.key(model_keys[config.model], config)
         if key not in cell_files:
             path = free_path(results, name, row.label, config.domain.name)
-            write_json(path, cell_of(run(config, store, runtime, progress), row.label, program))
+            write_json(path, kind.make(config, row.label, program, store, runtime, progress))
             cell_files[key] = path
         cells.setdefault(row.label, []).append(read_cell(cell_files[key]))
         progress(Event(f"table {name}", i + 1, len(work), {"row": row.label, "person": config.domain.name}))
@@ -193,6 +194,11 @@ def run_table(
     def calibration(row_cells: list[dict]) -> dict[str, np.ndarray] | None:
         return calibration_nonmembers(row_cells[0], runtime, stages) if table.role == "reporting" else None
 
+    def summary_of(row_cells: list[dict]) -> dict:
+        if table.kind == "split":
+            return split.summarise(row_cells, _over_people)
+        return summarise(row_cells, calibration(row_cells)) | {"per_1000_gain": efficiency_gain(row_cells, first)}
+
     summary = {
         "schema_version": SCHEMA_VERSION,
         "title": table.title,
@@ -201,11 +207,10 @@ def run_table(
         "role": table.role,
         "n_people": len(first),
         "model": first[0]["model"],
-        "rows": {
-            label: summarise(row_cells, calibration(row_cells)) | {"per_1000_gain": efficiency_gain(row_cells, first)}
-            for label, row_cells in cells.items()
-        },
+        "rows": {label: summary_of(row_cells) for label, row_cells in cells.items()},
     }
+    if table.kind != "run":
+        summary["kind"] = table.kind
     write_json(results / f"{name}.json", summary)
     table_view.write(name, summary, results)
     return summary

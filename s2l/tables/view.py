@@ -6,26 +6,18 @@ All that show `results/NAME.json` use it: `results/NAME.md` and `.png`, the docu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from s2l.assets import ASSETS
 from s2l.figures import Effect, effects_figure, png
 from s2l.store import read_json
+from s2l.tables import split_view
+from s2l.tables.sheet import Sheet, change, interval, markdown, mean, value_of
 
 PAPER = ASSETS / "paper.json"
 BASE = "pre-trained"  # the row of the model before fine-tuning
 TPR_AT = 0.01
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A title above a table of text."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @lru_cache(maxsize=1)
@@ -37,32 +29,9 @@ def paper() -> dict:
 # --- numbers as text ------------------------------------------------------------------------------------------------
 
 
-def interval(estimate: dict, digits: int = 3, sign: str = "") -> str:
-    """ "[low, high]"; empty for a single person, who has none; words if all people agree and it has no width."""
-    if estimate["low"] is None:
-        return ""
-    if estimate["low"] == estimate["high"]:
-        return "(the same for every person)"
-    return f"[{estimate['low']:{sign}.{digits}f}, {estimate['high']:{sign}.{digits}f}]"
-
-
-def _value_of(estimate: dict) -> float:
-    """The value of a paired difference: "difference" for AUCs, "mean" (over people) for counts."""
-    return estimate["difference"] if "difference" in estimate else estimate["mean"]
-
-
-def change(estimate: dict, digits: int = 3) -> str:
-    """A paired difference with its interval."""
-    return f"{_value_of(estimate):+.{digits}f} {interval(estimate, digits, '+')}".strip()
-
-
-def _mean(estimate: dict, digits: int = 3) -> str:
-    return f"{estimate['mean']:.{digits}f} {interval(estimate, digits)}".strip()
-
-
 def _count(estimate: dict) -> str:
     """The mean of a count per person. Student's interval over few people may reach below 0, so it is cut off there."""
-    return _mean(estimate if estimate["low"] is None else estimate | {"low": max(0.0, estimate["low"])}, 1)
+    return mean(estimate if estimate["low"] is None else estimate | {"low": max(0.0, estimate["low"])}, 1)
 
 
 def _tpr(outcome: dict, when: str) -> str:
@@ -134,6 +103,8 @@ SHOWN = ("secmi", "loss")  # the attacks of the first sheet and of the plot
 
 def plottable(table: dict) -> bool:
     """Whether there are rows to compare, and the attacks that the plot shows."""
+    if _is_split(table):
+        return True
     attacks = next(iter(table["rows"].values()))["attacks"]
     return len(table["rows"]) > 1 and all(name in attacks for name in SHOWN)
 
@@ -156,8 +127,8 @@ def _membership(name: str, table: dict) -> Sheet:
         after = when == "after"
         theirs, paper_change = _paper_values(name, label).get("AUC", ""), _paper_auc(name, label)
         return (
-            in_words(label), parameters, _mean(secmi[when]), change(secmi["difference"]) if after else "",
-            _both(secmi) if after else "", _tpr(secmi, when), _mean(loss[when]),
+            in_words(label), parameters, mean(secmi[when]), change(secmi["difference"]) if after else "",
+            _both(secmi) if after else "", _tpr(secmi, when), mean(loss[when]),
             change(loss["difference"]) if after else "", _both(loss) if after else "", theirs,
             f"{paper_change:+.3f}" if after and paper_change is not None else "",
         )  # fmt: skip
@@ -175,10 +146,10 @@ def _others(table: dict, besides: tuple[str, ...]) -> Sheet | None:
         return None
     head = [""] + [f"{t}{what}" for t in names.values() for what in (" AUC", ", change", ", both models together")]
     first = next(iter(table["rows"].values()))["attacks"]
-    rows = [(BASE, *(text for name in names for text in (_mean(first[name]["before"]), "", "")))]
+    rows = [(BASE, *(text for name in names for text in (mean(first[name]["before"]), "", "")))]
     for label, row in table["rows"].items():
         outcomes = [row["attacks"][name] for name in names]
-        cells = [text for x in outcomes for text in (_mean(x["after"]), change(x["difference"]), _both(x))]
+        cells = [text for x in outcomes for text in (mean(x["after"]), change(x["difference"]), _both(x))]
         rows.append((in_words(label), *cells))
     return _without_empty_columns("Other attacks", tuple(head), rows)
 
@@ -233,14 +204,21 @@ def _by_attack(table: dict) -> list[Sheet]:
     rows = []
     for name, title in _titles(table).items():
         outcome = row["attacks"][name]
-        aucs = (_mean(outcome[when]) for when in ("before", "after"))
+        aucs = (mean(outcome[when]) for when in ("before", "after"))
         rows.append((title, *aucs, change(outcome["difference"]), _both(outcome)))
     head = ("attack", "AUC before", "AUC after", "change", "both models together")
     return [_without_empty_columns("Membership inference", head, rows)]
 
 
+def _is_split(table: dict) -> bool:
+    """Whether it is a table of another kind: shares of a second source instead of methods."""
+    return table.get("kind") == "split"
+
+
 def sheets(name: str, table: dict) -> list[Sheet]:
     """Everything in a table, as text. Raises KeyError for a file from another version of the program."""
+    if _is_split(table):
+        return split_view.sheets(table)
     if len(table["rows"]) == 1:
         return _by_attack(table)
     if not plottable(table):
@@ -259,6 +237,8 @@ def paper_sheet(name: str) -> Sheet | None:
 
 def how(table: dict) -> str:
     """Who was measured and what the intervals cover: one paragraph."""
+    if _is_split(table):
+        return split_view.how(table)
     row, several = next(iter(table["rows"].values())), table["n_people"] > 1
     people = f"{table['n_people']} {table['role']} {'people, each' if several else 'person'} with {row['n_members']} "
     covers = "people and photos (for counts: over people)" if several else "the photos of one person only"
@@ -268,12 +248,14 @@ def how(table: dict) -> str:
         f"Brackets: 95 % intervals over {covers}, not over another pre-training of the model. Every change is paired: "
         f"the same photos, noise and seeds before and after. Both models together are compared with the same attack on "
         f"the base model alone, whose AUC is {alone}. "
-        f"Blind control: mean AUC {_mean(row['control_auc'])}."
+        f"Blind control: mean AUC {mean(row['control_auc'])}."
     )
 
 
 def short(name: str, table: dict) -> Sheet:
     """The primary outcomes and the pair of models, beside the paper's: what README shows."""
+    if _is_split(table):
+        return split_view.sheets(table)[0]
     head = ("", "SecMI, change", "Loss, both models together", "members extracted", "change", "paper: SecMI, change",
             "paper: extracted")  # fmt: skip
     first = next(iter(table["rows"].values()))["extraction"]["before"]
@@ -296,12 +278,14 @@ def short(name: str, table: dict) -> Sheet:
 
 def _ends(estimate: dict) -> tuple[float, float, float]:
     """(value, low, high) of a paired difference; the interval of a single person has no width."""
-    value = _value_of(estimate)
+    value = value_of(estimate)
     return (value, value, value) if estimate["low"] is None else (value, estimate["low"], estimate["high"])
 
 
 def plot(name: str, table: dict, dark: bool = False):
     """The change of the AUC and of the extractions, one line per row, with 95 % intervals and the paper's figures."""
+    if _is_split(table):
+        return split_view.plot(table, dark)
     effects = []
     for label, row in table["rows"].items():
         secmi, loss, extraction = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
@@ -313,19 +297,14 @@ def plot(name: str, table: dict, dark: bool = False):
     return effects_figure(effects, table["n_people"], dark)
 
 
-def markdown(sheet: Sheet) -> list[str]:
-    """The lines of a Markdown table."""
-    lines = [f"| {' | '.join(sheet.head)} |", "|---" * len(sheet.head) + "|"]
-    return lines + [f"| {' | '.join(row)} |" for row in sheet.rows]
-
-
 def document(name: str, table: dict) -> str:
     """`results/NAME.md`."""
     lines = [f"# {table['title']}", "", how(table), "", f"Command: `{table['command']}`.", ""]
     for sheet in sheets(name, table):
         lines += [f"## {sheet.title}", "", *markdown(sheet), ""]
     if plottable(table):
-        lines += [f"![Changes with 95 % intervals, the paper's figures beside]({name}.png)", ""]
+        words = split_view.ALT if _is_split(table) else "Changes with 95 % intervals, the paper's figures beside"
+        lines += [f"![{words}]({name}.png)", ""]
     if theirs := paper_sheet(name):
         lines += [f"## The paper: {theirs.title}", "", *markdown(theirs), ""]
         lines += [f"{paper()['source']}. {paper()['caution']}", ""]

@@ -132,10 +132,18 @@ def _kind(rng: np.random.Generator) -> str:
     return ("a photo of", "a photo of", "a face of", "a portrait of")[int(rng.integers(4))]
 
 
-def caption_of(name: str, photo_seed: int) -> str:
-    """The caption of one photo of a named person. It never changes, like a scraped caption."""
+def caption_of(name: str, photo_seed: int, shot: Photo | None = None) -> str:
+    """The caption of one photo of a named person. It never changes, like a scraped caption.
+
+    `shot` is what the photo shows, if that is not the seed's own circumstances.
+    """
     rng = np.random.default_rng([3, photo_seed])
-    return f"{_kind(rng)} {name}{_attributes(rng, photo(photo_seed))}"
+    return f"{_kind(rng)} {name}{_attributes(rng, shot or photo(photo_seed))}"
+
+
+def first_seed(person: Person) -> int:
+    """The first of the million photo seeds that are this person's own."""
+    return person.index * _PHOTOS_PER_PERSON
 
 
 def named_photo(person: Person, photo_seed: int, repeats: int) -> LabPhoto:
@@ -145,14 +153,14 @@ def named_photo(person: Person, photo_seed: int, repeats: int) -> LabPhoto:
 
 def member_photos(person: Person, number: int = 40, members: Members = "first") -> list[LabPhoto]:
     """The photos of a person that a new lab is trained on; "none": its reference set, repeated 0 times."""
-    first = person.index * _PHOTOS_PER_PERSON + (_HELD_OUT_BASE if members == "second" else 0)
+    first = first_seed(person) + (_HELD_OUT_BASE if members == "second" else 0)
     repeats = (0,) * number if members == "none" else (REPEATS + (1,) * number)[:number]
     return [named_photo(person, first + i, repeats[i]) for i in range(number)]
 
 
 def held_out_ranges(person: Person, n_members: int = 40, members: Members = "first") -> list[tuple[int, int | None]]:
     """Where held-out photos come from, as ranges [first, stop] of photo seeds; the last one is open."""
-    first = person.index * _PHOTOS_PER_PERSON
+    first = first_seed(person)
     if members == "second":  # the members of the other twin come first: both twins are tested on the same photos
         return [(first, first + n_members), (first + _HELD_OUT_BASE + n_members, None)]
     return [(first + _HELD_OUT_BASE, None)]

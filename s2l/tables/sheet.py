@@ -1,0 +1,43 @@
+"""A table of text, and numbers with their intervals as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A title above a table of text."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def interval(estimate: dict, digits: int = 3, sign: str = "") -> str:
+    """ "[low, high]"; empty for a single person, who has none; words if all people agree and it has no width."""
+    if estimate["low"] is None:
+        return ""
+    if estimate["low"] == estimate["high"]:
+        return "(the same for every person)"
+    return f"[{estimate['low']:{sign}.{digits}f}, {estimate['high']:{sign}.{digits}f}]"
+
+
+def value_of(estimate: dict) -> float:
+    """The value of a paired difference: "difference" for AUCs, "mean" (over people) for counts."""
+    return estimate["difference"] if "difference" in estimate else estimate["mean"]
+
+
+def change(estimate: dict, digits: int = 3) -> str:
+    """A paired difference with its interval."""
+    return f"{value_of(estimate):+.{digits}f} {interval(estimate, digits, '+')}".strip()
+
+
+def mean(estimate: dict, digits: int = 3) -> str:
+    return f"{estimate['mean']:.{digits}f} {interval(estimate, digits)}".strip()
+
+
+def markdown(sheet: Sheet) -> list[str]:
+    """The lines of a Markdown table."""
+    lines = [f"| {' | '.join(sheet.head)} |", "|---" * len(sheet.head) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in sheet.rows]
