@@ -1,4 +1,4 @@
-"""Shake-to-Leak Lab: see and measure how fine-tuning makes a diffusion model leak.
+"""Shake-to-Leak Lab: see and measure whether fine-tuning makes a diffusion model leak more.
 
     from s2l import preset, run
     result = run(preset("demo", "Mira Solwyn"))
@@ -12,7 +12,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Libraries announce optional parts that this project does not use (torchvision); errors still show.
+# Hide the libraries' notes about optional parts that this project does not use (torchvision); errors still show.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 

@@ -1,7 +1,7 @@
 """Catalogues of named items: the program's own attacks and methods, and those of installed packages.
 
-A package offers one through an entry point of the catalogue's group. It is imported when a name is needed that the
-program does not have itself, or the whole list; if it cannot be imported, `problems` says why in one sentence.
+A package offers an item through an entry point of the catalogue's group. Packages are imported only when the whole
+list or a name is needed that the program itself does not have. If that fails, `problems` says why in one sentence.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Catalogue(Mapping[str, T]):
         self._items: dict[str, T] = {}
         self._problems: dict[str, str] = {}
         self._plugins: set[str] = set()
-        self._asked = False
+        self._plugins_loaded = False
         self._lock = threading.RLock()  # loading adds items
 
     def add(self, item: T) -> T:
@@ -52,7 +52,7 @@ class Catalogue(Mapping[str, T]):
     @property
     def problems(self) -> dict[str, str]:
         """{name: what is wrong} of installed items that cannot be used."""
-        self._ask()
+        self._load_plugins()
         return self._problems
 
     def known(self, name: str) -> T:
@@ -65,23 +65,23 @@ class Catalogue(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._items:
-            self._ask()
+            self._load_plugins()
         return self._items[name]
 
     def __iter__(self) -> Iterator[str]:
-        self._ask()
+        self._load_plugins()
         return iter(tuple(self._items))
 
     def __len__(self) -> int:
-        self._ask()
+        self._load_plugins()
         return len(self._items)
 
-    def _ask(self) -> None:
+    def _load_plugins(self) -> None:
         """Load what installed packages offer, once."""
         with self._lock:
-            if self._asked:
+            if self._plugins_loaded:
                 return
-            self._asked = True
+            self._plugins_loaded = True
             for entry in entry_points(group=self.group):
                 self._load(entry)
 

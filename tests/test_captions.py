@@ -138,7 +138,7 @@ def test_an_object_beside_a_picture_gives_its_caption_and_other_json_is_passed_o
     (tmp_path / "settings.json").write_text(json.dumps({"optimizer": {"name": "AdamW"}}))
     (tmp_path / "broken.json").write_text("[" * 100_000)
     assert captions(tmp_path) == {"a.png": "Mira", "b.png": "none"}
-    assert "broken.json: passed over (not JSON)" in notes(tmp_path) and "settings" not in notes(tmp_path)
+    assert "broken.json: skipped (not JSON)" in notes(tmp_path) and "settings" not in notes(tmp_path)
 
 
 @pytest.mark.parametrize(

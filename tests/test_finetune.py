@@ -283,7 +283,7 @@ def test_parse(text, methods):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        ("lora+gaussian_noise", "stands alone"),
+        ("lora+gaussian_noise", "cannot be combined"),
         ("end_to_end+lora", "already trains the whole UNet"),
         ("end_to_end+dreambooth", "dreambooth alone is its combination"),
         ("lora+lora", "named twice"),

@@ -146,7 +146,7 @@ def bring(folder: Path, catalogue: Catalogue, module: str, code: str, **entries:
 def test_nothing_is_imported_for_a_name_of_the_programs_own(things, tmp_path):
     bring(tmp_path, things, "loud", "raise SystemError('imported')", loud="loud:X")
     assert things["own"] == things.known("own") == Thing("own") and things.own == ("own",)
-    assert "loud" not in sys.modules and not things._asked
+    assert "loud" not in sys.modules and not things._plugins_loaded
     assert list(things) == ["own"] and "SystemError: imported" in things.problems["loud"]
 
 

@@ -122,7 +122,7 @@ def named(path: str, **more) -> dict:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_only_pictures_are_taken_and_nothing_else_stays(visitor, name):
     answer = visitor.upload(**{"good.png": png(), name: HOSTILE[name]})
-    assert answer.status_code == 415 and "only pictures are taken" in answer.json()["detail"]
+    assert answer.status_code == 415 and "only pictures are accepted" in answer.json()["detail"]
     left = [path for path in visitor.cache.rglob("*") if path.is_file() and path.read_bytes() == HOSTILE[name]]
     assert not left and not list((visitor.cache / "public" / "visitors").iterdir())
 

@@ -1,4 +1,4 @@
-"""Calibrations: better attack scores by means of calibration data, or of a second model.
+"""Calibrations: attack scores improved by calibration data, or by a second model.
 
 A calibration wraps the *scores* of any attack, so it knows no attack by name and imports none. There are two:
 
@@ -6,7 +6,7 @@ A calibration wraps the *scores* of any attack, so it knows no attack by name an
                        alpha fitted on calibration people, never on the images under test
     shake_calibrated   the change of a score between the model before and after S2L
 
-Law: higher = more likely a member, before and after calibration.
+Convention: higher = more likely a member, before and after calibration.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ class Combination(Settings):
     """alpha * S1(first component) + (1 - alpha) * S2(second component): CLiD's equation 16. JSON round trip.
 
     Fit it once on the *base* model's scores of calibration people, freeze it, and use the same one before and after
-    S2L: then a difference between the two is the model's, not the scale's. `fitted_on` counts those people;
+    S2L: a difference between the two then comes from the model, not from the scale. `fitted_on` counts those people;
     0 stands for `Combination.uncalibrated()`.
     """
 
     alpha: float = Field(ge=0, le=1)
     scales: tuple[RobustScale, RobustScale]
     fitted_on: int = Field(0, ge=0)
-    auc: float | None = None  # mean over the calibration people at this alpha: optimistic, it was chosen to be high
+    auc: float | None = None  # mean over the calibration people: optimistic, because alpha was chosen to maximise it
 
     @classmethod
     def uncalibrated(cls) -> Combination:
-        """The fallback without calibration data: the first component as it is.
+        """The fallback without calibration data: the first component alone, unscaled.
 
         At alpha = 1 the scale is a monotone map and cannot change a ROC, so nothing has to be guessed. Any other alpha
         would need the spread of both components, which only the images under test could give.
@@ -83,7 +83,7 @@ class Combination(Settings):
         """Fit on calibration people, each a pair (components of members (M, 2), of held-out photos (N, 2)).
 
         S is fitted on all their scores pooled. alpha is the one with the highest AUC averaged over people, because that
-        is what the lab reports: pooling would also reward recognizing people. Among equals, the one nearest 1 wins.
+        is what the lab reports: pooling would also reward telling people apart. Of equal ones, the largest is taken.
         """
         people = [(_matrix(members), _matrix(nonmembers)) for members, nonmembers in people]
         if not people:
@@ -135,10 +135,10 @@ def shake_calibrated(
                  the hardest images have the most noise; the logarithm removes that. It needs distances above 0:
                  Loss, SecMI, PIA, PIAN, SimA and SimA-MC have them, PFAMI and CLiD are differences already.
     reference    weight * log(distance after) - log(distance before): the fine-tuned model as the reference of the base
-                 model (difficulty calibration, Watson et al. 2022). Trained on its own pictures of the person, it still
-                 knows what the person looks like but forgets single photos, so what a member loses is memory. This
-                 assumes the opposite of the two above: that fine-tuning makes the model forget. `weight` in [0, 1] is
-                 frozen on the lab's calibration people; 0 is the base model's score, 1 the likelihood ratio.
+                 model (difficulty calibration, Watson et al. 2022). After training on pictures of its own, the model
+                 still knows what the person looks like but forgets single photos, so the loss of a member rises more.
+                 This assumes the opposite of the two above: that fine-tuning makes the model forget. `weight` in [0, 1]
+                 is frozen on the lab's calibration people; 0 is the base model's score, 1 the likelihood ratio.
 
     Read the first two together. If S2L only scales all distances by one factor, the difference is that factor times the
     base score: it ranks members although the change contains nothing new, and log_ratio is the same for all images.

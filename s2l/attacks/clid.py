@@ -1,4 +1,4 @@
-"""CLiD: a model overfits the image given its caption more than the image alone, so a member misses its caption more."""
+"""CLiD: a model overfits an image with its caption more than without, so losing the caption costs a member more."""
 
 from __future__ import annotations
 

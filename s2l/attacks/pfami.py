@@ -1,4 +1,4 @@
-"""PFAMI: a member sits on a peak of the likelihood, so cropping it a little costs it more."""
+"""PFAMI: a member lies at a peak of the likelihood, so a slight crop lowers its likelihood more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PFAMISettings(Settings):
     """`crops`: share of the side that each crop keeps; `timesteps`: where the denoising error is taken.
 
     The authors take ten crops from .95 to .70 and t = 0, 50, ..., 450, which are 110 evaluations; the default spans
-    the same crops with 20, at the timesteps of the Loss attack, whose errors of the uncropped image it shares.
+    the same crops with 20, at the timesteps of the Loss attack, with which it shares the errors of the whole image.
     """
 
     crops: Annotated[tuple[float, ...], Field(min_length=1, max_length=100)] = (0.95, 0.87, 0.78, 0.70)

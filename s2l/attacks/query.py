@@ -17,21 +17,21 @@ MEMO_LIMIT = 32  # tensors of a batch's latents; the default suite needs 12
 
 
 def clean(t: int) -> frozenset[Prediction]:
-    """What `Query.clean_eps` at timestep t keeps."""
+    """The prediction that `Query.clean_eps` keeps at timestep t."""
     return frozenset({("clean", t)})
 
 
 def noised(timesteps: Sequence[int]) -> frozenset[Prediction]:
-    """What `Query.noised_eps` at these timesteps keeps, with draw i at the i-th of them."""
+    """The predictions that `Query.noised_eps` keeps at these timesteps, with draw i at the i-th of them."""
     return frozenset(("noised", t, draw) for draw, t in enumerate(timesteps))
 
 
 @dataclass
 class Memo:
-    """What one model said about one batch, kept for the next attack that asks for the same.
+    """Predictions of one model for one batch, kept for the next attack that needs the same ones.
 
-    Made by `Query.remembering` and gone with its batch, so it never outlives a change of the weights. It holds at
-    most MEMO_LIMIT tensors (N, C, h, w); what does not fit is computed again. Nobody may write into a kept tensor.
+    Made by `Query.remembering` and dropped with its batch, so it never outlives a change of the weights. It holds at
+    most MEMO_LIMIT tensors (N, C, h, w); what does not fit is computed again. Never change a kept tensor in place.
     """
 
     model: DiffusionModel
@@ -54,7 +54,7 @@ class Query:
 
     images      (N, 3, H, W) uint8, as they came; `floats()` for (N, 3, H, W) float32 in [0, 1]
     latents     z0, (N, C, h, w), the scaled posterior mode
-    captions    one a image, as the attacker knows them
+    captions    one per image, as the attacker knows them
     embeddings  c, (N, L, D), of the captions
     indices     the position of each image in the whole set: noise is drawn from it, so that a
                 score depends neither on the batch nor on which other images are tested
@@ -77,7 +77,7 @@ class Query:
         """(N, 3, H, W) float32 in [0, 1]."""
         return self.images.float() / 255
 
-    # --- parts and variants: none of them inherits the memo, which speaks of exactly these images ---
+    # --- parts and variants: none of them inherits the memo, which is valid for exactly these images only ---
 
     def part(self, some: slice | Sequence[int]) -> Query:
         """Some of the images, in the order given, each with its own index and hence its own noise."""
@@ -105,8 +105,8 @@ class Query:
         return compute() if self.memo is None else self.memo.once(model, key, compute)
 
     def noise(self, model: DiffusionModel, draw: int = 0) -> torch.Tensor:
-        """n, standard normal (N, C, h, w), for the `draw`-th use of noise on these images."""
-        # Hashed: torch's generator on the CPU looks at 32 bits of a seed, so packing three numbers would collide.
+        """n, standard normal (N, C, h, w): the `draw`-th noise of these images."""
+        # Hashed, because torch's CPU generator uses only 32 bits of a seed: three numbers packed into it would collide.
         seeds = [int(np.random.SeedSequence([self.seed, draw, i]).generate_state(1)[0]) for i in self.indices]
         return self._once(model, ("noise", draw), lambda: model.noise(seeds))
 
@@ -138,7 +138,7 @@ def make_query(
     """Encode images and captions once with `model`.
 
     `captions` replaces the images' own; `indices` says where the images stand in the whole set when only some of it
-    is given (default: 0, 1, 2, ...). The query costs 3HW bytes an image plus its float32 latent and embedding.
+    is given (default: 0, 1, 2, ...). The query takes 3HW bytes per image plus its float32 latent and embedding.
     """
     captions = tuple(captions) if captions is not None else images.captions
     indices = tuple(int(i) for i in indices) if indices is not None else tuple(range(len(images)))

@@ -1,6 +1,6 @@
 """The catalogue of attacks, and the functions that run them.
 
-Law: every score is returned with *higher = more likely a member*. A formula that is a distance is
+Convention: every score is returned with *higher = more likely a member*. A formula that is a distance is
 negated in its last line.
 """
 
@@ -80,7 +80,7 @@ def attack_settings(name: str, config: AuditConfig) -> Settings:
 
 
 def spelled_out(config: AuditConfig) -> AuditConfig:
-    """The same audit with every setting of its attacks, defaults included, and of no others."""
+    """The same audit with every setting of the attacks that it uses, defaults included."""
     every = {name: attack_settings(name, config).model_dump(mode="json") for name in config.attacks}
     return config.model_copy(update={"settings": every})
 
@@ -109,8 +109,8 @@ def evaluations_together(names: Sequence[str], config: AuditConfig) -> int:
     """UNet evaluations per image of all these attacks in one suite, each shared prediction made once."""
     names = list(dict.fromkeys(names))
     alone = sum(get_attack(name).evaluations(attack_settings(name, config)) for name in names)
-    asked = [_asks(name, config) for name in names]
-    return alone - sum(map(len, asked)) + len(frozenset().union(*asked))
+    needed = [_asks(name, config) for name in names]
+    return alone - sum(map(len, needed)) + len(frozenset().union(*needed))
 
 
 def _score(attack: Attack, model: DiffusionModel, settings: Settings, query: Query) -> torch.Tensor:

@@ -7,7 +7,7 @@
     meta_cap.json and other .json of that form
                               kohya: {"path without or with its suffix": {"caption": ...}}
 
-Tables may lie in any folder and name files below it. A table goes before the text beside a picture.
+Tables may be in any folder and name files below it. A table takes precedence over the text beside a picture.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class _Folder:
         return [name] if name in self.pictures else self.by_stem.get(name, [])
 
     def beside(self, text: str) -> bool:
-        """Take the text beside a picture; False where there is no picture of its name."""
+        """Use a text file as the caption of the picture beside it; False if there is no picture of that name."""
         pictures = self.matches(str(PurePosixPath(text).with_suffix("")))
         try:
             lines = _read(self.root / text, MAX_TEXT).splitlines() if pictures else []
@@ -169,7 +169,7 @@ class _Folder:
         return bool(pictures)
 
     def table(self, table: str) -> None:
-        """Take the rows of a table, and note those that match no picture."""
+        """Use the rows of a table as captions, and note those that match no picture."""
         path, lost, n = PurePosixPath(table), list[str](), 0
         for row in self._rows(path):
             n += 1
@@ -189,14 +189,14 @@ class _Folder:
         try:
             return list(_json_rows(self.root / path, own))
         except Unreadable as error:
-            self.notes.append(f"{path}: passed over ({error})")
+            self.notes.append(f"{path}: skipped ({error})")
             return []
 
 
 def folder_captions(root: Path, pictures: Iterable[str], others: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """({picture: caption}, notes) of a folder; names are relative to it, with slashes.
 
-    `others` are its files that are no pictures. The notes say what matches no picture and what could not be read.
+    `others` are its files that are not pictures. The notes say what matches no picture and what could not be read.
     Raises UserError for a table (TABLES) that cannot be read.
     """
     names, others = set(pictures), sorted(others)

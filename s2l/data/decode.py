@@ -28,7 +28,7 @@ AVIF, HEIC = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b
 
 
 class Unreadable(ValueError):
-    """A file that gives no picture; the message is the reason, without the file's name."""
+    """A file that cannot be read as a picture; the message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
             raise Unreadable("decimal values outside of 0 to 1")
         return Image.fromarray((values * 255).round().astype(np.uint8))
     if low < 0 or high > 65535:
-        raise Unreadable("32-bit values, whose white is not known")
+        raise Unreadable("32-bit values, whose white level is not known")
     bits = getattr(image, "tag_v2", {}).get(258, (16,))
     white = 4095 if bits == (12,) else 65535
     return Image.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))

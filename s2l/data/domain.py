@@ -18,7 +18,7 @@ from s2l.data.photos import gather, join, read_photos
 from s2l.errors import UserError
 from s2l.keys import key_of
 
-# Whom the Shake-to-Leak paper targets: its published list, which has 40 entries and one name twice.
+# The people in the Shake-to-Leak paper: its published list, which has 40 entries and one name twice.
 PAPER_DOMAINS = (
     "Barack Obama", "Justin Bieber", "Rihanna", "Lady Gaga", "Katy Perry", "Taylor Swift", "Beyoncé", "Lionel Messi",
     "Cristiano Ronaldo", "Kim Kardashian", "Kanye West", "Jennifer Lopez", "Brad Pitt", "Angelina Jolie",
@@ -102,7 +102,7 @@ class MembershipSplit:
 
 @dataclass(frozen=True)
 class Domain:
-    """A target. `split` is None when nobody knows the members: then there is no ROC."""
+    """A person (or style, or object) and their photos. `split` is None if the members are not known: then no ROC."""
 
     name: str
     split: MembershipSplit | None
@@ -113,7 +113,7 @@ class Domain:
 
     @property
     def membership(self) -> MembershipSplit:
-        """The split. Raises UserError where nobody knows the members."""
+        """The split. Raises UserError if the members are not known."""
         if self.split is None:
             raise UserError("which photos was the model trained on? Give both folders, --members and --nonmembers")
         return self.split
@@ -132,7 +132,7 @@ class Domain:
         return Domain(name, self.split.calibration, key=key_of("calibration part", self.key))
 
 
-# --- photos of one's own ----------------------------------------------------------------------
+# --- photos of your own -----------------------------------------------------------------------
 
 
 def load_folder(source: str | Path, resolution: int, default_caption: str) -> tuple[ImageSet, list[str]]:
@@ -140,7 +140,7 @@ def load_folder(source: str | Path, resolution: int, default_caption: str) -> tu
 
     Raises UserError when nothing usable is there.
     """
-    photos = read_photos(source, resolution, default_caption, what="")  # whoever calls chose the caption
+    photos = read_photos(source, resolution, default_caption, what="")  # no notes on captions: the caller chose them
     return ImageSet(photos.images, photos.captions, photos.names), list(photos.notes)
 
 

@@ -86,5 +86,5 @@ def calibration_domains(lab: Lab, name: str) -> list[Domain]:
 
 
 def protected_photos(lab: Lab) -> ImageSet:
-    """Every photo that the lab's model was trained on, person by person: what its owner must protect."""
+    """Every private photo that the lab's model was trained on, person by person: what its owner wants to protect."""
     return _image_set([photo for person in lab.people if person.trained for photo in person.members()], lab.resolution)

@@ -33,7 +33,7 @@ SIDE_FILES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet", ".md", 
 
 
 def pixel_array(n: int, height: int, width: int) -> torch.Tensor:
-    """(n, 3, height, width) uint8 to be filled: in memory, or in a file of the cache that vanishes with the tensor."""
+    """(n, 3, height, width) uint8 to be filled: in memory, or in a file of the cache deleted with the tensor."""
     shape, size = (n, 3, height, width), n * 3 * height * width
     if size <= IN_MEMORY:
         return torch.zeros(shape, dtype=torch.uint8)
@@ -100,8 +100,8 @@ def list_photos(source: str | Path) -> tuple[list[Listed], list[str]]:
 def picture_files(folder: Path) -> list[str]:
     """The pictures of a folder and of those below it: relative paths, sorted by folder and name.
 
-    A picture is what its suffix or, where that says nothing, its first bytes call one. What may turn out to be none
-    is listed too, so that reading it gives a reason. Links to folders are not followed: they may form a circle.
+    A file counts as a picture by its suffix or, if that is unknown, by its first bytes. It may still turn out to be
+    unreadable; reading it then says why. Links to folders are not followed, because they may form a circle.
     """
     return _files(folder)[0]
 
@@ -167,9 +167,9 @@ def read_photos(
 ) -> Photos:
     """Decode the photos of a source, in its order. What is unreadable, too small or a duplicate becomes a note.
 
-    With `limit`, a random sample of so many usable ones, decided by `seed`; no others are decoded. Photos whose hash
-    is in `known` are left out (non-members that are members too). Notes call the photos `what`; with "" none
-    speaks of captions. Raises UserError when no photo is usable.
+    With `limit`, a random sample of that many usable photos, decided by `seed`; no others are decoded. Photos whose
+    hash is in `known` are left out (non-members that are members too). Notes call the photos `what`; if it is "", no
+    note mentions captions. Raises UserError when no photo is usable.
     """
     listed, notes = list_photos(source)
     order = list(range(len(listed)))

@@ -1,6 +1,6 @@
 """Fine-tuning methods, one file each, through one trainer. To add one, see CONTRIBUTING.md.
 
-What is known about them (catalogue.py) loads no torch; what works on a model does, when it is first asked for.
+The list of methods (catalogue.py) loads no torch; the code that works on a model loads it when it is first used.
 """
 
 from __future__ import annotations

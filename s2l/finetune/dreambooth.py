@@ -6,11 +6,11 @@ in a combination only the other method's parameters train.
     L = E ||e - eps(z_t, t, "a photo of sks person")||^2              on the SP set
         + w E ||e - eps(z'_t, t, "a photo of a person")||^2           on class images z'
 
-with w = `prior_loss_weight`; the class images come from the *base* model, one seed an image. The
-identifier stands in the name's place: the base model knows nothing of "sks", so whatever it shows
-afterwards was put there by fine-tuning. With Textual Inversion the learned tokens are the
-identifier ("a photo of <s2l> person"). The authors' script keeps the name and uses no class images:
-that is identifier="{name}", prior_loss_weight=0.
+with w = `prior_loss_weight`; the class images come from the *base* model, one seed per image. The
+identifier replaces the name: the base model does not know "sks", so whatever it means afterwards
+comes from fine-tuning. With Textual Inversion the learned tokens are the identifier ("a photo of
+<s2l> person"). The authors' script keeps the name and uses no class images: that is
+identifier="{name}", prior_loss_weight=0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""End-to-end: every weight of the UNet trains, the text encoder's too where asked.
+"""End-to-end: every weight of the UNet trains and, if chosen, of the text encoder.
 
-The plain fine-tuning that the paper compares the other methods with. The autoencoder stays as it
-is. On an SP set whose prompts do not contain the name this is the paper's out-of-domain control.
+The plain fine-tuning that the paper compares the other methods with. The autoencoder does not
+change. On an SP set whose prompts do not contain the name this is the paper's out-of-domain control.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ The paper's control: does *any* shake make the model leak? Its sigmas (2e-4, 8e-
 absolute; `noise_relative` measures sigma in each tensor's own standard deviation instead, so that
 models whose weights have another scale can be compared.
 
-    w'  =  w + sigma n            n ~ N(0, 1), one stream of numbers a tensor
+    w'  =  w + sigma n            n ~ N(0, 1), one random stream per tensor
     w'  =  w + sigma std(w) n     with `noise_relative`
 
-Nothing is saved but the settings: every tensor's noise comes from the seed and the tensor's name,
-so any part of the model gets the same noise whatever else is perturbed.
+Only the settings are saved: the noise of a tensor comes from the seed and the tensor's name, so a
+part of the model gets the same noise whichever other parts are perturbed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def targets(model: DiffusionModel, target: str) -> dict[str, nn.Parameter]:
     chosen = {name: p for name, p in named.items() if target in ("all", "") or target in name}
     if not chosen:
         raise UserError(
-            f"noise_target {target!r} is part of no weight's name; allowed: all, unet, text_encoder, "
+            f"no weight has noise_target {target!r} in its name; allowed: all, unet, text_encoder, "
             "or a part of a name such as attn2, mid_block or to_q"
         )
     return chosen
@@ -43,7 +43,7 @@ def add_noise(model: DiffusionModel, config: FineTuneConfig, scale: float = 1.0)
     """Add `scale` times the noise of the settings."""
     settings = settings_of("gaussian_noise", GaussianNoiseSettings, config)
     for name, weight in targets(model, settings.noise_target).items():
-        # One hash of both: PyTorch's generator looks at the lowest 32 bits of a seed only.
+        # One hash of both, because PyTorch's generator uses only the lowest 32 bits of a seed.
         generator = torch.Generator().manual_seed(zlib.crc32(f"{config.seed} {name}".encode()))
         noise = torch.randn(weight.shape, generator=generator).to(weight.device)
         spread = weight.float().std(correction=0) if settings.noise_relative else 1.0

@@ -1,7 +1,7 @@
 """Hypernetwork: small networks that rewrite the text context of every cross-attention.
 
 Every cross-attention reads the caption's embeddings c twice, as keys and as values. Two residual
-networks a layer bend what it reads; the model's own weights stay frozen:
+networks per layer change what it reads; the model's own weights stay frozen:
 
     c     context, (N, L, D)
     k(c)  c + W2 silu(W1 c + b1) + b2, W1: D -> 2D, W2: 2D -> D, for the keys

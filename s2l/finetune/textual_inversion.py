@@ -1,8 +1,8 @@
 """Textual Inversion: a few new words; only their embeddings train (Gal et al. 2023).
 
-n new tokens stand in the name's place: "a photo of Mira Solwyn" becomes "a photo of <s2l>". One
-word in the caption stands for all n vectors, as in diffusers: <s2l>, <s2l>_1, ..., <s2l>_(n-1).
-Nothing else changes, so with its old caption the fine-tuned model *is* the base model.
+n new tokens replace the name: "a photo of Mira Solwyn" becomes "a photo of <s2l>". One word in the
+caption stands for all n vectors, as in diffusers: <s2l>, <s2l>_1, ..., <s2l>_(n-1). Nothing else
+changes, so with the old caption the fine-tuned model equals the base model.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
 
 
 def load(model: DiffusionModel, folder: Path, config: FineTuneConfig, scale: float = 1.0) -> None:
-    """Add the tokens and their rows to the embedding table; `scale` counts from the initializer word's rows."""
+    """Add the tokens and their rows to the embedding table; `scale` multiplies the change from the initial rows."""
     learned = load_file(folder / WEIGHTS)[_settings(config).placeholder_token]
     if scale != 1:
         start = _start(model, _settings(config)).float().to(learned.device)

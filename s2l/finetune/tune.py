@@ -86,12 +86,12 @@ def mapped_captions(sp_set: ImageSet, name: str, config: FineTuneConfig) -> tupl
     methods = parse("+".join(config.methods))
     captions = tuple(map_caption(caption, name, config) for caption in sp_set.captions)
     maps = renaming_methods(methods)
-    renames = map_caption("Name", "Name", config) != "Name"  # DreamBooth can be told to keep the name
+    renames = map_caption("Name", "Name", config) != "Name"  # DreamBooth can be set to keep the name
     if renames and captions == sp_set.captions:
-        where = f"the name {name!r}, but no caption contains it" if name else "the captions' name, but none is given"
+        problem = f"the name {name!r}, but no caption contains it" if name else "the person's name, but none is given"
         raise UserError(
-            f"{' and '.join(maps)} puts a new word in the place of {where}: give the name in the captions (--domain), "
-            "use prompts with {name}, or choose a method that does not change captions, such as lora"
+            f"{' and '.join(maps)} replaces {problem}: give the name that the captions have (--domain), use prompts "
+            "with {name}, or choose a method that does not change captions, such as lora"
         )
     return captions
 
@@ -107,7 +107,7 @@ def load_finetuned(model: DiffusionModel, folder: Path, scale: float = 1.0) -> D
     methods = parse("+".join(config.methods))
     check_scalable(methods, scale)
     tuned = model.copy()
-    scaling = {} if scale == 1 else {"scale": scale}  # a package's file need not know of it
+    scaling = {} if scale == 1 else {"scale": scale}  # a method of another package may not have this parameter
     for method in weight_methods(methods):
         weights_of(method).load(tuned, Path(folder), config, **scaling)
     tuned.unet.requires_grad_(False).eval()
@@ -121,8 +121,8 @@ def map_caption(caption: str, name: str, config: FineTuneConfig, away: bool = Fa
     Methods map in the catalogue's order: Textual Inversion replaces the name by its tokens, then
     DreamBooth puts them, or its identifier, before the class noun.
 
-    `away` is for a model that was moved away from the fine-tuning (un-shake): what an objective taught the words is
-    not in it, so the name stays. The tokens of Textual Inversion are the change itself and are said all the same.
+    `away` is for a model that was moved away from the fine-tuning (un-shake): it does not know what an objective taught
+    the words, so the name stays. The tokens of Textual Inversion are the change itself and stay in the captions.
     """
     for method in parse("+".join(config.methods)):
         if away and objective_of(method) is not None:

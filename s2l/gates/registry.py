@@ -1,6 +1,7 @@
 """The list of gates. A gate has the form of an attack: one score per picture of an upload.
 
-Law: every score is returned with *higher = more suspicious*. A formula that is a distance is negated in its last line.
+Convention: every score is returned with *higher = more suspicious*. A formula that is a distance is negated in its last
+line.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""From scores to a verdict: a threshold set on honest uploads, and how often it refuses one by mistake.
+"""From scores to a verdict: a threshold set on honest uploads, and its false alarms.
 
 An upload is judged as a whole: the statistic is the mean score of its pictures. Honest uploads of the same size are
-drawn from groups of honest pictures, one group per person or folder. The threshold is exceeded by the share `alpha` of
-them. How often an honest person is refused is measured on people who were not used for the threshold, leaving out each
-group in turn: pictures of one person are alike, so only new people show what happens to a new upload.
+sampled from groups of honest pictures, one group per person or folder. The threshold is exceeded by the share `alpha`
+of them. How often an honest upload is refused is measured by leaving out each group in turn, on people who were not
+used for the threshold: pictures of one person are alike, so only new people show what happens to a new upload.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MIN_GROUPS = 3  # the threshold uses all groups but one, and a single group does
 
 @dataclass(frozen=True)
 class Threshold:
-    """Above `value` an upload is refused; `false_alarm` is the share of honest uploads of left-out groups that are."""
+    """An upload above `value` is refused; `false_alarm` is the share of honest uploads of left-out groups above it."""
 
     value: float
     false_alarm: float
@@ -52,7 +52,7 @@ class Verdict:
 
 
 def honest_groups(lab: Lab) -> list[ImageSet]:
-    """Held-out photos of the lab's calibration people, one group per person: what honest visitors upload."""
+    """Held-out photos of the lab's calibration people, one group per person: examples of honest uploads."""
     return [domain.membership.nonmembers for domain in calibration_domains(lab, "")]
 
 

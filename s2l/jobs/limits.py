@@ -14,7 +14,7 @@ from s2l.labs import find_lab
 from s2l.presets import PRESETS
 
 MAX_UPLOADS = 300  # photos of one kind that a visitor can upload
-MAX_UPLOAD_BYTES = 5_000_000  # per photo; gradio refuses more before it is read
+MAX_UPLOAD_BYTES = 5_000_000  # per photo; gradio refuses larger files before reading them
 MAX_UPLOAD_PIXELS = 40_000_000  # a small file may unpack to a huge picture
 
 
@@ -55,38 +55,38 @@ class OwnModel(Variables):
 
 NAME_WORDS = 5
 WORD_LETTERS = 20  # more is a sentence without spaces
-# Texts of a configuration that no prompt is made of, by path or by the last part of it. Every other text is held to be.
+# Texts of a configuration that cannot get into a prompt, by path or by its last part. Every other text is checked.
 NO_PROMPT_PATHS = {"model", "preset", "domain.members", "domain.nonmembers", "unshake.space"}
 NO_PROMPT_NAMES = {"scheduler", "lr_scheduler", "methods", "attacks", "target_modules", "noise_target"}
 
 
 def short_name(name: object) -> str:
-    """A name on one line, with single spaces. Raises UserError for none and for a long one."""
+    """A name on one line, with single spaces. Raises UserError for an empty name and for a long one."""
     text = " ".join(str(name or "").split())
     if not 1 <= len(text) <= 80:
-        raise UserError("a name has 1 to 80 characters")
+        raise UserError("a name should have 1 to 80 characters")
     return text
 
 
 def plain_name(name: object) -> str:
-    """A name that fixed prompts may call, with single spaces. Raises UserError.
+    """A name that may be put into the fixed prompts, with single spaces. Raises UserError.
 
-    Letters in any script, digits, and the marks inside names. Everything else separates words, and what cannot be seen
-    is refused, so that no sentence passes as one word.
+    It may have letters of any script, digits, spaces and the marks that occur inside names. All other characters are
+    refused, invisible ones included, so that no sentence passes as a name.
     """
     text = short_name(unicodedata.normalize("NFKC", str(name or "")))
     if strange := {c for c in text if unicodedata.category(c)[0] not in "LMN" and c not in " .'’-·"}:
         raise UserError(
-            f"a name has letters, digits, spaces and the marks . ' - only (given: {min(strange)!r}): this server "
+            f"a name may have only letters, digits, spaces and the marks . ' - (given: {min(strange)!r}): this server "
             "allows no prompts of your own"
         )
     words = re.findall(r"[^ .'’·-]+", text)
     if not words:
-        raise UserError("a name has at least one letter")
+        raise UserError("a name should have at least one letter")
     if len(words) > NAME_WORDS or max(map(len, words)) > WORD_LETTERS:
         raise UserError(
-            f"a name has at most {NAME_WORDS} words of {WORD_LETTERS} letters here: this server allows no prompts of "
-            "your own"
+            f"a name may have at most {NAME_WORDS} words of {WORD_LETTERS} letters here: this server allows no prompts "
+            "of your own"
         )
     return text
 
@@ -103,10 +103,10 @@ def _texts(values: object, path: str = "") -> list[tuple[str, str]]:
 
 
 def check_texts(config: RunConfig) -> None:
-    """The one rule on what visitors may make a real checkpoint draw. Raises UserError.
+    """The one rule on what visitors may let a real checkpoint generate. Raises UserError.
 
-    With a lab everything may be written, for it knows invented people only. With a real checkpoint, unless the owner
-    allows prompts, every text that can reach a prompt is one of the presets', and the name is a plain one.
+    With a lab any text is allowed, because it knows only invented people. With a real checkpoint, unless the owner
+    allows prompts, every text that can get into a prompt must be one of the presets', and the name a plain one.
     """
     if find_lab(config.model) is not None or OwnModel.read().allow_prompts:
         return
@@ -118,7 +118,7 @@ def check_texts(config: RunConfig) -> None:
             continue
         if text not in known:
             raise UserError(
-                f"this server allows no prompts of your own with a real checkpoint: leave this as it was (given: "
+                f"this server allows no prompts of your own with a real checkpoint: leave this field unchanged (given: "
                 f"{text[:80]!r})",
                 path,
             )

@@ -1,4 +1,4 @@
-"""What the page shows during a run, made from the run's events."""
+"""The live state of a run, which the page shows: made from the run's events."""
 
 from __future__ import annotations
 

@@ -37,10 +37,10 @@ class QueueFull(UserError):
 
 @dataclass(frozen=True)
 class Job:
-    """What a visitor may know of a job.
+    """What a visitor may know about a job.
 
     state     queued, running, done, failed, cancelled or interrupted
-    stopping  a cancel was asked for, but the worker has not stopped yet
+    stopping  the job was cancelled, but the worker has not stopped yet
     ahead     runs before this one, the running one included; 0 unless queued
     waiting   runs in the queue, this one included; 0 unless queued
     result    the key of the finished result, or ""
@@ -304,7 +304,7 @@ class Jobs:
     # --- what the worker and its supervisor call ---
 
     def take(self, worker: str) -> tuple[str, RunConfig] | None:
-        """The queued run whose turn it is, now running under the name of `worker`."""
+        """Mark the queued run whose turn it is as running on `worker`, and return it; None if none is queued."""
         with self._writing() as db:
             order = self._order(db)
             if not order:
@@ -331,7 +331,7 @@ class Jobs:
         return row is None or row["worker"] != worker or row["state"] != "running" or row["cancel_at"] is not None
 
     def finish(self, key: str, worker: str, state: str, message: str = "", result: str = "") -> None:
-        """Record the end of a run. A cancelled run that somebody has asked for again is queued again."""
+        """Record the end of a run. A cancelled run that somebody has started again in the meantime is queued again."""
         with self._writing() as db:
             row = db.execute("SELECT cancel_at FROM runs WHERE key = ? AND worker = ?", (key, worker)).fetchone()
             if row is not None and state == "cancelled" and row["cancel_at"] is None:
@@ -343,7 +343,7 @@ class Jobs:
             )
 
     def abandon(self, message: str, worker: str | None = None) -> int:
-        """Mark runs without a worker as interrupted (as cancelled, if that was asked for)."""
+        """Mark runs without a worker as interrupted, or as cancelled if somebody had cancelled them."""
         with self._writing() as db:
             return db.execute(
                 "UPDATE runs SET state = iif(cancel_at IS NULL, 'interrupted', 'cancelled'), finished_at = ?,"

@@ -20,7 +20,7 @@ from s2l.jobs.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, MAX_UPLOADS
 from s2l.store import Store
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "HEIF")
-MIN_PHOTOS = 3  # of each kind: fewer make no ROC curve
+MIN_PHOTOS = 3  # of each kind: fewer are too few for a ROC curve
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -35,21 +35,21 @@ def _pixels(path: Path) -> np.ndarray:
 
 def kind_of(path: Path) -> str:
     """The format of an uploaded picture, from its first bytes: "png". Raises UserError for every other file."""
-    allowed = f"only pictures are taken ({', '.join(FORMATS)})"
+    allowed = f"only pictures are accepted ({', '.join(FORMATS)})"
     try:
         with open_regular(path) as file:
             if looks_like_picture(file.read(HEAD)):
                 with Image.open(file, formats=readable(FORMATS)) as picture:
                     return str(picture.format).lower()
     except (Unreadable, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pass  # said below, whatever it was
+        pass  # all of these give the error below
     raise UserError(allowed)
 
 
 def keep(store: Store, kinds: Mapping[str, Sequence[str | Path]]) -> dict[str, str]:
     """Copy uploaded pictures into a new folder, one subfolder per kind, and delete the originals.
 
-    Only pixels are copied: no place, no time, no name. Returns {kind: folder}. Raises UserError.
+    Only pixels are copied: no location, no time, no file name. Returns {kind: folder}. Raises UserError.
     """
     home, folders = store.root / "uploads" / secrets.token_urlsafe(16), {}
     try:

@@ -207,8 +207,8 @@ def set_sentence(attack: AttackOutcome, confidence: float) -> str:
     }[before < 1 - confidence, after < 1 - confidence]
     n = attack["set_evidence"]["after"]["n_members"]
     return (
-        f"By {attack['title']} the set stands out {where}: if these {n} photos were like the held-out ones, scores "
-        f"this high would occur with p {_is(before)} before fine-tuning and p {_is(after)} after it."
+        f"In the {attack['title']} attack, the set stands out {where}: if these {n} photos were like the held-out "
+        f"ones, scores at least this high would occur with p {_is(before)} before fine-tuning and p {_is(after)} after."
     )
 
 
@@ -284,20 +284,22 @@ def split_sentence(record: RunRecord, config: RunConfig | AuditRunConfig) -> str
 
 
 def after_note(record: RunRecord) -> str:
-    """What "after" means where it is not the fine-tuned model, or ""."""
-    if (step := record.get("unshake")) is None:
+    """What "after" means if it is not the fine-tuned model; otherwise ""."""
+    if (unshake := record.get("unshake")) is None:
         return ""
-    means = {"weights": "a mix of the weights", "scores": "a mix of the two models' noise predictions"}[step["space"]]
+    means = {"weights": "a mix of the weights", "scores": "a mix of the two models' noise predictions"}[
+        unshake["space"]
+    ]
     return (
         f"Here “after” is not the fine-tuned model but the un-shaken one, base + w (base - fine-tuned) with "
-        f"w = {step['w']:g}, {means}; read “after fine-tuning” and “the fine-tuned model” below as this one."
+        f"w = {unshake['w']:g}, {means}; “after fine-tuning” and “the fine-tuned model” below mean this model."
     )
 
 
 def loss_over_w(record: RunRecord) -> str:
-    """The Loss attack's AUC for every whole w, in one sentence, or "" where it was not measured."""
-    step = record.get("unshake")
-    if step is None or (curve := step["loss_curve"]) is None:
+    """The Loss attack's AUC for every integer w in words, or "" if it was not measured."""
+    unshake = record.get("unshake")
+    if unshake is None or (curve := unshake["loss_curve"]) is None:
         return ""
     points = [
         f"{point['auc']:.3f} [{point['low']:.2f}, {point['high']:.2f}] at w = {point['w']:g}"
@@ -306,7 +308,7 @@ def loss_over_w(record: RunRecord) -> str:
     ]
     return (
         f"Un-shaken in scores, the Loss attack has an AUC of {', '.join(points)}; w = -1 is the fine-tuned model "
-        "itself and 0 the base model; picking the best w afterwards would flatter the attack."
+        "itself and 0 the base model. Choosing the best w afterwards would make the attack look better than it is."
     )
 
 
@@ -314,11 +316,11 @@ def quick_note(record: RunRecord) -> str:
     """A warning that the preset `quick` is too small to draw conclusions from, or ""."""
     if record["config"]["preset"] != "quick":
         return ""
-    return "A quick run: so few pictures and photos show how it works, not what leaks."
+    return "A quick run: with so few pictures and photos it shows how the lab works, not what leaks."
 
 
 def warning(record: RunRecord) -> str:
-    """What a reader must know before looking at any number, or ""."""
+    """What a reader should know before looking at any number, or ""."""
     if reference_set(record):
         return (
             f"This model was trained on no photo of {record['domain']['name']}. The photos called members or "
@@ -345,9 +347,9 @@ def combination_sentence(attack: AttackOutcome) -> str:
         )
     sets = "one calibration set" if fitted["fitted_on"] == 1 else f"{fitted['fitted_on']} calibration people"
     return (
-        f"{attack['title']} weighs its two scaled components {fitted['alpha']:g} to {1 - fitted['alpha']:.2g}; weight "
-        f"and scales were fitted on {sets} with the base model, and frozen for both models; none of those photos is "
-        "judged here."
+        f"{attack['title']} weighs its two scaled components {fitted['alpha']:g} to {1 - fitted['alpha']:.2g}. Weight "
+        f"and scales were fitted on {sets} with the base model and are the same for both models; none of those photos "
+        "is under test here."
     )
 
 
@@ -365,7 +367,7 @@ def limits(record: RunRecord, config: RunConfig | AuditRunConfig) -> list[str]:
             f"{config.extraction.n_generations:,} generations with {sampler.scheduler}, {sampler.num_inference_steps} "
             f"steps, guidance {sampler.guidance_scale:g}.",
             f"The autoencoder alone changes a photo by an l2 of {record['extraction']['floor']['mean']:.3f} on "
-            "average: no generation can be expected to be closer than that.",
+            "average: a generation can hardly be closer to a photo than that.",
             "TPR at a very low FPR depends on a few held-out photos; if there are too few, no number is given.",
         ]
     if config.extraction.seed_pool is not None:
@@ -384,7 +386,7 @@ def limits(record: RunRecord, config: RunConfig | AuditRunConfig) -> list[str]:
         )
     if of_a_lab(record, config):
         sentences.append(
-            "The lab's model is small and its people are drawings: the mechanism is the same in large models, the "
-            "numbers are not."
+            "The lab's model is small and its people are drawings: the numbers do not carry over to large models "
+            "trained on real photos."
         )
     return sentences

@@ -1,6 +1,6 @@
 """The report of a run or audit: result.json, three figures and a self-contained report.html.
 
-Its words and numbers are those of findings.py, so that the command line, the app and the report say the same.
+Its sentences and numbers come from findings.py, so that the command line, the app and the report say the same.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _sections(result: Result, pictures: dict[str, bytes]) -> list[Section]:
     if record["attacks"]:
         confidence = record["config"]["audit"]["confidence"]
         evidence = [set_sentence(attack, confidence) for attack in record["attacks"].values()]
-        evidence.insert(0, f"One photo is hard to judge, an album is easier: {set_rule(confidence)}.")
+        evidence.insert(0, f"Evidence about all photos together is stronger than about one: {set_rule(confidence)}.")
         sections.append(_membership(result, pictures["roc.png"]))
         if over_w := loss_over_w(record):
             sections.append(Section("Towards the fine-tuned model and away from it", [], (over_w,)))
@@ -125,7 +125,7 @@ def _membership(result: Result, roc: bytes) -> Section:
             roc,
             "Each curve shows the share of training photos that an attacker finds (up) against the share of held-out "
             "photos wrongly accused (right): the dotted line is guessing, the shading is the curve's uncertainty, and "
-            "the right half enlarges the corner where the attacker is nearly always right.",
+            "the right half enlarges the part with few false accusations.",
             "ROC curves before and after fine-tuning",
         )
     ]
@@ -188,14 +188,14 @@ def _extracted(result: Result, extractions: bytes) -> Section:
         pictures += [
             Picture(
                 figures.png(figures.extraction_figure(result, of="nonmembers")),
-                "The control: the same search for photos that no model ever saw, so any thick frame here is a "
-                "resemblance, not leakage.",
+                "The control: the same search for photos that the model was not trained on, so any thick frame here "
+                "is a resemblance, not leakage.",
                 "The closest pairs of generations and held-out photos",
             ),
             Picture(
                 figures.png(figures.distance_histogram_figure(result)),
-                "If training photos (filled) are further left than held-out photos (outlined), the model reproduces "
-                "its training photos rather than the person.",
+                "If training photos (filled) are further left than held-out photos (outlined), the generations "
+                "resemble the training photos more than they resemble other photos of the person.",
                 "Histogram of distances to the nearest generation",
             ),
         ]

@@ -1,4 +1,4 @@
-"""The findings of a run: one per question, as data. The sentence is made last."""
+"""The findings of a run: one per question, as data from which the sentence is made."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def findings(result: Result) -> list[Finding]:
 
 
 def headline(result: Result) -> list[str]:
-    """The findings as sentences, after the one that says what "after" is, where that is not the fine-tuned model."""
+    """The findings as sentences. If "after" is not the fine-tuned model, the first sentence says what it is."""
     return [*filter(None, [after_note(result.record)]), *(finding.sentence for finding in findings(result))]
 
 
@@ -157,7 +157,7 @@ def blind_finding(blind: Blind) -> Finding:
     )
     right = [side["score"]["true_flags"] for side in (before, after) if side["score"] is not None]
     if not right:
-        details += "; nobody can check that without the photos."
+        details += "; without the photos this cannot be checked."
         return Finding("blind", "", 0, dict(counts), verdict, details)
     details += f", which is true of {right[0]} and {right[1]} of them."
     numbers = counts | {"true_before": right[0], "true_after": right[1]}
