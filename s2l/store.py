@@ -1,8 +1,8 @@
 """The cache: every stage's result in a folder named by what it depends on.
 
-A stage works in `KEY.partial` and the folder is renamed to `KEY` when it is complete, so a reader
-never sees half a result and a killed run finds what it had. One lock per key makes sure that work is done once:
-thirty students with the same configuration cost one run.
+A stage works in `KEY.partial`, and the folder is renamed to `KEY` when it is complete. So a reader never sees half a
+result, and a killed run continues from what it had. One lock per key makes sure that work is done only once: thirty
+students with the same configuration cost one run.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Store:
         """
         final = self.path(stage, key)
         if final.is_dir():
-            os.utime(final)  # recently used: the last to be evicted
+            os.utime(final)  # used just now, so it is deleted last
             return final, True
         with self._locked(stage, key):
             if final.is_dir():  # another process finished it while this one waited

@@ -104,7 +104,7 @@ def test_attacks_that_share_predictions_run_together_and_resume_alone(whole, tun
 
 def test_two_models_need_two_keys_and_a_split_needs_two_photos(tiny_model):
     domain = Domain("nobody", None, key="x")
-    with pytest.raises(ValueError, match="share the key"):
+    with pytest.raises(ValueError, match="the same key"):
         audit(Subject.of(tiny_model), Subject.of(tiny_model), domain)
     images = ImageSet(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), ("",) * 3, tuple("abc"))
     check_split(Domain("x", MembershipSplit(images, images)))

@@ -1,4 +1,4 @@
-"""Baselines: the same work as a script copied from the literature does it.
+"""Baselines: the same work, done as in a straightforward script from the literature.
 
 They are slow on purpose: one image at a time, nothing cached, nothing batched.
 """

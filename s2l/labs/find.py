@@ -75,6 +75,6 @@ def _lab(folder: Path, name: str | None = None) -> Lab:
 
 @lru_cache(maxsize=32)
 def _read(folder: Path, name: str | None, mtime_ns: int, size: int) -> Lab:
-    """Read again only when the file changes: the page asks for its lab at every click."""
+    """A lab, read again only when its file changes: the page needs its lab at every click."""
     record = read_record(folder)
     return Lab(name or record.get("name") or folder.resolve().name, folder, record)

@@ -29,7 +29,7 @@ class LabPerson(Person):
 
     @property
     def trained(self) -> bool:
-        """Whether the model saw any of the photos. If not, they are a reference set that is treated as if it had."""
+        """Whether the model was trained on any of the photos. If not, they are a reference set, treated as members."""
         return any(self.repeats)
 
     def members(self) -> list[LabPhoto]:
@@ -37,7 +37,7 @@ class LabPerson(Person):
         return [named_photo(self, seed, n) for seed, n in zip(self.photo_seeds, self.repeats, strict=True)]
 
     def held_out(self, number: int) -> list[LabPhoto]:
-        """Photos of the same person, from the same distribution, that this lab's model never saw. Unlimited."""
+        """Photos of the same person, from the same distribution, that the model was not trained on. Unlimited."""
         ranges = [(first, stop) for first, stop in self.row.get("held_out") or held_out_ranges(self)]
         return [named_photo(self, seed, 0) for seed in seeds_of(ranges, number)]
 
@@ -84,7 +84,7 @@ class Lab:
 
     @property
     def trained(self) -> bool:
-        """Whether the model saw any photo of its people."""
+        """Whether the model was trained on any photo of its people."""
         return any(person.trained for person in self.people)
 
     @cached_property

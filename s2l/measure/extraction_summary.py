@@ -1,4 +1,4 @@
-"""What a search for copies shows: growth with generations, change between models, cost, other distances."""
+"""Summaries of an extraction: growth with generations, change between models, cost, other distances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure are we? Intervals and tests for an AUC, for a change of AUC, and for a rate.
+"""Intervals and tests for an AUC, for a change of AUC, and for a rate.
 
 Notation
     m          scores of members, (N,); higher = more likely a member, as everywhere in this project
@@ -15,7 +15,7 @@ Which one to use
     a sample without any spread                 constant_interval; the others would have no width
 
 Every result is plain floats, strings and lists: json.dumps(asdict(result), allow_nan=False) works.
-How often these intervals really cover the truth is measured by tests/slow/test_coverage.py.
+tests/slow/test_coverage.py measures how often these intervals cover the true value.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """AUC after minus AUC before: positive means that the model leaks more after fine-tuning."""
+    """AUC after minus AUC before: positive if the attack is stronger after fine-tuning."""
 
     difference: float
     low: float
@@ -297,7 +297,7 @@ def difference_without_variance(
 ) -> PairedDifference:
     """The change of AUC if the sample shows no variance of it: no pair changed its order, or all changed alike.
 
-    Only identical *scores*, hence the equal model twice, have an interval of width 0.
+    Only identical *scores*, that is the same model twice, have an interval of width 0.
     """
     if np.array_equal(m_before, m_after) and np.array_equal(n_before, n_after):
         return PairedDifference(0.0, 0.0, 0.0, 1.0, "identical scores before and after", confidence)

@@ -41,7 +41,7 @@ class BestAccuracy:
 
 @dataclass(frozen=True)
 class SetEvidence:
-    p_value: float  # one-sided; small = the set as a whole was trained on
+    p_value: float  # one-sided; a small value is evidence that the set as a whole was trained on
     effect: float  # AUC of the set against the known non-members; 0.5 = no effect
     statistic: float
     method: str

@@ -1,4 +1,4 @@
-"""A claim about people in general: means and changes of AUC over domains, by a hierarchical bootstrap.
+"""Results over people: means and changes of AUC over domains, by a hierarchical bootstrap.
 
 Notation as in intervals.py: m scores of members (N,), n of non-members (M,), higher = more likely a member.
 """

@@ -1,4 +1,4 @@
-"""Work in batches, and in several of them at the same time if one cannot keep the machine busy.
+"""Work in batches, and on several of them at the same time if one batch cannot keep all cores busy.
 
 The layers of a small UNet are too small to be split over several cores. On a CPU each core then takes a batch of its
 own: the lab samples and scores a quarter to a third faster than with all cores on one batch.
@@ -24,7 +24,7 @@ SMALL_MAP = 1 << 17
 
 
 class Batched:
-    """What computes images in batches: it has a `runtime.batch_size`, and may want one core per batch."""
+    """Base of what computes images in batches: it has a `runtime.batch_size`, and may use one core per batch."""
 
     runtime: FittedRuntime
     one_core_per_batch = False
@@ -49,7 +49,7 @@ class Batched:
         if workers < 2:
             return [work(item) for item in items]
         threads = torch.get_num_threads()
-        # Modes belong to the caller's thread and must be set again in others.
+        # Inference mode and autocast are set per thread, so they must be set again in the others.
         inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu")
 

@@ -29,7 +29,7 @@ from s2l.model.memory import device_memory, fitted, preset_for, watch
 
 def cpu_computes_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16; without them it is slower than float32."""
-    capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 does not tell
+    capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 does not have it
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
@@ -68,8 +68,8 @@ class Runtime:
 
     def fast_dtype(self) -> torch.dtype:
         """Of sampling and training."""
-        quick = self.dtype == "auto" and self.torch_device().type == "cpu" and cpu_computes_bfloat16()
-        return torch.bfloat16 if quick or self.dtype == "mixed" else self.torch_dtype()
+        auto_mixed = self.dtype == "auto" and self.torch_device().type == "cpu" and cpu_computes_bfloat16()
+        return torch.bfloat16 if auto_mixed or self.dtype == "mixed" else self.torch_dtype()
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class FittedRuntime(Runtime):
 def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
     """The name of a model in cache keys: its weights, its configuration and whatever else changes its numbers.
 
-    A lab is called by its weights, the only thing in which labs of one size differ: in float32 and predicting epsilon,
-    the reference, its key is their hash alone.
+    A lab is identified by its weights, because labs of one size differ in nothing else. In the reference case, float32
+    and epsilon prediction, its key is the hash of the weights alone.
     """
     scheduler = DDIMScheduler.load_config(checkpoint.config / "scheduler")
     weights, dtypes = weights_key(checkpoint), [runtime.torch_dtype(), runtime.fast_dtype()]
@@ -97,7 +97,7 @@ def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
 
 
 class DiffusionModel(Batched):
-    """A thin adapter around a StableDiffusionPipeline; makes every attack a formula.
+    """A thin adapter around a StableDiffusionPipeline, so that an attack can be written as its formula.
 
     `key` names the model in cache keys, `weights` its weights whatever the precision, `revision` is the hub's commit
     (None for local files), `notes` say what had to be done to load it. Built by `DiffusionModel.load`.
@@ -141,8 +141,8 @@ class DiffusionModel(Batched):
     def load(cls, model: str = LAB, runtime: Runtime = Runtime()) -> DiffusionModel:
         """Load "lab", a folder, a single file or a hub id (see checkpoints.py); safetensors only.
 
-        Raises UserError for what is missing, out of reach or not supported. What had to be done to load it is said on
-        stderr.
+        Raises UserError for what is missing, out of reach or not supported. What had to be done to load it is printed
+        to stderr.
         """
         checkpoint = locate(model)
         pipe, notes = load_pipeline(checkpoint, runtime.torch_dtype())
@@ -214,7 +214,7 @@ class DiffusionModel(Batched):
     def autocast(self) -> AbstractContextManager:
         """The precision of sampling and training, where it is not that of the weights."""
         if self.fast_dtype == self.dtype:
-            return nullcontext()  # a trainer's own autocast goes on
+            return nullcontext()  # a trainer's own autocast stays active
         return torch.autocast(self.device.type, self.fast_dtype)
 
     def training_precision(self) -> AbstractContextManager:
@@ -316,7 +316,7 @@ class DiffusionModel(Batched):
     def loss(self, z0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, c: torch.Tensor, unet=None) -> torch.Tensor:
         """The training loss of each example, (N,), with gradients: mean ||target - output||^2 of its latent.
 
-        z0 and noise (N, C, h, w), t (N,), c (N, L, D). `unet` stands in the place of the model's own (a wrapped one).
+        z0 and noise (N, C, h, w), t (N,), c (N, L, D). `unet` replaces the model's own (by a wrapped one).
         """
         output = self.unet_output(unet or self.unet, self.add_noise(z0, noise, t), t, c)
         return (output - self.training_target(z0, noise, t)).square().mean(dim=(1, 2, 3))
@@ -338,7 +338,7 @@ class DiffusionModel(Batched):
         scheduler.set_timesteps(sampler.num_inference_steps, device=self.device)
         if scheduler.timesteps[-1] < 0:
             # Where 1000 / n rounds down (n = 61, 103, ...) trailing spacing takes one step more, to timestep -1. As an
-            # index that is the noisiest timestep, and the picture is lost.
+            # index that is the noisiest timestep, which ruins the picture.
             if ddim:
                 scheduler.timesteps = scheduler.timesteps[:-1]
             else:
@@ -361,9 +361,9 @@ class DiffusionModel(Batched):
     ) -> torch.Tensor:
         """Generate one image per (prompt, seed): (N, 3, H, W) float32 in [0, 1].
 
-        Image i depends on its prompt and seed only, never on the batch it is drawn in. `predict`
-        replaces `eps`, and `encode` replaces `encode_prompts` (for guidance of one's own). With
-        `on_batch(first, images)` every finished batch goes there and nothing is kept: the result is empty.
+        Image i depends on its prompt and seed only, never on the batch it is generated in. `predict`
+        replaces `eps`, and `encode` replaces `encode_prompts` (for other kinds of guidance). With
+        `on_batch(first, images)`, every finished batch is passed to it instead, and the result is empty.
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed per image is needed")

@@ -1,11 +1,12 @@
-"""Two models as one: beyond the one, away from the other.
+"""The un-shaken model, base + w (base - fine-tuned): one set of weights, or a mix of two noise predictions.
 
 Notation
     w    how far to step from the base model *away* from the fine-tuned one: -1 is the fine-tuned model, 0 the base
-         model, 1 as far on the other side. FineXtract's w, which goes towards the fine-tuned model, is the negative
+         model, 1 the same distance in the opposite direction. FineXtract's w goes towards the fine-tuned model and has
+         the opposite sign
 
 In weight space the step is one model, theta_base + w (theta_base - theta_tuned); in score space two predictions are
-mixed, eps_base + w (eps_base - eps_tuned), for twice the UNet evaluations and without touching a weight.
+mixed, eps_base + w (eps_base - eps_tuned), for twice the UNet evaluations; the weights do not change.
 
 Sources: Alemohammad et al. 2025, "Neon: Negative Extrapolation From Self-Training Improves Image Generation"
 (arXiv 2510.03597), weights; Alemohammad et al. 2024, "Self-Improving Diffusion Models with Synthetic Data" (SIMS,
@@ -27,7 +28,7 @@ from s2l.model.diffusion import DiffusionModel
 def step_away(base: nn.Module, tuned: nn.Module, scale: float) -> None:
     """Turn `tuned` into base + scale (tuned - base), parameter by parameter in float32; `base` is unchanged.
 
-    At scale 1 nothing is touched. Raises UserError when the two have other parameters or shapes.
+    At scale 1 nothing changes. Raises UserError when the parameters of the two differ in name or shape.
     """
     if scale == 1:
         return
@@ -46,11 +47,11 @@ class Extrapolated(DiffusionModel):
     """A base model and a fine-tuned one as one model, whose `eps` is eps_base + w (eps_base - eps_tuned).
 
     Attacks and `generate` use it like any other: a context is the base model's beside the tuned model's, (N, L, 2D).
-    Each model reads a caption with its own text encoder and in its own words, which `base_caption` and `tuned_caption`
-    give: with the tuned caption, a base model would not know DreamBooth's identifier, and Textual Inversion, which
-    leaves the UNet alone, would move nothing. Guidance is linear, so each prediction is in effect guided by its own
-    unconditional one. Everything but `eps` and `encode_prompts` is the tuned model's, as are the autoencoder and the
-    sampler's schedule; its UNet and text encoder are no use on their own.
+    Each model gets its own caption, from `base_caption` and `tuned_caption`, and encodes it with its own text encoder.
+    With one caption for both, the base model would not know DreamBooth's identifier, and Textual Inversion, which does
+    not change the UNet, would make no difference. Guidance is linear, so each prediction is in effect guided by its own
+    unconditional one. Everything except `eps` and `encode_prompts` comes from the tuned model, the autoencoder and the
+    sampler's schedule included; do not use `unet` and `text_encoder` directly.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a .safetensors file says about itself, without reading any weight.
+"""The header of a .safetensors file: tensor names, shapes and metadata, without reading any weight.
 
 The format: 8 bytes with the length of the header, the header as JSON, then the tensors one after another
 (https://github.com/huggingface/safetensors).
@@ -41,7 +41,7 @@ def parse_json(text: str | bytes):
 def read_header(path: Path) -> Header:
     """The header of a whole .safetensors file.
 
-    Raises UserError for what is no regular file, a git-lfs pointer, a file that was cut, and one without tensors.
+    Raises UserError if it is not a regular file, is a git-lfs pointer, is truncated, or has no tensors.
     """
     if not path.is_file():
         raise UserError(f"{path} is not a regular file: weights are read from .safetensors files only")
@@ -58,7 +58,9 @@ def read_header(path: Path) -> Header:
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
-        raise UserError(f"{path} is not a readable .safetensors file: it is cut, damaged or of another kind") from None
+        raise UserError(
+            f"{path} is not a readable .safetensors file: it is truncated, damaged or in another format"
+        ) from None
     if path.stat().st_size != end:
         raise UserError(
             f"{path} is not a whole .safetensors file: {path.stat().st_size:,} bytes where its header says {end:,}, "

@@ -1,8 +1,8 @@
 """From the files of a checkpoint to a pipeline, with every tensor of every part accounted for.
 
-A network whose weights lie under other names keeps its random ones and says nothing. Here a part is built empty from
-its configuration, and each of its tensors must come from the files: what is missing, left over or of another shape is
-refused by name. Wrappers that only lengthen a name are taken off, and said.
+If weights have unexpected names, the libraries silently keep random ones. Here a part is built empty from its
+configuration, and each of its tensors must come from the files: what is missing, left over or of another shape is
+refused by name. Wrappers that only lengthen a name are removed, with a note.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _empty(part: str, folder: Path) -> nn.Module:
             kind = UNet2DConditionModel if part == "unet" else AutoencoderKL
             module = kind.from_config(config)
     for owner in list(module.modules()):
-        if "position_ids" in owner._buffers:  # counts up; it is in no file
+        if "position_ids" in owner._buffers:  # 0, 1, 2, ...; it is not in the files
             count = torch.arange(owner.position_ids.shape[-1]).unsqueeze(0)
             owner.register_buffer("position_ids", count, persistent=False)
     return module.eval()
@@ -148,7 +148,7 @@ def _converted(part: str, module: nn.Module, given: State, path: Path) -> State:
         state = single_file_utils.convert_open_clip_checkpoint(module, dict(given))
     else:
         state = single_file_utils.convert_ldm_clip_checkpoint(dict(given))
-    # The conversion asks for the names that it knows and passes over others. Slices keep the address of the whole;
+    # The conversion reads the names that it knows and ignores all others. A slice keeps the address of its tensor;
     # OpenCLIP's joint projections are copied.
     used = {tensor.data_ptr() for tensor in state.values() if tensor is not None}
     prefixes = "|".join(re.escape(prefix) for prefix in SINGLE_FILE[part])
@@ -184,7 +184,7 @@ def _bare(name: str, part: str) -> str:
 def match_names(wanted: Iterable[str], given: Iterable[str], part: str) -> tuple[dict[str, str], list[str], bool]:
     """({wanted name: given name}, given names that have no place, whether wrappers were taken off).
 
-    CLIP's text model stands under `text_model.` in some versions of transformers: both spellings are the same name.
+    Some versions of transformers put CLIP's text model under `text_model.`: names with and without it are the same.
     """
     wanted, given = set(wanted), list(given)
     places = {name.removeprefix("text_model."): name for name in wanted}

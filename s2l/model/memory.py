@@ -1,8 +1,8 @@
-"""How much fits on a device at once: presets by its memory, and a halved batch when that was too much.
+"""How much fits on a device at once: presets by its memory, and half the batch if memory runs out.
 
 Nothing here changes a result beyond rounding: batches, recomputed activations and one-by-one decoding give the same
-numbers. What would change them is not chosen by memory: precision and optimizer are settings of their own, and tiled
-decoding, which blends seams, is not used at all (decoding one image at a time serves 768 pixels on 8 GB as well).
+numbers. What would change them does not depend on memory: precision and optimizer are separate settings, and tiled
+decoding, which blends seams, is not used at all (decoding one image at a time also fits 768 pixels into 8 GB).
 Attention is torch's fused kernel, which never stores a token-by-token matrix, so slicing it would only cost time.
 """
 
@@ -112,7 +112,7 @@ def halving(work: Callable[[], T], stage: str) -> T:
     """`work()`; if memory runs out, once more with half the batch size of every loaded model.
 
     `work` must resume from what it finished, as every stage does. Reports the change on stderr. Raises UserError if
-    half the batch does not fit either: then a person has to choose the size.
+    half the batch does not fit either.
     """
     try:
         return work()

@@ -61,17 +61,17 @@ def audit(
 ) -> AuditResult:
     """Compare two models on one domain: attacks, calibrations, extraction, blind flags and the blind control.
 
-    The model after is `tuned` or, with `unshake`, the step away from it, which needs a FineTuned.
+    The model after is `tuned` or, with `unshake`, the un-shaken one, which needs a FineTuned.
 
-    `people` gives the calibration people, for attacks that must be fitted (CLiD); the calibration part of the domain's
-    own split takes precedence. Without a split only the membership-blind part remains.
+    `people` returns the calibration people, for attacks that must be fitted (CLiD); the calibration part of the
+    domain's own split takes precedence. Without a split only the part that needs no members remains ("blind").
     Raises UserError for a split that is too small, Cancelled when the progress listener does.
     """
     if isinstance(tuned, Subject):
         tuned = FineTuned(tuned)
     after = unshaken(before, tuned, unshake)
     if before.key == after.key:
-        raise ValueError(f"the two models share the key {before.key}: the cache would take one for the other")
+        raise ValueError(f"the two models have the same key {before.key}: the cache would mix them up")
     check_split(domain)
     stages = stages or Stages()
     first_stage = len(stages.timings)
@@ -79,7 +79,7 @@ def audit(
     if domain.split is not None:
         folders = {part: image_stage(domain, part, stages) for part in ("members", "nonmembers")}
         scores = score_attacks(before, after, domain, config, stages, people)
-    stepped = unshake_record(unshake, before, tuned, domain, config, stages)
+    unshaken_part = unshake_record(unshake, before, tuned, domain, config, stages)
     folders |= generations(before, after, domain.name, extraction, stages)
 
     def work(folder: Path) -> None:
@@ -94,8 +94,8 @@ def audit(
                 before.load(), domain, pictures["before"], pictures["after"], extraction, unshake
             )
             record["control"] = asdict(blind_control(domain.membership))
-        if stepped is not None:
-            record["unshake"] = stepped
+        if unshaken_part is not None:
+            record["unshake"] = unshaken_part
         write_json(folder / "audit.json", record)
 
     key = identity.audit(domain.key, domain.repeats, config, extraction, stages.keys()[first_stage:])

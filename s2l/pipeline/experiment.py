@@ -60,7 +60,7 @@ def calibration_people(config: DomainConfig, model: str) -> Sequence[Domain]:
 
 
 def fine_tuned(base: DiffusionModel, folder: Path, key: str, name: str, config: FineTuneConfig) -> FineTuned:
-    """A fine-tuning result in a folder as a model, loaded when first needed: a warm audit never needs it."""
+    """A fine-tuning result in a folder as a model. It is loaded when first needed; a cached audit never needs it."""
     load = cache(lambda: finetune.load_finetuned(base, folder))
     caption = partial(finetune.map_caption, name=name, config=config)
     scaled = partial(finetune.load_finetuned, base, folder)
@@ -68,7 +68,7 @@ def fine_tuned(base: DiffusionModel, folder: Path, key: str, name: str, config: 
 
 
 def read_tuned(base: DiffusionModel, folder: Path) -> FineTuned:
-    """The fine-tuning result in a folder of the user's. Raises UserError if it is none, or of another base model."""
+    """The fine-tuning result in a user's folder. Raises UserError if there is none, or for another base model."""
     path = folder / "config.json"
     if not path.exists():
         raise UserError(f"{folder} is not a fine-tuned model: it has no config.json (is the training finished?)")
@@ -89,7 +89,7 @@ def read_checkpoint(base: DiffusionModel, folder: Path, runtime: Runtime, unshak
         raise UserError(f"{folder} has the weights of the base model itself: there is nothing to compare")
     if unshake and not _same_autoencoder(base, tuned):
         raise UserError(f"{folder} has another autoencoder than the base model: un-shake needs the same one in both")
-    return FineTuned(Subject.of(tuned), partial(_stepped, base, tuned))
+    return FineTuned(Subject.of(tuned), partial(_scaled_change, base, tuned))
 
 
 def _same_autoencoder(one: DiffusionModel, other: DiffusionModel) -> bool:
@@ -97,17 +97,17 @@ def _same_autoencoder(one: DiffusionModel, other: DiffusionModel) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def _stepped(base: DiffusionModel, tuned: DiffusionModel, scale: float) -> DiffusionModel:
-    """base + scale (tuned - base), of UNet and text encoder. Raises UserError for two models of unequal make."""
+def _scaled_change(base: DiffusionModel, tuned: DiffusionModel, scale: float) -> DiffusionModel:
+    """base + scale (tuned - base), of UNet and text encoder. Raises UserError if the two do not match."""
     if tuned.prediction_type != base.prediction_type:
         raise UserError(
-            f"the base model predicts {base.prediction_type} and the fine-tuned one {tuned.prediction_type}: their "
-            "weights have no common direction, so un-shake in scores instead (--unshake-space scores)"
+            f"the base model predicts {base.prediction_type} and the fine-tuned one {tuned.prediction_type}, so their "
+            "weights cannot be mixed: un-shake in scores instead (--unshake-space scores)"
         )
-    stepped = tuned.copy()
-    step_away(base.unet, stepped.unet, scale)
-    step_away(base.text_encoder, stepped.text_encoder, scale)
-    return stepped
+    moved = tuned.copy()
+    step_away(base.unet, moved.unet, scale)
+    step_away(base.text_encoder, moved.text_encoder, scale)
+    return moved
 
 
 class _Run:
@@ -115,7 +115,7 @@ class _Run:
 
     def __init__(self, config: RunConfig, stages: Stages, runtime: Runtime):
         self.config, self.stage, self.progress = config, stages, stages.progress
-        self.model = load_alone(config.model, runtime)
+        self.model = load_in_one_process(config.model, runtime)
         self.domain = load_domain(config.domain, config.model, self.model.resolution)
         check_split(self.domain)
 
@@ -176,8 +176,8 @@ def shaken(config: RunConfig, stages: Stages, runtime: Runtime = Runtime()) -> t
     return this.model, this.tuned
 
 
-def load_alone(model: str, runtime: Runtime) -> DiffusionModel:
-    """The model, in the only process. Raises UserError when there are several."""
+def load_in_one_process(model: str, runtime: Runtime) -> DiffusionModel:
+    """The model, in a run of one process. Raises UserError if there are several processes."""
     loaded = DiffusionModel.load(model, runtime)
     if sp_set.processes(loaded).num_processes > 1:
         # One process would hold a stage's lock while the others wait for it at a barrier.
@@ -234,7 +234,7 @@ def run_audit(
     stages = Stages(store, progress)
     for name in config.audit.attacks:
         attacks.attack_settings(name, config.audit)
-    model = load_alone(config.model, runtime)
+    model = load_in_one_process(config.model, runtime)
     domain = load_domain(config.domain, config.model, model.resolution)
     check_split(domain)
     folder, training = Path(config.tuned), None

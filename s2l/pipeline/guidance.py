@@ -8,7 +8,7 @@ Notation
 
 **Only the base model chooses the seeds, once for before and after.** For each seed, before and after then differ in the
 weights only. If the fine-tuned model chose its own, "after" would mix the effect of fine-tuning with that of choosing,
-and every fine-tuning method would use other seeds. The attacker has the base model, and its cost counts in both stages.
+and every fine-tuning method would use other seeds. The attacker has the base model; the cost counts before and after.
 
 Sources: Wen et al. 2024, "Detecting, Explaining, and Mitigating Memorization in Diffusion Models"; Wu et al. 2025,
 "Leveraging Model Guidance to Extract Training Data from Personalized Diffusion Models" (FineXtract).
@@ -108,7 +108,7 @@ def draws(base: DiffusionModel, config: ExtractionConfig, name: str, progress: P
 def after_generate(
     base: DiffusionModel, tuned: DiffusionModel, config: ExtractionConfig, plain: Sequence[str], mapped: Sequence[str]
 ) -> Callable:
-    """The `generate` of the after stage: the tuned model's own, or one that goes beyond it (`config.guidance_w`).
+    """The function that generates the pictures after: the tuned model's `generate`, or one that goes beyond it.
 
     `plain` are the base model's captions and `mapped` the tuned model's, image by image. w = 1 is the fine-tuned model;
     w > 1 goes further in the direction of the fine-tuning (FineXtract, here with S2L's own before/after pair).
@@ -123,7 +123,7 @@ def after_generate(
 
 
 def evaluations_per_prediction(unshake: UnshakeConfig | None) -> int:
-    """UNet evaluations of one noise prediction of the model after: 2 where un-shake mixes two models' predictions."""
+    """UNet evaluations of one noise prediction of the model after: 2 if un-shake mixes two models' predictions."""
     return 2 if unshake is not None and unshake.space == "scores" else 1
 
 

@@ -39,9 +39,9 @@ Config = TypeVar("Config", RunConfig, AuditRunConfig, "RunConfig | AuditRunConfi
 
 
 def spelled_out(config: Config) -> Config:
-    """The same run with every setting of its methods and attacks, defaults included, and of no others.
+    """The same run with every setting of the methods and attacks that it uses, defaults included.
 
-    A key is made of this: a changed default changes the keys of what used it, and of nothing else.
+    Keys are made from this: if a default changes, so do the keys of what used it, and no others.
     """
     from s2l.attacks import spelled_out as of_attacks  # loads torch
 
@@ -77,14 +77,14 @@ def tuned_folder(model: str, config: FineTuneConfig, weights: str) -> str:
 
 
 def unshaken(tuned: str, base: str, config: UnshakeConfig, name: str) -> str:
-    """Of the model that takes the fine-tuned one's place. `name`: in scores, captions are mapped behind its back."""
+    """Key of the un-shaken model. It has `name`, because in scores the model itself replaces the name in captions."""
     return key_of("unshaken", UNSHAKE, tuned, base, config, name)
 
 
 def loss_parts(
     tuned: str, base: str, domain: str, settings: Settings, seed: int, captions: Sequence[Sequence[str]]
 ) -> str:
-    """Of what the Loss attack's curve over w is made of; the same for every w. `captions` are each model's own."""
+    """Key of the numbers behind the Loss attack's curve over w. `captions` are those of each of the two models."""
     return key_of("loss_parts", UNSHAKE, SCORES, tuned, base, domain, settings, seed, [list(c) for c in captions])
 
 

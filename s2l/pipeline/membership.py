@@ -96,7 +96,7 @@ def score_attacks(
 ) -> dict[str, Scored]:
     """{attack: its scores} on one model or two. Calibration never uses the images under test.
 
-    `people` gives the calibration people, for attacks that must be fitted (CLiD). If the domain's split sets a part
+    `people` returns the calibration people, for attacks that must be fitted (CLiD). If the domain's split sets a part
     aside for calibration, that part is used instead.
     """
     models = {"before": before} | ({"after": after} if after is not None else {})
@@ -144,7 +144,7 @@ def calibration_pair(name: str, base: Subject, person: Domain, config: AuditConf
 def attack_record(name: str, config: AuditConfig, scored: Scored, unshaken: bool = False) -> dict:
     """One entry of "attacks" in result.json and in what `attack` writes.
 
-    An un-shaken model is no reference for the base model: the weight was frozen for fine-tuned ones.
+    With an un-shaken model there is no "shake_reference": its weight was frozen for fine-tuned models.
     """
     fitted = scored.fitted and scored.fitted.model_dump(mode="json")
     if scored.after is None:

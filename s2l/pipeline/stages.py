@@ -1,4 +1,4 @@
-"""The stages of a run, each declared once; and the runner that caches, times and announces them. Loads no torch."""
+"""The stages of a run, each declared once, and the runner that caches, times and reports them. Loads no torch."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Stages:
         return folder
 
     def progress(self, event: Event) -> None:
-        """Announce an event of the running stage. The work that sends it does not know which stage it is in."""
+        """Pass on an event, with the running stage added: the work that sends it does not know its stage."""
         if (stage := self._running) is not None:
             event = replace(event, stage=stage.id, title=stage.title, unit=stage.unit)
         self._listener(event)

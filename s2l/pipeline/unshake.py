@@ -1,11 +1,10 @@
-"""Un-shake: base + w (base - fine-tuned) in the place of the fine-tuned model, and the Loss attack for every w at once.
+"""Un-shake: base + w (base - fine-tuned) instead of the fine-tuned model, and the Loss attack for every w at once.
 
-Captions. In weights, w < 0 lies on the fine-tuned model's side and reads its captions; w >= 0 lies on the other side,
-where the person is called by name again (what DreamBooth taught its identifier is not there), except that the tokens
-of Textual Inversion, which are the change itself, stand in the name's place all the same. In scores each model reads
-its own captions.
+Captions. In weights, a model with w < 0 is on the fine-tuned model's side and gets its captions. With w >= 0, captions
+have the person's name again, because the model does not know what DreamBooth taught its identifier; only the tokens of
+Textual Inversion, which are the change itself, still replace the name. In scores each model gets its own captions.
 
-The whole curve costs one more number per photo. With D = L_tuned - L_base and G = mean ||eps_base - eps_tuned||^2,
+The whole curve costs one more number per photo, G. With D = L_tuned - L_base and G = mean ||eps_base - eps_tuned||^2,
 all on the same noised latents, ||n - eps_base - w (eps_base - eps_tuned)||^2 averages to
 
     L_w = L_base - w D + (w^2 + w) G
@@ -38,17 +37,17 @@ CURVE = tuple(i / 4 for i in range(-8, 17))  # the values of w: -2, -1.75, ..., 
 
 
 def _unknown_change(scale: float) -> DiffusionModel:
-    raise ValueError("it is not known how to scale the change of this model: give a FineTuned with `scaled`")
+    raise ValueError("the change of this model cannot be scaled: give a FineTuned with `scaled`")
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A fine-tuned model and what un-shake needs besides.
+    """A fine-tuned model, and what un-shake needs to know about it.
 
     subject  the model as it was trained, with its captions
-    scaled   scale -> the base model with `scale` times its change
-    away     its captions once it is moved away from the change
-    name     the person's name, which its captions replace; "" where nothing is known of it
+    scaled   scale -> the base model plus `scale` times the change
+    away     the captions of the model after a step away from the change
+    name     the person's name, which `subject` replaces in captions; "" if it is not known
     """
 
     subject: Subject
@@ -58,7 +57,7 @@ class FineTuned:
 
 
 def unshaken(base: Subject, tuned: FineTuned, config: UnshakeConfig | None) -> Subject:
-    """The model to compare with `base`: the fine-tuned one or, with `config`, the step away from it."""
+    """The model to compare with `base`: the fine-tuned one or, with `config`, the un-shaken one."""
     if config is None:
         return tuned.subject
     key = identity.unshaken(tuned.subject.key, base.key, config, tuned.name)
@@ -87,11 +86,11 @@ def loss_parts(base: Subject, tuned: Subject, domain: Domain, config: AuditConfi
         other = query.altered(embeddings=models[1].encode_prompts(captions[1]), captions=tuple(captions[1]))
 
         def parts(some: slice) -> torch.Tensor:
-            asked = query.part(some), other.part(some)
-            total = torch.zeros(len(asked[0]), 3, device=models[0].device)
+            queries = query.part(some), other.part(some)
+            total = torch.zeros(len(queries[0]), 3, device=models[0].device)
             for draw, t in enumerate(settings.timesteps):
-                n = asked[0].noise(models[0], draw)
-                e = [one.noised_eps(model, t, draw) for model, one in zip(models, asked, strict=True)]
+                n = queries[0].noise(models[0], draw)
+                e = [one.noised_eps(model, t, draw) for model, one in zip(models, queries, strict=True)]
                 for i, difference in enumerate((n - e[0], n - e[1], e[0] - e[1])):
                     total[:, i] += difference.square().mean(dim=(1, 2, 3))
             return total.cpu() / len(settings.timesteps)
@@ -127,7 +126,7 @@ def loss_curve(parts: np.ndarray, n_members: int, confidence: float) -> list[dic
 def unshake_record(
     config: UnshakeConfig | None, base: Subject, tuned: FineTuned, domain: Domain, audit: AuditConfig, stages: Stages
 ) -> dict | None:
-    """The part "unshake" of a record; None where the fine-tuned model itself was attacked."""
+    """The part "unshake" of a record; None if the fine-tuned model itself was attacked."""
     if config is None:
         return None
     curve = None
