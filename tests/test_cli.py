@@ -522,7 +522,7 @@ def test_a_forgotten_name_does_not_claim_the_folder(tiny_lab, tmp_path, call, re
     assert call("sp-gen", "--domain", NAME, "--set-size", "2", "--out", tmp_path / "sp", *FAST)[0] == 0
     train = ["finetune", "--method", "textual_inversion", "--sp-set", tmp_path / "sp", "--logdir", tmp_path / "t"]
     train += ["--steps", "1", *FAST]
-    assert "none is given: give the name in the captions (--domain)" in refused(*train)
+    assert "none is given: give the name that the captions have (--domain)" in refused(*train)
     assert not (tmp_path / "t").exists()
     assert call(*train, "--domain", NAME)[0] == 0
 
