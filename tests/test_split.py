@@ -141,7 +141,8 @@ def test_what_the_source_adds_is_the_change_at_share_1_minus_that_at_0():
     assert changes[0] == 0 and changes == sorted(changes) and changes[-1] > 0.1
     assert outcome.inflation.difference == pytest.approx(changes[-1] - changes[0])
     assert 0 < outcome.inflation.low < outcome.inflation.difference < outcome.inflation.high
-    none = shares_over_people(people_of(0.0)).inflation
+    assert outcome.inflation.confidence == 0.975 > outcome.shares[0].difference.confidence
+    none = shares_over_people(people_of(0.0, 2), (0.0, 1.0)).inflation
     assert (none.difference, none.p_value) == (0, 1)
 
 

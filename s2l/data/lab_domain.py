@@ -15,7 +15,6 @@ from s2l.labs import Lab
 from s2l.worlds.people import LabPhoto, photo_hash
 from s2l.worlds.second import DIRECTIONS, second_photos
 
-SECOND_SOURCE = 1  # version of its photos: increase it when they are drawn otherwise
 CALIBRATION_HELD_OUT = 100  # per calibration person; with eight of them, 1 % FPR is eight photos
 REFERENCE_SET = (
     "the lab {lab} was trained on no photo of {name}: the photos called members are a reference set, judged as if they "
@@ -76,7 +75,8 @@ def second_source_domain(lab: Lab, config: DomainConfig) -> tuple[Domain, dict[s
         parts[direction] = slice(len(photos), len(photos) + n)
         photos = photos + _image_set(second_photos(lab.person(config.name), direction, n), lab.resolution)
     split = MembershipSplit(domain.membership.members, photos)
-    return replace(domain, split=split, key=key_of("second source", SECOND_SOURCE, domain.key, n)), parts
+    drawn = [photo_hash(image.permute(1, 2, 0).numpy()) for image in photos.images]  # another drawing, another key
+    return replace(domain, split=split, key=key_of("second source", domain.key, drawn)), parts
 
 
 def calibration_domains(lab: Lab, name: str) -> list[Domain]:

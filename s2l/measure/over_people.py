@@ -159,9 +159,10 @@ def hierarchical_contrast(
     """Mean over domains of a weighted sum of AUCs, such as a difference of differences (weights 1, -1, -1, 1).
 
     domains[d][c] = (m (N_d,), n (M_d,)) is condition c. All conditions of a domain have N_d members and M_d
-    non-members, and position i is resampled in all of them together: for conditions with the same photos this is
-    pairing, for independent photos it changes nothing. Interval and p-value as in `hierarchical_difference`; without
-    any spread, `method` says so and the interval has no width. ValueError for bad scores or lengths that do not match.
+    non-members, and position i is resampled in all of them together: this pairs conditions with the same photos, and
+    for independent photos it neither widens nor narrows the interval on average. Interval and p-value as in
+    `hierarchical_difference`; without any spread, `method` says so and the interval has no width. ValueError for bad
+    scores or lengths that do not match.
     """
     checked = [_check_domains(conditions, f"domains[{d}]") for d, conditions in enumerate(domains)]
     confidence = check_confidence(confidence)

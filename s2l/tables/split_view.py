@@ -47,8 +47,10 @@ def _of_attack(row: dict, name: str, title: str) -> Sheet:
 
 
 def _inflation(row: dict, titles: dict[str, str]) -> Sheet:
-    head = ("attack", "second source", "change, fair split", "change, second source only", "what the source adds",
-            "never-seen photos as members: what the source adds")  # fmt: skip
+    first = row["attacks"][next(iter(titles))]["studio"]["members"]["inflation"]
+    level = f"[{100 * first['confidence']:g} %]"
+    head = ("attack", "second source", "change, fair split", "change, second source only",
+            f"what the source adds {level}", f"never-seen photos as members: what the source adds {level}")  # fmt: skip
     rows = []
     for name, title in titles.items():
         for direction, words in DIRECTIONS.items():
@@ -69,8 +71,9 @@ def how(table: dict) -> str:
         f"{people} {row['n_members']} members and {row['n_nonmembers']} photos that the model never saw, of which the "
         f"given share comes from the second source; preset {table['preset']}, {next(iter(table['rows']))}. At share 0 "
         f"the split is fair, and the mean AUC of the blind control is {fair}. Never-seen photos as members: held-out "
-        f"photos in the members' place, whose change cannot be memory. Brackets: 95 % intervals over {covers}, not "
-        "over another pre-training of the model. Every change is paired: the same photos and noise before and after."
+        f"photos in the members' place, whose change cannot be memory. Brackets: 95 % intervals, or as the column "
+        f"says, over {covers}, not over another pre-training of the model. Every change is paired: the same photos and "
+        "noise before and after."
     )
 
 
