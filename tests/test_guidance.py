@@ -23,7 +23,7 @@ from s2l.pipeline.subject import Subject
 from s2l.progress import silent
 from s2l.report import findings
 from s2l.report import render as report
-from s2l.tables import docs
+from s2l.tables import declared, docs
 from s2l.tables import grid as tables
 from s2l.tables.cells import make_again, numbers_of
 
@@ -336,7 +336,7 @@ def test_every_row_of_the_table_spends_about_the_same_after_fine_tuning():
 def test_the_table_compares_each_row_with_plain_person_by_person(nano, store, tmp_path, monkeypatch):
     rows = (tables.Row("plain"), tables.Row("w = 2", {"extraction": {"n_generations": 2, "guidance_w": 2}}))
     small = replace(tables.get_table("extraction"), preset="nano", rows=rows, people=2)
-    monkeypatch.setitem(tables.TABLES, "extraction", small)
+    monkeypatch.setitem(declared.TABLES, "extraction", small)
     assert docs.extraction(tmp_path) == "Not measured yet: `python -m s2l table extraction`."
     found = tables.run_table("extraction", tmp_path, store=store, runtime=CPU)
     cells = [json.loads(path.read_text()) for path in tmp_path.glob("extraction/*/*.json")]
