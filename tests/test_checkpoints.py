@@ -17,7 +17,8 @@ from s2l.data.domain import ImageSet
 from s2l.errors import UserError
 from s2l.finetune.trainer import train
 from s2l.jobs.store import model_key as job_model_key
-from s2l.model.checkpoints import DEFAULT_HUB_MODEL, SD1, check_name, locate, weights_key
+from s2l.model.checkpoints import SD1, check_name, locate, weights_key
+from s2l.model.configuration import DEFAULT_HUB_MODEL
 from s2l.model.diffusion import DiffusionModel, Runtime, model_key
 from tests import sd_layout
 

@@ -17,21 +17,21 @@ from s2l.config import HUB
 from s2l.errors import UserError
 from s2l.keys import file_hash
 from s2l.labs import find_lab
-from s2l.model.headers import parse_json, read_header
-
-DEFAULT_HUB_MODEL = "CompVis/stable-diffusion-v1-1"  # the paper's
-SUPPORTED = (
-    "supported: 'lab' or 'lab:NAME' (see `labs`); Stable Diffusion 1.x or 2.x text-to-image (epsilon or v-prediction) "
-    "as a folder in diffusers layout, as a single .safetensors file, or as a hub id such as "
-    f"{DEFAULT_HUB_MODEL} or OWNER/NAME@REVISION (hub:OWNER/NAME if there is a folder of that name)"
+from s2l.model.configuration import (
+    PARTS,
+    SUPPORTED,
+    check_configuration,
+    read_json_object,
+    stated_prediction,
 )
-PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+from s2l.model.headers import read_header
+from s2l.model.prediction import read_prediction
+
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 CONFIGURATION = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/*.json" for part in PARTS)]
 # name.VARIANT.safetensors beside the plain name, which is preferred; without it the first of these.
 OTHER_VARIANTS = ("fp32", "fp16", "bf16", "non_ema")
 VARIANT = re.compile(rf"\.({'|'.join(OTHER_VARIANTS)})[.-]")
-LARGEST_JSON = 20_000_000  # bytes of a configuration
 SD1 = ASSETS / "sd-1"  # configuration of SD 1.x, for single files
 # Tensors that identify the families of single files, and the UNet's first one, whose inputs identify inpainting.
 SD1_TEXT, SD2_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
@@ -46,12 +46,16 @@ class Checkpoint:
     path      a folder in diffusers layout, or a single .safetensors file
     config    the folder with the configuration of its parts; `path` itself unless that is a file
     revision  the hub's commit, None for local files
+    predicts  what the UNet predicts: "epsilon" or "v_prediction"
+    notes     how that is known, where the configuration does not say it
     """
 
     name: str
     path: Path
     config: Path
     revision: str | None = None
+    predicts: str = "epsilon"
+    notes: tuple[str, ...] = ()
 
     @property
     def single_file(self) -> bool:
@@ -152,7 +156,7 @@ def _folder(model: str, folder: Path, revision: str | None = None) -> Checkpoint
     if not (folder / "model_index.json").exists():
         raise UserError(f"{folder} is not a checkpoint: it has no model_index.json (diffusers layout)")
     check_configuration(folder)
-    checkpoint = Checkpoint(model, folder, folder, revision)
+    checkpoint = Checkpoint(model, folder, folder, revision, stated_prediction(folder) or "epsilon")
     ready = {path.parent.name for path in checkpoint.weights()}
     if lacking := [part for part in PARTS if part not in ready]:
         pickled = any(next((folder / part).glob("*.bin"), None) for part in lacking)
@@ -168,62 +172,25 @@ def _folder(model: str, folder: Path, revision: str | None = None) -> Checkpoint
 def _file(model: str, path: Path) -> Checkpoint:
     if path.suffix != ".safetensors":
         raise UserError(f"{path} is not a .safetensors file, and pickled checkpoints are never opened; {SUPPORTED}")
-    shapes = read_header(path).shapes
-    text = next((t for t in (SD1_TEXT, SD2_TEXT) if any(name.startswith(t) for name in shapes)), None)
-    if shapes.get(FIRST_LAYER, ())[1:2] != (4,) or text is None:
+    header = read_header(path)
+    text = next((t for t in (SD1_TEXT, SD2_TEXT) if any(name.startswith(t) for name in header.shapes)), None)
+    if header.shapes.get(FIRST_LAYER, ())[1:2] != (4,) or text is None:
         raise UserError(f"{path} does not hold a whole Stable Diffusion text-to-image model; {SUPPORTED}")
-    beside = path.with_suffix("")
-    if (beside / "model_index.json").exists():
+    folder = path.with_suffix("")
+    beside = folder if (folder / "model_index.json").exists() else None
+    if beside is not None:
         check_configuration(beside)
-        return Checkpoint(model, path, beside)
-    if text == SD2_TEXT:
+    predicts, notes = read_prediction(path, header, beside)
+    if beside is None and text == SD2_TEXT:
+        silent = "" if predicts else " does not say whether it predicts epsilon or v, and"
         raise UserError(
-            f"{path} is Stable Diffusion 2.x, whose file does not say whether it predicts epsilon or v: put the "
-            f"configuration (its folder in diffusers layout, weights not needed) into {beside}"
+            f"{path} is Stable Diffusion 2.x, whose file{silent} does not say at which size it was trained: put the "
+            f"configuration (its folder in diffusers layout, weights not needed) into {folder}"
         )
-    return Checkpoint(model, path, SD1)
-
-
-def read_json_object(path: Path) -> dict:
-    """A configuration. Raises UserError for what is no regular file of a JSON object with finite numbers."""
-    values = None
-    if path.is_file() and path.stat().st_size <= LARGEST_JSON:
-        try:
-            values = parse_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            values = None
-    if not isinstance(values, dict):
-        raise UserError(f"{path.parent} is not a checkpoint: {path.name} is missing or is no JSON object")
-    return values
-
-
-def check_configuration(folder: Path) -> None:
-    """Refuse a folder whose parts the adapter does not know. Raises UserError with what is supported."""
-
-    def refuse(what: str) -> UserError:
-        return UserError(f"{folder} holds {what}; {SUPPORTED}")
-
-    index = read_json_object(folder / "model_index.json")
-    kind = index.get("_class_name")
-    if kind is None:
-        raise UserError(f"{folder} is not a checkpoint: its model_index.json names no pipeline")
-    if kind != "StableDiffusionPipeline":
-        raise refuse(f"a {kind}, not a StableDiffusionPipeline")
-    for part, wanted in PARTS.items():
-        given = (index.get(part) or [None, None])[1]
-        if given != wanted:
-            raise refuse(f"the {part} {given}, not {wanted}")
-    unet = read_json_object(folder / "unet" / "config.json")
-    if unet.get("in_channels", 4) != 4 or unet.get("out_channels", 4) != 4:
-        raise refuse(f"a UNet with {unet.get('in_channels', 4)} input channels (inpainting, upscaling), not 4")
-    if unet.get("class_embed_type") or unet.get("addition_embed_type"):
-        raise refuse("a UNet with further conditions (unCLIP, SDXL)")
-    scheduler = read_json_object(folder / "scheduler" / "scheduler_config.json")
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise refuse(f"a model that predicts {prediction!r}")
-    if scheduler.get("rescale_betas_zero_snr"):
-        raise refuse("a model with zero terminal signal-to-noise ratio, where no noise can be read off a prediction")
+    if predicts is None:
+        predicts = "epsilon"
+        notes = ("nothing in it or beside it says what it predicts: epsilon is assumed",)
+    return Checkpoint(model, path, beside or SD1, predicts=predicts, notes=notes)
 
 
 # --- the hub -----------------------------------------------------------------------------------

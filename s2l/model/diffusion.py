@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 
 from s2l.config import LAB, SamplerConfig
 from s2l.keys import key_of
@@ -25,6 +25,10 @@ from s2l.model.batches import SMALL_MAP, Batched
 from s2l.model.checkpoints import Checkpoint, configuration_key, locate, weights_key
 from s2l.model.loading import load_pipeline
 from s2l.model.memory import device_memory, fitted, preset_for, watch
+from s2l.model.samplers import make_sampler
+from s2l.model.schedule import read_schedule
+
+SAMPLERS = 2  # in keys of checkpoints other than labs: version 1 let their own sampler settings through
 
 
 def cpu_computes_bfloat16() -> bool:
@@ -86,14 +90,12 @@ def model_key(checkpoint: Checkpoint, runtime: Runtime) -> str:
     A lab is identified by its weights, because labs of one size differ in nothing else. In the reference case, float32
     and epsilon prediction, its key is the hash of the weights alone.
     """
-    scheduler = DDIMScheduler.load_config(checkpoint.config / "scheduler")
     weights, dtypes = weights_key(checkpoint), [runtime.torch_dtype(), runtime.fast_dtype()]
     if not is_lab(checkpoint.path):
-        weights = key_of("checkpoint", weights, configuration_key(checkpoint))
-    prediction_type = scheduler.get("prediction_type", "epsilon")
-    if (*dtypes, prediction_type) == (torch.float32, torch.float32, "epsilon"):
+        weights = key_of("checkpoint", SAMPLERS, weights, configuration_key(checkpoint))
+    if (*dtypes, checkpoint.predicts) == (torch.float32, torch.float32, "epsilon"):
         return weights
-    return key_of("model", weights, *map(str, dtypes), prediction_type)
+    return key_of("model", weights, *map(str, dtypes), checkpoint.predicts)
 
 
 class DiffusionModel(Batched):
@@ -130,6 +132,7 @@ class DiffusionModel(Batched):
         if self.memory.vae_slicing:
             self.vae.enable_slicing()
         self.alphas_cumprod = pipe.scheduler.alphas_cumprod.to(self.device, torch.float32)
+        self.schedule = read_schedule(pipe.scheduler.config, type(pipe.scheduler).__name__)
         self.prediction_type = pipe.scheduler.config.prediction_type
         self._tokenizing = threading.Lock()  # a tokenizer's padding is state
         for module in (self.unet, self.vae, self.text_encoder):
@@ -329,21 +332,7 @@ class DiffusionModel(Batched):
     # --- sampling -----------------------------------------------------------------------------
 
     def _scheduler(self, sampler: SamplerConfig):
-        config = dict(self.pipe.scheduler.config) | {"timestep_spacing": "trailing", "clip_sample": False}
-        ddim = sampler.scheduler == "ddim"
-        if ddim:
-            scheduler = DDIMScheduler.from_config(config)
-        else:
-            scheduler = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
-        scheduler.set_timesteps(sampler.num_inference_steps, device=self.device)
-        if scheduler.timesteps[-1] < 0:
-            # Where 1000 / n rounds down (n = 61, 103, ...) trailing spacing takes one step more, to timestep -1. As an
-            # index that is the noisiest timestep, which ruins the picture.
-            if ddim:
-                scheduler.timesteps = scheduler.timesteps[:-1]
-            else:
-                scheduler.set_timesteps(timesteps=scheduler.timesteps[:-1].tolist(), device=self.device)
-        return scheduler
+        return make_sampler(self.schedule, self.prediction_type, sampler, self.device)
 
     def first_timestep(self, sampler: SamplerConfig) -> int:
         """The noisiest timestep a sampler starts from."""

@@ -19,8 +19,10 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from s2l.errors import UserError
-from s2l.model.checkpoints import SD2_TEXT, Checkpoint, part_files, read_json_object
+from s2l.model.checkpoints import SD2_TEXT, Checkpoint, part_files
+from s2l.model.configuration import read_json_object, schedule_of
 from s2l.model.memory import is_out_of_memory
+from s2l.model.samplers import ddim
 
 State = dict[str, torch.Tensor]
 
@@ -56,7 +58,7 @@ def load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[StableDif
 
     Without its safety checker, which would hide what a model leaks. Raises UserError for what cannot be loaded whole.
     """
-    notes: list[str] = []
+    notes = list(checkpoint.notes)
     try:
         sources = _from_single_file(checkpoint, notes) if checkpoint.single_file else _from_folder(checkpoint, notes)
         parts = {}
@@ -66,6 +68,7 @@ def load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[StableDif
         pipe = StableDiffusionPipeline.from_pretrained(
             checkpoint.config,
             **parts,
+            scheduler=ddim(schedule_of(checkpoint.config), checkpoint.predicts),
             safety_checker=None,
             feature_extractor=None,
             image_encoder=None,
@@ -79,6 +82,11 @@ def load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[StableDif
             raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"{checkpoint.path} cannot be loaded as a Stable Diffusion checkpoint: {reason}") from error
+    if len(pipe.tokenizer) > (known := pipe.text_encoder.config.vocab_size):
+        raise UserError(
+            f"the tokenizer of {checkpoint.path} has {len(pipe.tokenizer):,} tokens: the text encoder knows {known:,}, "
+            "and there may be no more"
+        )
     return pipe, notes
 
 

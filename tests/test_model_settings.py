@@ -1,0 +1,263 @@
+"""What a checkpoint's settings may decide, and what is refused: samplers, predictions, sizes, NaN, unchanged scores."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from safetensors.torch import load_file, save_file
+
+from s2l.config import SamplerConfig
+from s2l.errors import UserError
+from s2l.model import samplers, schedule
+from s2l.model.checkpoints import check_name, locate
+from s2l.model.diffusion import DiffusionModel, Runtime
+from tests import sd_layout
+
+CPU = Runtime(device="cpu", dtype="float32", batch_size=4)
+BOTH = [SamplerConfig(scheduler=name, num_inference_steps=3, guidance_scale=2.0) for name in ("ddim", "dpmsolver")]
+NAMES = ["ddim", "dpmsolver"]
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return sd_layout.write_folder(tmp_path_factory.mktemp("settings") / "sd1")
+
+
+@pytest.fixture(scope="module")
+def model(original):
+    return DiffusionModel.load(str(original), CPU)
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A copy of the checkpoint, to be changed."""
+    return shutil.copytree(original, tmp_path / "copy")
+
+
+def refused(path) -> str:
+    """The sentence that refuses a checkpoint before any weight is read."""
+    with pytest.raises(UserError) as error:
+        check_name(str(path))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- samplers --------------------------------------------------------------------------------
+
+LEFTOVERS = {
+    "timestep_spacing": "linspace", "steps_offset": 7, "clip_sample": True, "clip_sample_range": 0.1,
+    "set_alpha_to_one": True, "thresholding": True, "sample_max_value": 0.2, "dynamic_thresholding_ratio": 0.5,
+    "algorithm_type": "sde-dpmsolver++", "solver_order": 3, "solver_type": "heun", "lower_order_final": False,
+    "euler_at_final": True, "use_karras_sigmas": True, "use_lu_lambdas": False, "final_sigmas_type": "sigma_min",
+    "lambda_min_clipped": -1.0, "variance_type": "learned", "skip_prk_steps": False,
+    "_use_default_values": ["timestep_spacing", "clip_sample", "set_alpha_to_one", "beta_schedule", "beta_end"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["PNDMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"])
+def test_a_checkpoints_own_sampling_changes_no_picture(folder, model, kind):
+    sd_layout.change_json(folder / SCHEDULER, _class_name=kind, **LEFTOVERS)
+    sd_layout.change_json(folder / "model_index.json", scheduler=["diffusers", kind])
+    changed = DiffusionModel.load(str(folder), CPU)
+    assert torch.equal(changed.alphas_cumprod, model.alphas_cumprod)
+    for sampler in BOTH:
+        assert changed.first_timestep(sampler) == 999
+        assert torch.equal(changed.generate(["a face"], [5], sampler), model.generate(["a face"], [5], sampler))
+
+
+def test_a_file_of_2022_is_sampled_from_the_noisiest_timestep_and_not_clipped(folder, model):
+    """Without `timestep_spacing` and `clip_sample`, which diffusers then calls defaults and keeps."""
+    old = {"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    (folder / SCHEDULER).write_text(json.dumps(old))
+    sd_layout.change_json(folder / "model_index.json", scheduler=["diffusers", "DDIMScheduler"])
+    changed = DiffusionModel.load(str(folder), CPU)
+    for sampler in BOTH:
+        made = changed._scheduler(sampler)
+        assert int(made.timesteps[0]) == 999 and not getattr(made.config, "clip_sample", False)
+        assert torch.equal(changed.generate(["a face"], [5], sampler), model.generate(["a face"], [5], sampler))
+
+
+@pytest.mark.parametrize("sampler", BOTH, ids=NAMES)
+def test_a_labs_pictures_are_those_of_its_own_scheduler(tiny_checkpoint, monkeypatch, sampler):
+    """Bit by bit what diffusers draws with the lab's configuration and the settings that the lab was measured with."""
+    lab = DiffusionModel.load(str(tiny_checkpoint), CPU)
+    config = DDIMScheduler.load_config(tiny_checkpoint / "scheduler")
+    config |= {"timestep_spacing": "trailing", "clip_sample": False}
+
+    def theirs(_):
+        made = (
+            DDIMScheduler.from_config(config)
+            if sampler.scheduler == "ddim"
+            else DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
+        )
+        made.set_timesteps(sampler.num_inference_steps)
+        return made
+
+    ours = lab.generate(["a face"], [5], sampler)
+    monkeypatch.setattr(lab, "_scheduler", theirs)
+    assert torch.equal(lab.alphas_cumprod, DDIMScheduler.from_config(config).alphas_cumprod)
+    assert torch.equal(ours, lab.generate(["a face"], [5], sampler))
+
+
+@pytest.mark.parametrize(
+    "kind, ours", [(DDIMScheduler, samplers.DDIM), (DPMSolverMultistepScheduler, samplers.DPM_SOLVER)]
+)
+def test_no_setting_of_a_sampler_is_left_to_the_library(kind, ours):
+    every = set(inspect.signature(kind.__init__).parameters) - {"self", "prediction_type", *schedule.FIELDS}
+    flow = {"flow_shift", "use_dynamic_shifting", "time_shift_type"}  # of flow matching, which is off
+    assert every - flow == set(ours) - flow
+
+
+@pytest.mark.parametrize("kind", sorted(schedule.DEFAULTS.keys() - {"DPMSolverSDEScheduler"}))  # needs torchsde
+def test_missing_betas_are_the_defaults_of_the_scheduler_that_is_named(kind):
+    given = schedule.read_schedule({}, kind)
+    theirs = getattr(diffusers, kind)()
+    assert torch.equal(samplers.ddim(given, "epsilon").betas, theirs.betas)
+
+
+def test_trained_betas_are_the_schedule(folder):
+    betas = torch.linspace(0.001, 0.01, 1000).tolist()
+    sd_layout.change_json(folder / SCHEDULER, trained_betas=betas)
+    changed = DiffusionModel.load(str(folder), CPU)
+    torch.testing.assert_close(changed.alphas_cumprod, (1 - torch.tensor(betas)).cumprod(0))
+    for sampler in BOTH:
+        assert torch.equal(changed._scheduler(sampler).betas, torch.tensor(betas))
+
+
+# --- what a single file predicts -------------------------------------------------------------
+
+
+@pytest.fixture
+def single(folder, tmp_path):
+    """A single file with the configuration of its small networks beside it, which does not say what it predicts."""
+    for weights in folder.glob("*/*.safetensors"):
+        weights.unlink()
+    config = json.loads((folder / SCHEDULER).read_text())
+    del config["prediction_type"]
+    (folder / SCHEDULER).write_text(json.dumps(config))
+    shutil.move(folder, tmp_path / "small")
+    return sd_layout.write_single_file(tmp_path / "small.safetensors", sd_layout.build())
+
+
+def rewrite(path, metadata=None, **keys):
+    save_file(load_file(path) | keys, path, metadata)
+
+
+V_SOURCES = {
+    "its key v_pred": lambda path: rewrite(path, v_pred=torch.tensor([])),
+    "modelspec.prediction_type in its metadata": lambda path: rewrite(path, {"modelspec.prediction_type": "v"}),
+    "modelspec.architecture": lambda path: rewrite(path, {"modelspec.architecture": "stable-diffusion-v2-768-v"}),
+    "parameterization in small.yaml": lambda path: path.with_suffix(".yaml").write_text(
+        'model:\n  target: x\n  params:\n    # parameterization: "eps"\n    parameterization: "v"  # as in 768-v\n'
+    ),
+    "v_parameterization in small.json": lambda path: path.with_suffix(".json").write_text(
+        '{"v2": true, "v_parameterization": true}'
+    ),
+    "parameterization in small.json": lambda path: path.with_suffix(".json").write_text(
+        '{"model": {"params": {"parameterization": "v"}}}'
+    ),
+}
+
+
+@pytest.mark.parametrize("source", V_SOURCES)
+def test_a_single_file_that_predicts_v_is_recognised_and_said(single, source, capfd):
+    before = locate(str(single))
+    assert before.predicts == "epsilon" and "epsilon is assumed" in before.notes[0]
+    V_SOURCES[source](single)
+    model = DiffusionModel.load(str(single), CPU)
+    assert model.prediction_type == model.pipe.scheduler.config.prediction_type == "v_prediction"
+    assert source in model.notes[0] and source in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("source", V_SOURCES)
+def test_sources_that_contradict_each_other_are_refused(single, source):
+    V_SOURCES[source](single)
+    sd_layout.change_json(single.with_suffix("") / SCHEDULER, prediction_type="epsilon")
+    message = refused(single)
+    assert source in message and "scheduler configuration in small/" in message and "not clear" in message
+
+
+def test_sources_that_agree_are_one_statement(single):
+    rewrite(single, {"modelspec.prediction_type": "epsilon"})
+    single.with_suffix(".yaml").write_text("parameterization: eps\n")
+    assert locate(str(single)).predicts == "epsilon" and "assumed" not in locate(str(single)).notes[0]
+    sd_layout.change_json(single.with_suffix("") / SCHEDULER, prediction_type="epsilon")
+    assert locate(str(single)).notes == ()
+
+
+def test_what_a_file_predicts_is_part_of_its_key(single):
+    plain = DiffusionModel.load(str(single), CPU)
+    V_SOURCES["parameterization in small.yaml"](single)  # the weights are the same
+    v = DiffusionModel.load(str(single), CPU)
+    assert plain.weights == v.weights and plain.key != v.key
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda path: rewrite(path, v_pred=torch.tensor([]), ztsnr=torch.tensor([])), "zero terminal .*its key ztsnr"),
+        (lambda path: rewrite(path, {"modelspec.prediction_type": "x0"}), "predicts 'x0'"),
+        (lambda path: path.with_suffix(".json").write_text("{"), "cannot be read"),
+        (lambda path: path.with_suffix(".yaml").write_bytes(b"\xff\xfe\xff"), "cannot be read"),
+        (lambda path: path.with_suffix(".json").write_text('{"zero_terminal_snr": true}'), "zero terminal"),
+    ],
+)
+def test_other_predictions_and_unreadable_side_files_are_refused(single, change, reason):
+    change(single)
+    assert re.search(reason, refused(single))
+
+
+# --- sizes that do not fit together ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file, changes, reason",
+    [
+        ("unet/config.json", {"in_channels": 8}, "8 input channels"),
+        ("unet/config.json", {"out_channels": 8}, "8 output channels"),
+        ("unet/config.json", {"encoder_hid_dim_type": "text_proj"}, "further conditions"),
+        ("unet/config.json", {"cross_attention_dim": 64}, "must be the text encoder's hidden_size, 32"),
+        ("unet/config.json", {"cross_attention_dim": [32, 64]}, "must be the text encoder's hidden_size, 32"),
+        ("unet/config.json", {"sample_size": None}, "sample_size None: a whole number from 1 to 256"),
+        ("unet/config.json", {"sample_size": [8, 8]}, "sample_size .*a whole number from 1 to 256"),
+        ("unet/config.json", {"sample_size": 0}, "sample_size 0"),
+        ("unet/config.json", {"sample_size": True}, "sample_size True"),
+        ("unet/config.json", {"sample_size": 10**9}, "a whole number from 1 to 256"),
+        ("vae/config.json", {"latent_channels": 16}, "latent_channels 16: the UNet works on 4"),
+        ("vae/config.json", {"out_channels": 1}, "pictures have 3"),
+        ("vae/config.json", {"scaling_factor": None}, "scaling_factor None: a number above 0"),
+        ("vae/config.json", {"shift_factor": 0.1}, "scaled by scaling_factor alone"),
+        ("vae/config.json", {"block_out_channels": None}, "block_out_channels None: 1 to 6 whole numbers"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 300}, "a whole number up to .* is needed"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": None}, "model_max_length None: a whole number up to"),
+        (SCHEDULER, {"num_train_timesteps": 500}, "num_train_timesteps 500; only 1000"),
+        (SCHEDULER, {"num_train_timesteps": "many"}, "num_train_timesteps 'many'; only 1000"),
+        (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "trained_betas that are not 1000 numbers between 0 and 1"),
+        (SCHEDULER, {"trained_betas": [0.5] * 999 + [1.0]}, "trained_betas that are not 1000 numbers"),
+        (SCHEDULER, {"beta_schedule": "cosine"}, "'cosine'; allowed are linear, scaled_linear"),
+        (SCHEDULER, {"beta_start": 0.5, "beta_end": 0.1}, "must lie between 0 and 1, start before end"),
+        (SCHEDULER, {"beta_end": "0.012"}, "must lie between 0 and 1"),
+        ("model_index.json", {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, "allowed are DDIM"),
+    ],
+)  # fmt: skip
+def test_configurations_that_fit_no_model_are_a_sentence_before_any_work(folder, file, changes, reason):
+    sd_layout.change_json(folder / file, **changes)
+    for weights in folder.glob("*/*.safetensors"):
+        weights.write_bytes(b"never read")
+    assert re.search(reason, refused(folder))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_text_encoder_knows_is_a_sentence(folder):
+    pipe = sd_layout.build()
+    pipe.tokenizer.add_tokens(["<one>", "<two>"])
+    pipe.tokenizer.save_pretrained(folder / "tokenizer")
+    with pytest.raises(UserError, match="tokens: the text encoder knows"):
+        DiffusionModel.load(str(folder), CPU)
