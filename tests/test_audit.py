@@ -369,7 +369,7 @@ def test_without_photos_only_the_blind_part_remains(foreign_checkpoint, tuned, t
     assert record["domain"]["name"] == NAME  # the tuned folder says so
     assert record["attacks"] == {} and record["extraction"] is None and record["blind"]["after"]["score"] is None
     page = (tmp_path / "audit" / "report.html").read_text()
-    assert "Why there is no ROC curve" in page and "nobody can check" in page
+    assert "Why there is no ROC curve" in page and "without the photos this cannot be checked" in page
     assert not (tmp_path / "audit" / "roc.png").exists()
 
 
