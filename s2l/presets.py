@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# The sizes of `demo` are frozen in docs/lab.md; speed targets refer to exactly that work.
+# The sizes of `demo` are frozen in docs/search.md; speed targets refer to exactly that work.
 PRESETS: dict[str, dict] = {
     # Takes seconds on a tiny model: for tests and a first look.
     "quick": {
@@ -15,7 +15,7 @@ PRESETS: dict[str, dict] = {
     # A live run in class: takes minutes on two cores.
     "demo": {
         "domain": {"n_nonmembers": 120},
-        # Unguided pictures are what the model has *learnt*; see docs/lab.md, the search on calibration people.
+        # Unguided pictures are what the model has *learnt*; see docs/search.md.
         "sp_set": {"set_size": 128, "sampler": {"guidance_scale": 1.0}},
         "finetune": {"max_train_steps": 300, "train_batch_size": 8},
         "audit": {"settings": {"secmi": {"t": 100}}},

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from s2l.store import read_json
+from s2l.tables import sheet as texts
 from s2l.tables import view as table_view
 from s2l.tables.declared import TABLES
 from s2l.tables.grid import summarise
@@ -30,7 +31,7 @@ def cell(person: str, label: str, shift: float, distinct: tuple[int, int]) -> di
         return {"distinct": n, "nonmembers_scaled": 0.0, "cost": cost, "flags": [4, 3], "within": {"0.1": [n, 0]}}
 
     return {
-        "row": label, "person": person, "config": {"audit": {"shake_weight": 0.8}},
+        "row": label, "person": person, "config": {"audit": {"shake_weight": 0.8}}, "model": {"key": "fresh"},
         "attacks": {"secmi": attack(shift), "loss": attack(0.0)},
         "extraction": {"before": drawn(distinct[0]), "after": drawn(distinct[1])},
         "control_auc": 0.5, "n_members": 8, "n_nonmembers": 8, "seconds": {"total": 1.0}, "trained_parameters": 1234,
@@ -88,15 +89,15 @@ def test_the_attacks_alone_and_the_secondary_outcomes_are_told(table):
 
 def test_no_interval_is_drawn_from_people_who_agree_and_no_count_is_negative():
     alike = {"mean": 2.0, "low": 2.0, "high": 2.0}
-    assert table_view.change(alike, 1) == "+2.0 (the same for every person)"
+    assert texts.change(alike, 1) == "+2.0 (the same for every person)"
     assert table_view._count({"mean": 0.5, "low": -0.4, "high": 1.4}) == "0.5 [0.0, 1.4]"
     assert table_view._count({"mean": 3.0, "low": None, "high": None}) == "3.0"
 
 
 def test_labels_are_for_readers():
-    assert table_view.in_words("end_to_end, out of domain") == "End-to-end, out of domain"
-    assert table_view.in_words("lora+dreambooth") == "LoRA + DreamBooth"
-    assert table_view.in_words("sigma 0.0002") == "sigma 0.0002"
+    assert texts.in_words("end_to_end, out of domain") == "End-to-end, out of domain"
+    assert texts.in_words("lora+dreambooth") == "LoRA + DreamBooth"
+    assert texts.in_words("sigma 0.0002") == "sigma 0.0002"
 
 
 @pytest.mark.parametrize("name", [name for name, found in table_view.paper()["tables"].items() if "ours" in found])
@@ -110,3 +111,29 @@ def test_the_papers_rows_stand_beside_rows_that_exist(name):
 def test_committed_documents_say_what_the_results_say(path):
     table = read_json(path.with_suffix(".json"))
     assert path.read_text(encoding="utf-8") == table_view.document(path.stem, table), f"{table['command']}"
+
+
+def test_a_table_over_labs_shows_every_attack_on_the_rows_own_base_model(table):
+    def cells(lab: str, shift: float, **config) -> list[dict]:
+        wide = {"0.1": [1, 0], "0.12": [2, 1]}
+        found = [cell(person, lab, shift, (1, 2)) for person in "AB"]
+        for each in found:
+            each["model"], each["config"] = {"key": lab}, each["config"] | config
+            for outcome in each["extraction"].values():
+                outcome["within"] = wide
+        return found
+
+    rows = {"buried": summarise(cells("buried", 0.4)), "swapped": summarise(cells("swapped", -0.4, unshake={"w": 1.0}))}
+    labs = table | {"rows": rows}
+    assert rows["buried"]["attacks"]["secmi"]["reference"] and not rows["swapped"]["attacks"]["secmi"]["reference"]
+    changes, copies = table_view.sheets("labs", labs)
+    buried, swapped = (dict(zip(changes.head, row, strict=True)) for row in changes.rows)
+    assert changes.head == ("", "SecMI before", "change", "Loss before", "change")
+    assert changes.rows[0][2].startswith("+0.") and changes.rows[1][2].startswith("-0.")
+    assert buried["SecMI before"] == swapped["SecMI before"]
+    assert copies.rows[0][1:5] == ("1.0 to 1.0", "0.0 to 0.0", "2.0 to 2.0", "1.0 to 1.0")
+    text = table_view.document("labs", labs)
+    assert "not over another training of the lab" in text and "paper" not in text
+    (axes,) = table_view.plot("labs", labs).axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["buried", "swapped"]
+    assert not table_view.by_lab.is_by_lab(table)

@@ -22,7 +22,7 @@ from s2l.config import LAB, preset
 from s2l.errors import UserError
 from s2l.jobs import uploads
 from s2l.jobs.limits import OwnModel
-from s2l.labs import find
+from s2l.labs import default_lab, find
 from s2l.record import Result
 from s2l.store import Store, write_json
 from s2l.ui import api, events, form, html, layout, own, quiz, runs, session
@@ -477,6 +477,7 @@ def test_the_names_of_the_paper_are_offered_and_no_prompt_hides_in_a_name():
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_model_of_ones_own_is_visible_only_where_allowed(backend, monkeypatch, allowed):
     monkeypatch.setenv("S2L_ALLOW_HUB_MODELS", "1" if allowed else "")
+    monkeypatch.setattr(own, "shipped_labs", lambda: [default_lab()])  # several labs are a choice of their own
     with gr.Blocks() as page:
         own.build(backend)
     part = next(b for b in page.blocks.values() if getattr(b, "elem_id", None) == "own")

@@ -10,7 +10,7 @@ What loads torch or scipy is imported where it is used: the app's first picture 
 
 from s2l.figures.curves import axes_frame, extraction_curve_figure, loss_figure, roc_all, roc_band, roc_both, roc_figure
 from s2l.figures.dose import Dose, dose_figure
-from s2l.figures.effects import Effect, effects_figure
+from s2l.figures.effects import Effect, changes_figure, effects_figure
 from s2l.figures.galleries import (
     Cell,
     blind_figure,
@@ -32,6 +32,7 @@ __all__ = [
     "Palette",
     "axes_frame",
     "blind_figure",
+    "changes_figure",
     "distance_histogram_figure",
     "dose_figure",
     "effects_figure",

@@ -24,6 +24,35 @@ class Effect:
     paper_extracted: float | None
 
 
+Ends = tuple[float, float, float]  # mean, low, high
+
+
+def changes_figure(rows: Sequence[tuple[str, dict[str, Ends]]], n_people: int, dark: bool = False) -> Figure:
+    """The change of several attacks' AUC, one line per row and one mark per attack: [(label, {attack: change})]."""
+    c = palette(dark)
+    figure = new_figure(12, 2.2 + 0.8 * len(rows), c)
+    ax = figure.subplots()
+    names = list(rows[0][1])
+    looks = list(zip((c.after, c.members, c.before, c.muted), "os^D", strict=True))
+    for i, name in enumerate(names):
+        places = -np.arange(len(rows), dtype=float) + 0.27 - 0.54 * i / max(1, len(names) - 1)
+        mean, low, high = np.array([changes[name] for _, changes in rows]).T
+        colour, marker = looks[i % len(looks)]
+        ax.errorbar(
+            mean, places, xerr=np.maximum([mean - low, high - mean], 0), fmt=marker, color=colour, markersize=8,
+            capsize=3, linewidth=2, label=name,
+        )  # fmt: skip
+    ax.axvline(0, color=c.ink, linewidth=1.2)
+    ax.set_yticks(-np.arange(len(rows)), [label for label, _ in rows], fontsize=LARGE, color=c.ink)
+    people = f"{n_people} people" if n_people > 1 else "one person"
+    tidy(ax, c, f"change of the AUC from the base model ({people}, 95 % intervals)", "")
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False, fontsize=LARGE,
+        labelcolor=c.ink,
+    )  # fmt: skip
+    return figure
+
+
 def effects_figure(effects: Sequence[Effect], n_people: int, dark: bool = False) -> Figure:
     """Changes of the AUC and of the extracted photos, one line per row: points with intervals, beside the paper's."""
     c = palette(dark)

@@ -112,8 +112,8 @@ class Finetuner:
     trains         one plain sentence for people: what changes in the model
     module         the file that does the work, see method.py
     settings       the class of its settings, with defaults
-    learning_rate  its own default, chosen on the lab's calibration people (docs/lab.md); None if it trains nothing of
-                   its own
+    learning_rate  its own default, chosen on the lab's calibration people (docs/search.md); None if it trains nothing
+                   of its own
     """
 
     name: str

@@ -11,7 +11,7 @@ from s2l.report.findings import after_note, percent
 if TYPE_CHECKING:
     from s2l.record import Result
 
-REFERENCED = "loss"  # the attack that improved with the reference on the lab's calibration people (docs/lab.md)
+REFERENCED = "loss"  # the attack that improved with the reference on the lab's calibration people (docs/search.md)
 
 Direction = Literal[-1, 0, 1]
 

@@ -17,13 +17,16 @@ from s2l.errors import unknown
 from s2l.store import read_json
 from s2l.tables import reference
 from s2l.tables import view as table_view
-from s2l.tables.view import change, interval
+from s2l.tables.sheet import Sheet, change, interval
+from s2l.tables.sheet import markdown as markdown_of
 
 DOCUMENTS = (
     "README.md",
     "docs/lab.md",
+    "docs/search.md",
     "docs/methods.md",
     "s2l/assets/labs/fresh/README.md",
+    "s2l/assets/labs/buried/README.md",
     "docs/performance.md",
     "docs/result-schema.md",
 )
@@ -34,7 +37,7 @@ BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- en
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
-    return table_view.markdown(table_view.Sheet("", tuple(head), tuple(map(tuple, rows))))
+    return markdown_of(Sheet("", tuple(head), tuple(map(tuple, rows))))
 
 
 def lab_card(results: Path) -> str:
@@ -62,6 +65,31 @@ def lab_card(results: Path) -> str:
         f"Command: `{lab['protocol']['command']}` ({lab['seconds'] / 60:.0f} minutes)."
     )
     return "\n".join(lines)
+
+
+def lab_card_buried(results: Path) -> str:
+    """The baseline of the buried lab, over all people."""
+    path = results / "lab-buried.json"
+    if not path.exists():
+        return "Not measured yet: `python -m s2l lab measure --model lab:buried --out results/lab-buried.json`."
+    lab = read_json(path)
+    secmi, loss, blind, counters = lab["auc"]["secmi"], lab["auc"]["loss"], lab["blind"], lab["model"]["counters"]
+    rows = [
+        ("SecMI AUC (t=140, k=10), mean over people", f"{secmi['mean']:.3f} {interval(secmi)}"),
+        ("Loss AUC, mean over people", f"{loss['mean']:.3f} {interval(loss)}"),
+        ("Blind control (never sees the model), mean AUC", f"{blind['mean']:.3f} ± {blind['standard_error']:.3f}"),
+        ("VAE reconstruction l2 on held-out photos", f"{lab['vae_floor']:.4f}"),
+    ]
+    lines = _table(("measured on the shipped float16 weights", "value [95 % interval]"), rows)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{lab['protocol']['people']} people, all 40 members against {lab['protocol']['n_nonmembers']} held-out "
+            f"photos each; training: {counters['step']:,} steps, {counters['private_seen']:,} views of private photos, "
+            f"{counters['seconds'] / 60:.1f} minutes on a data-centre GPU. Command: `{lab['protocol']['command']}`.",
+        ]
+    )
 
 
 def secmi_timesteps(results: Path) -> str:
@@ -125,6 +153,33 @@ def search(results: Path) -> str:
         f"reference {record['reference_weight']}. Command: `{record['command']}`.",
     ]
     return "\n".join(lines)
+
+
+def search_2(results: Path) -> str:
+    """The search on the buried lab: the change of every attack's AUC, and the photos that come out."""
+    path = results / "search-2.json"
+    if not path.exists():
+        return "Not measured yet: `python -m s2l search search-2`."
+    record = read_json(path)
+    columns = {"secmi": "SecMI", "loss": "Loss", "pia": "PIA", "sima": "SimA"}
+    rows = []
+    for row in record["rows"]:
+        means = [f"{sum(row['differences'][name]) / len(row['people']):+.3f}" for name in columns]
+        near = []
+        for part in ("members", "nonmembers"):
+            counts = [row["copies"][f"{part} within 0.12, {when}"] for when in ("before", "after")]
+            near.append(" to ".join(f"{sum(values) / len(values):.1f}" for values in counts))
+        rows.append([row["shake"], str(len(row["people"])), *means, *near])
+    head = ["SP set; attacked model", "people", *columns.values(), "members within .12", "held-out within .12"]
+    lines = [*_table(head, rows), ""]
+    return "\n".join(
+        [
+            *lines,
+            f"Change of the AUC, mean over people; {record['n_members']} members and {record['n_nonmembers']} held-out "
+            f"photos each, {record['sp_images']} SP pictures a person, eight people in one shake. "
+            f"Command: `{record['command']}`.",
+        ]
+    )
 
 
 def extraction(results: Path) -> str:
@@ -273,13 +328,13 @@ def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:
             return f"Not measured yet: `python -m s2l table {name}`."
         table = read_json(path)
         plot = [f"![{table['title']}: changes with 95 % intervals](../results/{name}.png)", ""] if picture else []
-        lines = [*plot, *table_view.markdown(table_view.short(name, table)), ""]
+        lines = [*plot, *markdown_of(table_view.short(name, table)), ""]
         return "\n".join([*lines, f"{table_view.how(table)} Command: `{table['command']}`."])
 
     return block
 
 
-PEOPLE_TABLES = ("main", "rank", "tokens", "noise", "sp-size", "split")
+PEOPLE_TABLES = ("main", "labs", "split", "rank", "tokens", "noise", "sp-size")
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "environment": reference.environment,
@@ -288,9 +343,11 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "bench": bench,
     "load": load,
     "lab-card": lab_card,
+    "lab-card-buried": lab_card_buried,
     "lab-repeats": lab_repeats,
     "secmi-timesteps": secmi_timesteps,
     "search": search,
+    "search-2": search_2,
     "first": first,
     "methods": methods,
     "extraction": extraction,

@@ -71,6 +71,7 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
     people does not have it.
     """
     summary: dict = {"people": [cell["person"] for cell in cells], "attacks": {}, "extraction": {}}
+    summary["model_key"], unshaken = cells[0]["model"]["key"], cells[0]["config"].get("unshake") is not None
     for name in cells[0]["attacks"]:
         pairs = {when: [_scores_of(cell, name, when) for cell in cells] for when in ("before", "after")}
         summary["attacks"][name] = {
@@ -78,7 +79,8 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
             "after": asdict(hierarchical_mean(pairs["after"])),
             "difference": asdict(hierarchical_difference(pairs["before"], pairs["after"])),
             "shake_auc": float(np.mean([cell["attacks"][name]["shake_auc"] for cell in cells])),
-            "reference": reference_of(pairs, cells[0]["config"]["audit"]["shake_weight"]),
+            # An un-shaken model is no reference: the weight was frozen for fine-tuned ones.
+            "reference": None if unshaken else reference_of(pairs, cells[0]["config"]["audit"]["shake_weight"]),
             "frozen": frozen_points(pairs, calibration[name]) if calibration else None,
         }
     for when in ("before", "after"):

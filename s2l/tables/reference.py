@@ -13,7 +13,7 @@ from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 from s2l import record
 from s2l.environment import table
 from s2l.jobs import limits  # noqa: F401  (its variables are declared by importing it)
-from s2l.tables.view import Sheet, markdown
+from s2l.tables.sheet import Sheet, markdown
 
 PACKAGE = Path(__file__).parents[1]
 WIDTH = 26  # characters before the description

@@ -41,3 +41,26 @@ def markdown(sheet: Sheet) -> list[str]:
     """The lines of a Markdown table."""
     lines = [f"| {' | '.join(sheet.head)} |", "|---" * len(sheet.head) + "|"]
     return lines + [f"| {' | '.join(row)} |" for row in sheet.rows]
+
+
+def in_words(label: str) -> str:
+    """A row's label for a reader: "lora+dreambooth" is "LoRA + DreamBooth"; labels without a method do not change."""
+    from s2l.finetune import FINETUNERS
+
+    names, comma, rest = label.partition(", ")
+    if not all(name in FINETUNERS for name in names.split("+")):
+        return label
+    return " + ".join(FINETUNERS[name].title for name in names.split("+")) + comma + rest
+
+
+def titles(table: dict) -> dict[str, str]:
+    from s2l.attacks import ATTACKS  # loads torch: the app's first picture must not wait for it
+
+    names = next(iter(table["rows"].values()))["attacks"]
+    return {name: ATTACKS[name].title if name in ATTACKS else name for name in names}
+
+
+def ends(estimate: dict) -> tuple[float, float, float]:
+    """(value, low, high) of a paired difference; the interval of a single person has no width."""
+    value = value_of(estimate)
+    return (value, value, value) if estimate["low"] is None else (value, estimate["low"], estimate["high"])

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 from s2l.assets import ASSETS
 from s2l.figures import Effect, effects_figure, png
 from s2l.store import read_json
-from s2l.tables import split_view
-from s2l.tables.sheet import Sheet, change, interval, markdown, mean, value_of
+from s2l.tables import by_lab, split_view
+from s2l.tables.sheet import Sheet, change, ends, in_words, interval, markdown, mean, titles
 
 PAPER = ASSETS / "paper.json"
 BASE = "pre-trained"  # the row of the model before fine-tuning
@@ -81,29 +82,12 @@ def _without_empty_columns(title: str, head: tuple[str, ...], rows: Sequence[tup
     return Sheet(title, tuple(head[i] for i in columns), tuple(tuple(row[i] for i in columns) for row in rows))
 
 
-def in_words(label: str) -> str:
-    """A row's label for a reader: "lora+dreambooth" is "LoRA + DreamBooth"; labels without a method do not change."""
-    from s2l.finetune import FINETUNERS
-
-    names, comma, rest = label.partition(", ")
-    if not all(name in FINETUNERS for name in names.split("+")):
-        return label
-    return " + ".join(FINETUNERS[name].title for name in names.split("+")) + comma + rest
-
-
-def _titles(table: dict) -> dict[str, str]:
-    from s2l.attacks import ATTACKS  # loads torch: the app's first picture must not wait for it
-
-    names = next(iter(table["rows"].values()))["attacks"]
-    return {name: ATTACKS[name].title if name in ATTACKS else name for name in names}
-
-
 SHOWN = ("secmi", "loss")  # the attacks of the first sheet and of the plot
 
 
 def plottable(table: dict) -> bool:
     """Whether there are rows to compare, and the attacks that the plot shows."""
-    if _is_split(table):
+    if _own_view(table):
         return True
     attacks = next(iter(table["rows"].values()))["attacks"]
     return len(table["rows"]) > 1 and all(name in attacks for name in SHOWN)
@@ -141,7 +125,7 @@ def _membership(name: str, table: dict) -> Sheet:
 
 def _others(table: dict, besides: tuple[str, ...]) -> Sheet | None:
     """The attacks besides those of the first sheet: before, how each changed, and both models together."""
-    names = {name: title for name, title in _titles(table).items() if name not in besides}
+    names = {name: title for name, title in titles(table).items() if name not in besides}
     if not names:
         return None
     head = [""] + [f"{t}{what}" for t in names.values() for what in (" AUC", ", change", ", both models together")]
@@ -156,18 +140,18 @@ def _others(table: dict, besides: tuple[str, ...]) -> Sheet | None:
 
 def _secondary(table: dict) -> Sheet:
     """What the change of the scores alone tells, and the members within distances other than delta."""
-    titles, first = _titles(table), next(iter(table["rows"].values()))
+    names, first = titles(table), next(iter(table["rows"].values()))
     distances = list(first["extraction"]["before"]["within"])
-    head = [""] + [f"{t}: AUC of its change alone" for t in titles.values()]
+    head = [""] + [f"{t}: AUC of its change alone" for t in names.values()]
     head += [f"within {d} (control)" for d in distances]
 
     def near(outcome: dict) -> list[str]:
         scale = first["n_members"] / first["n_nonmembers"]
         return [f"{members:.1f} ({scale * control:.1f})" for members, control in outcome["within"].values()]
 
-    rows = [(BASE, *("" for _ in titles), *near(first["extraction"]["before"]))]
+    rows = [(BASE, *("" for _ in names), *near(first["extraction"]["before"]))]
     for label, row in table["rows"].items():
-        changes = [f"{row['attacks'][name]['shake_auc']:.3f}" for name in titles]
+        changes = [f"{row['attacks'][name]['shake_auc']:.3f}" for name in names]
         rows.append((in_words(label), *changes, *near(row["extraction"]["after"])))
     title = (
         "Means without intervals: the change alone (below .5: members' scores fell more), and members (held-out "
@@ -202,7 +186,7 @@ def _by_attack(table: dict) -> list[Sheet]:
     """A table of one row, such as a comparison of attacks: one line per attack."""
     (row,) = table["rows"].values()
     rows = []
-    for name, title in _titles(table).items():
+    for name, title in titles(table).items():
         outcome = row["attacks"][name]
         aucs = (mean(outcome[when]) for when in ("before", "after"))
         rows.append((title, *aucs, change(outcome["difference"]), _both(outcome)))
@@ -210,15 +194,17 @@ def _by_attack(table: dict) -> list[Sheet]:
     return [_without_empty_columns("Membership inference", head, rows)]
 
 
-def _is_split(table: dict) -> bool:
-    """Whether it is a table of another kind: shares of a second source instead of methods."""
-    return table.get("kind") == "split"
+def _own_view(table: dict) -> ModuleType | None:
+    """The module that shows a table of another kind, or None: `sheets`, `how` and `plot` of a table, and `ALT`."""
+    if table.get("kind") == "split":
+        return split_view
+    return by_lab if by_lab.is_by_lab(table) else None
 
 
 def sheets(name: str, table: dict) -> list[Sheet]:
     """Everything in a table, as text. Raises KeyError for a file from another version of the program."""
-    if _is_split(table):
-        return split_view.sheets(table)
+    if own := _own_view(table):
+        return own.sheets(table)
     if len(table["rows"]) == 1:
         return _by_attack(table)
     if not plottable(table):
@@ -237,12 +223,12 @@ def paper_sheet(name: str) -> Sheet | None:
 
 def how(table: dict) -> str:
     """Who was measured and what the intervals cover: one paragraph."""
-    if _is_split(table):
-        return split_view.how(table)
+    if own := _own_view(table):
+        return own.how(table)
     row, several = next(iter(table["rows"].values())), table["n_people"] > 1
     people = f"{table['n_people']} {table['role']} {'people, each' if several else 'person'} with {row['n_members']} "
     covers = "people and photos (for counts: over people)" if several else "the photos of one person only"
-    alone = ", ".join(f"{title} {row['attacks'][name]['before']['mean']:.3f}" for name, title in _titles(table).items())
+    alone = ", ".join(f"{title} {row['attacks'][name]['before']['mean']:.3f}" for name, title in titles(table).items())
     return (
         f"{people}members and {row['n_nonmembers']} held-out photos; preset {table['preset']}. "
         f"Brackets: 95 % intervals over {covers}, not over another pre-training of the model. Every change is paired: "
@@ -254,8 +240,8 @@ def how(table: dict) -> str:
 
 def short(name: str, table: dict) -> Sheet:
     """The primary outcomes and the pair of models, beside the paper's: what README shows."""
-    if _is_split(table):
-        return split_view.sheets(table)[0]
+    if own := _own_view(table):
+        return own.sheets(table)[0]
     head = ("", "SecMI, change", "Loss, both models together", "members extracted", "change", "paper: SecMI, change",
             "paper: extracted")  # fmt: skip
     first = next(iter(table["rows"].values()))["extraction"]["before"]
@@ -276,23 +262,17 @@ def short(name: str, table: dict) -> Sheet:
 # --- plot and files ---------------------------------------------------------------------------------------------------
 
 
-def _ends(estimate: dict) -> tuple[float, float, float]:
-    """(value, low, high) of a paired difference; the interval of a single person has no width."""
-    value = value_of(estimate)
-    return (value, value, value) if estimate["low"] is None else (value, estimate["low"], estimate["high"])
-
-
 def plot(name: str, table: dict, dark: bool = False):
     """The change of the AUC and of the extractions, one line per row, with 95 % intervals and the paper's figures."""
-    if _is_split(table):
-        return split_view.plot(table, dark)
+    if own := _own_view(table):
+        return own.plot(table, dark)
     effects = []
     for label, row in table["rows"].items():
         secmi, loss, extraction = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
         theirs = _number(_paper_values(name, label).get("extracted per person"))
         effects.append(
-            Effect(in_words(label), _ends(secmi["difference"]), _ends(loss["reference"]["difference"]),
-                   _ends(extraction["difference"]), _paper_auc(name, label), theirs)
+            Effect(in_words(label), ends(secmi["difference"]), ends(loss["reference"]["difference"]),
+                   ends(extraction["difference"]), _paper_auc(name, label), theirs)
         )  # fmt: skip
     return effects_figure(effects, table["n_people"], dark)
 
@@ -303,7 +283,8 @@ def document(name: str, table: dict) -> str:
     for sheet in sheets(name, table):
         lines += [f"## {sheet.title}", "", *markdown(sheet), ""]
     if plottable(table):
-        words = split_view.ALT if _is_split(table) else "Changes with 95 % intervals, the paper's figures beside"
+        own = _own_view(table)
+        words = own.ALT if own else "Changes with 95 % intervals, the paper's figures beside"
         lines += [f"![{words}]({name}.png)", ""]
     if theirs := paper_sheet(name):
         lines += [f"## The paper: {theirs.title}", "", *markdown(theirs), ""]

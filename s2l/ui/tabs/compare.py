@@ -16,6 +16,7 @@ from s2l.record import Result
 from s2l.report.findings import config_of
 from s2l.store import read_json
 from s2l.tables import view as table_view
+from s2l.tables.sheet import Sheet
 from s2l.tables.view import paper
 from s2l.ui import form, html, runs
 from s2l.ui.backend import ASSETS
@@ -82,7 +83,7 @@ def committed(folder: Path = RESULTS) -> dict[str, dict]:
     return dict(sorted(found.items(), key=lambda item: (item[1].get("role") != "reporting", item[0] != "main")))
 
 
-def _sheet(sheet: table_view.Sheet) -> Markup:
+def _sheet(sheet: Sheet) -> Markup:
     return Markup("<h4>{}</h4>{}").format(sheet.title, html.table(sheet.head, sheet.rows))
 
 
