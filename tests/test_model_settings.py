@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import re
 import shutil
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load_file, save_file
 
-from s2l.config import SamplerConfig
+from s2l import cli
+from s2l.cli import base
+from s2l.config import AuditConfig, SamplerConfig
+from s2l.data.domain import Domain, ImageSet, MembershipSplit
 from s2l.errors import UserError
 from s2l.model import samplers, schedule
 from s2l.model.checkpoints import check_name, locate
 from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.pipeline.membership import scorer
+from s2l.pipeline.stages import Stages
+from s2l.pipeline.subject import Subject
+from s2l.record import Result
+from s2l.report.findings import outcome, unchanged_note
+from s2l.report.verdicts import findings
+from s2l.store import Store
+from s2l.ui import runs
+from s2l.ui.tabs.story import headlines_html
 from tests import sd_layout
 
 CPU = Runtime(device="cpu", dtype="float32", batch_size=4)
 BOTH = [SamplerConfig(scheduler=name, num_inference_steps=3, guidance_scale=2.0) for name in ("ddim", "dpmsolver")]
 NAMES = ["ddim", "dpmsolver"]
+NAME = "Mira Solwyn"
+FILES = {
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+}
 SCHEDULER = "scheduler/scheduler_config.json"
 
 
@@ -261,3 +281,123 @@ def test_a_tokenizer_with_more_tokens_than_the_text_encoder_knows_is_a_sentence(
     pipe.tokenizer.save_pretrained(folder / "tokenizer")
     with pytest.raises(UserError, match="tokens: the text encoder knows"):
         DiffusionModel.load(str(folder), CPU)
+
+
+# --- NaN and infinity ------------------------------------------------------------------------
+
+HUGE = 60_000.0  # float16 holds it, but no sum of two
+
+
+def overflowing(folder, part, name) -> None:
+    """Let the `part` of a checkpoint overflow in float16, and only there."""
+    path = folder / FILES[part]
+    weights = load_file(path)
+    save_file(weights | {name: torch.full_like(weights[name], HUGE)}, path)
+
+
+def use(model, stage):
+    if stage == "encode":
+        return model.encode_images(torch.full((2, 3, 16, 16), 255, dtype=torch.uint8))
+    if stage == "decode":
+        return model.decode_latents(torch.ones(2, *model.latent_shape))
+    if stage == "caption":
+        return model.encode_prompts(["a face"])
+    return model.generate(["a face"], [1], BOTH[0])
+
+
+@pytest.mark.parametrize(
+    "stage, part, weight, sentence",
+    [
+        ("encode", "vae", "encoder.conv_in.weight", "encoding pictures into latents"),
+        ("decode", "vae", "decoder.conv_in.weight", "decoding latents into pictures"),
+        ("generate", "vae", "decoder.conv_in.weight", "decoding latents into pictures"),
+        ("generate", "unet", "conv_in.weight", "sampling"),
+        ("caption", "text_encoder", "encoder.layers.0.mlp.fc2.weight", "encoding captions"),
+    ],
+)
+def test_the_first_overflow_names_its_stage_and_what_to_try(folder, stage, part, weight, sentence):
+    prefix = "text_model." if any(k.startswith("text_model.") for k in load_file(folder / FILES[part])) else ""
+    name = prefix + weight if part == "text_encoder" else weight
+    overflowing(folder, part, name)
+    for dtype in ("float32", "bfloat16"):
+        assert use(DiffusionModel.load(str(folder), Runtime("cpu", dtype)), stage).isfinite().all()
+    with pytest.raises(UserError, match=f"{sentence}.* NaN or infinity in float16: try float32 or bfloat16") as error:
+        use(DiffusionModel.load(str(folder), Runtime("cpu", "float16")), stage)
+    assert "\n" not in str(error.value)
+
+
+def test_infinite_pixels_are_not_taken_for_white(original, monkeypatch):
+    model = DiffusionModel.load(str(original), CPU)
+    white = type("Decoded", (), {"sample": torch.full((1, 3, 16, 16), float("inf"))})
+    monkeypatch.setattr(model.vae, "decode", lambda z: white)
+    with pytest.raises(UserError, match="decoding .* in float32$"):
+        model.decode_latents(torch.zeros(1, *model.latent_shape))
+
+
+def test_a_score_that_is_no_number_names_its_attack_and_is_not_cached(tiny_model, store, monkeypatch):
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    photos = ImageSet(images[:, :, : tiny_model.resolution, : tiny_model.resolution], ("a face",) * 3, tuple("abc"))
+    domain = Domain("x", MembershipSplit(photos, photos), key="photos")
+    config, healthy = AuditConfig(attacks=("loss",)), tiny_model.eps
+
+    def scores(subject):
+        return scorer(subject, domain, config, Stages(store), "before")("loss")
+
+    monkeypatch.setattr(tiny_model, "eps", lambda zt, t, c: healthy(zt, t, c) * float("nan"))
+    with pytest.raises(UserError, match="the Loss attack gave NaN or infinity in float32"):
+        scores(Subject.of(tiny_model))
+    monkeypatch.setattr(tiny_model, "eps", healthy)
+    assert np.isfinite(scores(Subject.of(tiny_model))).all()  # computed anew
+
+    (kept,) = (store.root / "stages" / "scores").glob("*/scores.safetensors")
+    save_file({"components": torch.full((6, 1), float("nan"))}, kept)
+    with pytest.raises(UserError, match="delete it"):
+        scores(Subject.of(tiny_model))
+
+
+def test_black_pictures_are_a_sentence_of_the_command_line_and_not_cached(
+    tiny_checkpoint, tmp_path, capsys, monkeypatch
+):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "lab")
+    overflowing(folder, "vae", "decoder.conv_in.weight")
+    words = ["run", "--model", folder, "--domain", NAME, "--preset", "quick", "--dtype", "float16", "--device", "cpu"]
+    assert cli.main([*map(str, words), "--out", str(tmp_path / "out")]) == 2
+    assert "decoding latents into pictures gave NaN or infinity in float16" in capsys.readouterr().err
+    assert not list((tmp_path / "cache").glob("stages/sp_set/*/*.png"))
+
+
+# --- two models that are one -----------------------------------------------------------------
+
+
+def test_identical_scores_are_a_warning_and_no_interval(tiny_lab, foreign_checkpoint, tmp_path, monkeypatch, capsys):
+    """A fine-tuned model that learned a token which no caption uses."""
+    monkeypatch.setenv(base.PERMISSION, "1")
+    learned = shutil.copytree(foreign_checkpoint, tmp_path / "learned")
+    weights = load_file(learned / FILES["text_encoder"])
+    next(tensor for name, tensor in weights.items() if name.endswith("token_embedding.weight"))[0] += 1  # "!"
+    save_file(weights, learned / FILES["text_encoder"])
+    tuned = ["--model", "lab", "--domain", NAME, "--tuned", str(learned), "--attacks", "loss,pia"]
+    small = ["--preset", "quick", "--n-generations", "3", "--dtype", "float32", "--out", str(tmp_path / "out")]
+    assert cli.main(["audit", *tuned, *small]) == 0
+    shown = capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    page = " ".join((tmp_path / "out" / "report.html").read_text().split())
+    both = "exactly the same score before and after fine-tuning in the Loss and PIA attacks"
+    assert f"Warning: Every photo has {both}" in shown and both in page
+    assert "identical scores" in shown and "identical scores" in page
+    assert "[+0.000, +0.000]" not in shown and "[+0.000, +0.000]" not in page
+    assert "+0.000 to +0.000" not in shown + page
+
+    record["config"]["finetune"] = {"methods": ["textual_inversion"]}  # the page shows runs
+    result = Result(record, Store(tmp_path / "cache"))
+    assert both in runs.headline_html(result)
+    questions = {finding.question for finding in findings(result)}
+    assert "attack" in questions and "together" not in questions
+    assert [row.difference for row in outcome(result) if row.what == "AUC"] == ["identical scores"] * 2
+    assert "+0.000" not in headlines_html(result)
+
+    changed = copy.deepcopy(record)
+    changed["attacks"]["loss"]["scores"]["after"]["members"][0] += 1e-9
+    assert "in the PIA attack:" in unchanged_note(changed["attacks"])
+    changed["attacks"]["pia"]["scores"]["after"]["members"][0] += 1e-9
+    assert unchanged_note(changed["attacks"]) == ""

@@ -18,6 +18,7 @@ from pydantic import Field
 from s2l.attacks.query import MEMO_LIMIT, Prediction, Query
 from s2l.config import AuditConfig, Settings, checked
 from s2l.model.diffusion import DiffusionModel
+from s2l.model.finite import finite
 from s2l.plugins import Catalogue
 from s2l.progress import Event, Progress, silent
 
@@ -124,7 +125,7 @@ def run_components(
 
     K is 1 except for attacks with components. Within a batch the attacks share the predictions that their formulas
     have in common: eps(z0, 0, c) of PIA, PIAN, SecMI and (at t = 0) SimA, eps(z_t, t, c) of Loss, PFAMI and SimA-MC.
-    The numbers are those of each attack alone.
+    The numbers are those of each attack alone. Raises UserError at the first score that is NaN or infinite.
     """
     if not len(query):
         raise ValueError("the query holds no image: nothing to score")
@@ -136,6 +137,7 @@ def run_components(
         for attack, settings in attacks:
             score = partial(_score, attack, model, settings)
             for part, scores in zip(queries, model.together(score, queries), strict=True):
+                finite(scores, f"the {attack.title} attack", model.dtype)
                 parts[attack.name].append(scores.float().cpu().reshape(len(part), -1))
                 done += len(part)
             stage = f"attack {attack.name}" if len(attacks) == 1 else "attacks"

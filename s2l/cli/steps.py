@@ -192,6 +192,7 @@ def attack(
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
     from s2l.cli.folders import attack_record, load_domain
     from s2l.pipeline.experiment import calibration_people, read_tuned
+    from s2l.report.findings import SAME_SCORES, is_unchanged, unchanged_note
     from s2l.store import Store, write_json
 
     fine_tuned = read_tuned(loaded, tuned) if tuned is not None else None
@@ -206,7 +207,11 @@ def attack(
         cells = [_auc(entry[when]) if when in entry else "" for when in ("before", "after")]
         change = entry.get("difference")
         paired = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]" if change else ""
+        if change and is_unchanged(entry):
+            paired = SAME_SCORES
         rows.append((entry["title"], *cells, paired))
+    if fine_tuned is not None and (caution := unchanged_note(record["attacks"])):
+        print(f"Warning: {caution}\n")
     print(console.columns(rows))
     for note in photos.notes:
         console.say(f"Note: {note}")

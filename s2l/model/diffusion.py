@@ -23,6 +23,7 @@ from s2l.keys import key_of
 from s2l.labs import is_lab
 from s2l.model.batches import SMALL_MAP, Batched
 from s2l.model.checkpoints import Checkpoint, configuration_key, locate, weights_key
+from s2l.model.finite import finite
 from s2l.model.loading import load_pipeline
 from s2l.model.memory import device_memory, fitted, preset_for, watch
 from s2l.model.samplers import make_sampler
@@ -220,6 +221,11 @@ class DiffusionModel(Batched):
             return nullcontext()  # a trainer's own autocast stays active
         return torch.autocast(self.device.type, self.fast_dtype)
 
+    def _precision_here(self, dtype: torch.dtype) -> torch.dtype:
+        """What a module of that precision computes in: autocast overrules it."""
+        kind = self.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+
     def training_precision(self) -> AbstractContextManager:
         """The precision of training, whose weights are float32 whatever the model's are."""
         return torch.autocast(self.device.type, self.fast_dtype, enabled=self.fast_dtype != torch.float32)
@@ -239,7 +245,8 @@ class DiffusionModel(Batched):
         def encoded(some: slice) -> torch.Tensor:
             whole = 255 if x.dtype == torch.uint8 else 1
             batch = (x[some].to(self.device, torch.float32) / whole * 2 - 1).to(self.vae.dtype)
-            return self.vae.encode(batch).latent_dist.mode().float()
+            mode = self.vae.encode(batch).latent_dist.mode().float()
+            return finite(mode, "encoding pictures into latents", self.vae.dtype)
 
         parts = [part for group in self.batches(len(x)) for part in self.together(encoded, group)]
         return torch.cat(parts) * self.vae.config.scaling_factor
@@ -249,7 +256,10 @@ class DiffusionModel(Batched):
         """z (N, C, h, w) -> (N, 3, H, W) float32 in [0, 1]."""
         z = z / self.vae.config.scaling_factor
         parts = [self.vae.decode(b.to(self.device, self.vae.dtype)).sample for b in z.split(self.runtime.batch_size)]
-        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+        pictures = finite(
+            torch.cat(parts).float(), "decoding latents into pictures", self._precision_here(self.vae.dtype)
+        )
+        return (pictures / 2 + 0.5).clamp(0, 1)
 
     def tokenize(self, prompts: Sequence[str]) -> torch.Tensor:
         """(N, L) token ids on the model's device, padded and cut to the encoder's length.
@@ -276,7 +286,8 @@ class DiffusionModel(Batched):
     @torch.inference_mode()
     def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids (N, L) -> text embeddings (N, L, D)."""
-        return torch.cat([self.text_encoder(some)[0] for some in tokens.split(64)])
+        embeddings = torch.cat([self.text_encoder(some)[0] for some in tokens.split(64)])
+        return finite(embeddings, "encoding captions", self._precision_here(self.text_encoder.dtype))
 
     def add_noise(self, z0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
         """z_t = sqrt(a_t) z0 + sqrt(1 - a_t) noise, with a = alphas_cumprod (Ho et al. 2020, eq. 4)."""
@@ -373,6 +384,7 @@ class DiffusionModel(Batched):
                     e_uncond, e_cond = e.chunk(2)
                     e = e_uncond + sampler.guidance_scale * (e_cond - e_uncond)
                 z = scheduler.step(self._as_model_output(e, z, t), t, z).prev_sample
+            finite(z, "sampling (a prediction of the UNet)", self.fast_dtype)
             with self.autocast():
                 return self.decode_latents(z).cpu()
 

@@ -21,6 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from s2l.errors import UserError
 from s2l.model.checkpoints import SD2_TEXT, Checkpoint, part_files
 from s2l.model.configuration import read_json_object, schedule_of
+from s2l.model.finite import ADVICE
 from s2l.model.memory import is_out_of_memory
 from s2l.model.samplers import ddim
 
@@ -239,7 +240,7 @@ def fill(module: nn.Module, state: State, part: str, source: Path, dtype: torch.
         weights[name] = tensor.to(dtype, copy=True)
         if not weights[name].isfinite().all():
             stage = f"as {str(dtype).removeprefix('torch.')}" if tensor.float().isfinite().all() else "in the file"
-            advice = ": try float32" if stage.startswith("as") else ""
+            advice = ADVICE.get(dtype, "") if stage.startswith("as") else ""
             raise UserError(f"the {part} of {source} holds NaN or infinity in {given} {stage}{advice}")
     module.load_state_dict(weights, strict=True, assign=True)
     if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):

@@ -26,6 +26,7 @@ from s2l.config import ExtractionConfig, SamplerConfig, UnshakeConfig
 from s2l.data.sp_set import prompt_of
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.extrapolated import Extrapolated
+from s2l.model.finite import finite
 from s2l.progress import Event, Progress, silent
 
 
@@ -73,7 +74,7 @@ def text_noise_magnitude(
         some = slice(first, first + size)
         c, z = model.encode_prompts(prompts[some]), model.noise(seeds[some])
         both = model.eps(torch.cat([z, z]), t, torch.cat([c, empty.expand(len(c), -1, -1)]))
-        conditional, unconditional = both.chunk(2)
+        conditional, unconditional = finite(both, "choosing seeds", model.dtype).chunk(2)
         parts.append((conditional - unconditional).flatten(1).norm(dim=1).cpu())
         progress(Event("choose seeds", min(first + size, len(prompts)), len(prompts)))
     return torch.cat(parts)

@@ -65,7 +65,10 @@ def scorer(
 
         stage = declared.scores(name, attacks.get_attack(name).title, when, of)
         folder = stages(stage, key(name), work)
-        return load_file(folder / "scores.safetensors")["components"].double().numpy()
+        scores = load_file(folder / "scores.safetensors")["components"].double().numpy()
+        if not np.isfinite(scores).all():  # an older version kept them
+            raise UserError(f"{folder} holds scores that are NaN or infinite: delete it, and they are computed again")
+        return scores
 
     return components
 

@@ -28,6 +28,7 @@ from s2l.data.domain import Domain
 from s2l.measure import intervals
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.extrapolated import Extrapolated
+from s2l.model.finite import finite
 from s2l.pipeline import identity
 from s2l.pipeline.stages import LOSS_PARTS, Stages
 from s2l.pipeline.subject import Subject
@@ -93,7 +94,7 @@ def loss_parts(base: Subject, tuned: Subject, domain: Domain, config: AuditConfi
                 e = [one.noised_eps(model, t, draw) for model, one in zip(models, queries, strict=True)]
                 for i, difference in enumerate((n - e[0], n - e[1], e[0] - e[1])):
                     total[:, i] += difference.square().mean(dim=(1, 2, 3))
-            return total.cpu() / len(settings.timesteps)
+            return finite(total, "the Loss attack on both models", models[0].dtype).cpu() / len(settings.timesteps)
 
         rows: list[torch.Tensor] = []
         for group in models[0].batches(len(query)):

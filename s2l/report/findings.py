@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +28,9 @@ from s2l.record import (
 
 if TYPE_CHECKING:
     from s2l.record import Result
+
+
+SAME_SCORES = "identical scores"  # in place of a difference and its interval
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,28 @@ def config_of(record: RunRecord) -> RunConfig | AuditRunConfig:
     return checked(AuditRunConfig if record.get("kind") == "audit" else RunConfig, record["config"])
 
 
+def is_unchanged(attack: AttackOutcome) -> bool:
+    """Whether every photo has exactly the same score before and after: then nothing was compared."""
+    return attack["scores"]["before"] == attack["scores"]["after"]
+
+
+def unchanged_note(attacks: Mapping[str, AttackOutcome]) -> str:
+    """A warning that two models give identical scores, which is no measurement of their difference, or ""."""
+    titles = [attack["title"] for attack in attacks.values() if is_unchanged(attack)]
+    if not titles:
+        return ""
+    return (
+        f"Every photo has exactly the same score before and after fine-tuning in the {_listed(titles)} "
+        f"attack{'s' if len(titles) > 1 else ''}: the fine-tuning changes nothing that is measured here, so there is "
+        "no difference to report. Check that the fine-tuned weights are those that were meant, and that the captions "
+        "use the new token if the fine-tuning added one."
+    )
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def _rate(point: OperatingPoint) -> str:
     if point["tpr"] is None:
         return _too_few("held-out", point["target_fpr"], point["n_nonmembers"])
@@ -91,8 +116,11 @@ def _attack_rows(attack: AttackOutcome) -> list[Row]:
         aucs = auc_in_words(before), auc_in_words(summary)
         return _two(title, what, aucs, change_in_words(change), _p_value(change["p_value"]), detail=detail)
 
+    unchanged = is_unchanged(attack)
     rows = [paired("AUC", after, attack["difference"])]
-    if (reference := attack.get("shake_reference")) is not None:
+    if unchanged:
+        rows = [_two(title, "AUC", map(auc_in_words, (before, after)), SAME_SCORES, "")]
+    elif (reference := attack.get("shake_reference")) is not None:
         what = "AUC of both models together: fine-tuned model as reference"
         rows.append(paired(what, reference, reference["difference"]))
     for points in zip(before["tpr_at_fpr"], after["tpr_at_fpr"], strict=True):
@@ -101,8 +129,9 @@ def _attack_rows(attack: AttackOutcome) -> list[Row]:
     for frozen in frozen_pairs(attack):
         what = f"TPR at the threshold frozen for {percent(frozen[0]['target_fpr'])} FPR"
         rows.append(_two(title, what, map(_frozen_rate, frozen), detail=True))
-    rows.append(Row(title, "AUC of the change of the score alone", "", auc_in_words(attack["shake"]), detail=True))
-    if (relative := attack.get("shake_relative")) is not None:
+    if not unchanged:
+        rows.append(Row(title, "AUC of the change of the score alone", "", auc_in_words(attack["shake"]), detail=True))
+    if not unchanged and (relative := attack.get("shake_relative")) is not None:
         rows.append(Row(title, "AUC of the relative change alone", "", auc_in_words(relative), detail=True))
     if (original := attack.get("original_captions")) is not None:
         what = "AUC with the original captions (no token for the name)"

@@ -34,6 +34,7 @@ from s2l.report.findings import (
     set_rule,
     set_sentence,
     split_sentence,
+    unchanged_note,
     warning,
 )
 from s2l.report.verdicts import blind_finding, findings, headline
@@ -252,7 +253,7 @@ def render_html(result: Result, pictures: dict[str, bytes]) -> str:
         name=record["domain"]["name"],
         method=_method(record),
         kind=record.get("kind", "run"),
-        warnings=[text for text in (quick_note(record), warning(record)) if text],
+        warnings=[text for text in (quick_note(record), warning(record), unchanged_note(record["attacks"])) if text],
         frozen=any(frozen_pairs(attack) for attack in record["attacks"].values()),
         combinations=[combination_sentence(a) for a in record["attacks"].values() if a.get("calibration")],
         after=after_note(record),

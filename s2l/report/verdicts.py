@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from s2l.record import AttackOutcome, Blind, Change, CountChange, ExtractionOutcome, Reference, RunRecord
-from s2l.report.findings import after_note, percent
+from s2l.report.findings import after_note, is_unchanged, percent
 
 if TYPE_CHECKING:
     from s2l.record import Result
@@ -93,6 +93,13 @@ def _paired(change: Change) -> str:
 
 def _attack(name: str, attack: AttackOutcome, confidence: float) -> Finding:
     change, before, after = attack["difference"], attack["before"]["auc"], attack["after"]["auc"]
+    if is_unchanged(attack):
+        details = (
+            f"it gives every photo exactly the same score before and after fine-tuning (AUC {before:.3f}), so nothing "
+            "that it sees has changed."
+        )
+        words = f"The {attack['title']} attack has nothing to compare"
+        return Finding("attack", name, 0, {"before": before, "after": after}, words, details)
     direction = direction_of(change, confidence)
     verdict = {1: "is stronger after fine-tuning", -1: "is weaker after fine-tuning", 0: "shows no clear change"}
     details = (
@@ -138,9 +145,9 @@ def _together(alone: AttackOutcome, reference: Reference, confidence: float) -> 
 
 
 def reference_of(record: RunRecord) -> Reference | None:
-    """The result of `REFERENCED` with both models together, if it was run."""
+    """The result of `REFERENCED` with both models together, if it was run and the models differ."""
     attack = record["attacks"].get(REFERENCED)
-    return attack and attack.get("shake_reference")
+    return attack.get("shake_reference") if attack and not is_unchanged(attack) else None
 
 
 def blind_finding(blind: Blind) -> Finding:

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from s2l.record import Part, Result
-from s2l.report.findings import after_note, reference_set, warning
+from s2l.report.findings import after_note, reference_set, unchanged_note, warning
 from s2l.report.verdicts import findings
 from s2l.ui import html
 from s2l.ui.live import method_title
@@ -107,6 +107,8 @@ def headline_html(result: Result | None, example: bool = False, first: int | Non
         )
     if reference_set(result.record):
         note += Markup("<p>{}</p>").format(warning(result.record))
+    if unchanged := unchanged_note(result.record["attacks"]):
+        note += Markup("<p><b>Warning.</b> {}</p>").format(unchanged)
     if after := after_note(result.record):
         note += Markup("<p>{}</p>").format(after)
     name = ("An example, run by us: " if example else "") + what(result)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from s2l.record import Result
 from s2l.report import render as report
 from s2l.report import verdicts
-from s2l.report.findings import auc_in_words
+from s2l.report.findings import SAME_SCORES, auc_in_words, is_unchanged
 from s2l.ui import html, runs
 from s2l.ui.backend import Backend
 from s2l.ui.tab import Context, Tab
@@ -85,13 +85,14 @@ def headlines_html(result: Result) -> Markup:
     for found in list(record["attacks"].values())[:1]:  # the run's first attack: not the one that looks best
         change, (verdict, _, tone) = found["difference"], words[0]
         tones.append(tone)
+        paired = f"change {change['difference']:+.3f}, 95 % interval {change['low']:+.3f} to {change['high']:+.3f}"
         cards.append(
             _card(
                 f"How well the {found['title']} attack tells training photos from others (AUC; 0.5 is guessing)",
                 f"{found['before']['auc']:.2f}",
                 f"{found['after']['auc']:.2f}",
-                f"Before {auc_in_words(found['before'])}, after {auc_in_words(found['after'])}; change "
-                f"{change['difference']:+.3f}, 95 % interval {change['low']:+.3f} to {change['high']:+.3f}.",
+                f"Before {auc_in_words(found['before'])}, after {auc_in_words(found['after'])}; "
+                f"{SAME_SCORES if is_unchanged(found) else paired}.",
                 verdict,
                 tone,
             )
