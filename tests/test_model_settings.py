@@ -27,8 +27,8 @@ from s2l.pipeline.membership import scorer
 from s2l.pipeline.stages import Stages
 from s2l.pipeline.subject import Subject
 from s2l.record import Result
-from s2l.report.findings import outcome, unchanged_note
-from s2l.report.verdicts import findings
+from s2l.report.findings import outcome
+from s2l.report.verdicts import findings, unchanged_note
 from s2l.store import Store
 from s2l.ui import runs
 from s2l.ui.tabs.story import headlines_html

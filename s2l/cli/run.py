@@ -105,8 +105,8 @@ def run_and_report(settings: RunConfig | AuditRunConfig, out: Path, runtime: Run
 
 def show(result: Result, paths: list[Path]) -> None:
     """Print the outcome of a finished run or audit on the terminal."""
-    from s2l.report.findings import outcome, quick_note, unchanged_note, warning
-    from s2l.report.verdicts import headline
+    from s2l.report.findings import outcome, quick_note, warning
+    from s2l.report.verdicts import headline, unchanged_note
 
     cautions = (quick_note(result.record), warning(result.record), unchanged_note(result.record["attacks"]))
     for caution in filter(None, cautions):

@@ -192,7 +192,8 @@ def attack(
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
     from s2l.cli.folders import attack_record, load_domain
     from s2l.pipeline.experiment import calibration_people, read_tuned
-    from s2l.report.findings import SAME_SCORES, is_unchanged, unchanged_note
+    from s2l.report.findings import SAME_SCORES, is_unchanged
+    from s2l.report.verdicts import unchanged_note
     from s2l.store import Store, write_json
 
     fine_tuned = read_tuned(loaded, tuned) if tuned is not None else None

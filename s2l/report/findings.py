@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -70,23 +70,6 @@ def config_of(record: RunRecord) -> RunConfig | AuditRunConfig:
 def is_unchanged(attack: AttackOutcome) -> bool:
     """Whether every photo has exactly the same score before and after: then nothing was compared."""
     return attack["scores"]["before"] == attack["scores"]["after"]
-
-
-def unchanged_note(attacks: Mapping[str, AttackOutcome]) -> str:
-    """A warning that two models give identical scores, which is no measurement of their difference, or ""."""
-    titles = [attack["title"] for attack in attacks.values() if is_unchanged(attack)]
-    if not titles:
-        return ""
-    return (
-        f"Every photo has exactly the same score before and after fine-tuning in the {_listed(titles)} "
-        f"attack{'s' if len(titles) > 1 else ''}: the fine-tuning changes nothing that is measured here, so there is "
-        "no difference to report. Check that the fine-tuned weights are those that were meant, and that the captions "
-        "use the new token if the fine-tuning added one."
-    )
-
-
-def _listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _rate(point: OperatingPoint) -> str:

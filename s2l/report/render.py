@@ -34,10 +34,9 @@ from s2l.report.findings import (
     set_rule,
     set_sentence,
     split_sentence,
-    unchanged_note,
     warning,
 )
-from s2l.report.verdicts import blind_finding, findings, headline
+from s2l.report.verdicts import blind_finding, findings, headline, unchanged_note
 
 if TYPE_CHECKING:
     from s2l.record import Result

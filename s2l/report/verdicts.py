@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -65,6 +66,23 @@ def findings(result: Result) -> list[Finding]:
 def headline(result: Result) -> list[str]:
     """The findings as sentences. If "after" is not the fine-tuned model, the first sentence says what it is."""
     return [*filter(None, [after_note(result.record)]), *(finding.sentence for finding in findings(result))]
+
+
+def unchanged_note(attacks: Mapping[str, AttackOutcome]) -> str:
+    """A warning that two models give identical scores, which is no measurement of their difference, or ""."""
+    titles = [attack["title"] for attack in attacks.values() if is_unchanged(attack)]
+    if not titles:
+        return ""
+    return (
+        f"Every photo has exactly the same score before and after fine-tuning in the {_listed(titles)} "
+        f"attack{'s' if len(titles) > 1 else ''}: the fine-tuning changes nothing that is measured here, so there is "
+        "no difference to report. Check that the fine-tuned weights are those that were meant, and that the captions "
+        "use the new token if the fine-tuning added one."
+    )
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _unknown(kind: str) -> Finding:

@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 
 from s2l.record import Part, Result
-from s2l.report.findings import after_note, reference_set, unchanged_note, warning
-from s2l.report.verdicts import findings
+from s2l.report.findings import after_note, reference_set, warning
+from s2l.report.verdicts import findings, unchanged_note
 from s2l.ui import html
 from s2l.ui.live import method_title
 
