@@ -232,7 +232,7 @@ def test_pooled_tpr_of_a_table_uses_the_frozen_threshold():
             "attacks": {"loss": {"scores": scores, "shake_auc": 0.5}},
             "extraction": {"before": side, "after": side}, "seconds": {"total": 1.0},
             "trained_parameters": 1, "loss_first_last": None, "n_members": 30, "n_nonmembers": 50,
-            "control_auc": 0.5,
+            "control_auc": 0.5, "model": {"key": "model"},
         }  # fmt: skip
 
     cells, calibration = [cell(i) for i in range(3)], rng.normal(size=400)
