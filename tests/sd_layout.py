@@ -152,14 +152,44 @@ def _vae_name(name: str) -> str:
     return name
 
 
-def write_single_file(path: Path, pipe: StableDiffusionPipeline) -> Path:
+OPEN_CLIP = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final",
+    "encoder.layers": "transformer.resblocks",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn": "attn",
+    "fc1": "c_fc",
+    "fc2": "c_proj",
+}
+
+
+def _open_clip(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A CLIP text model under OpenCLIP's names, which keep the three projections of attention in one tensor."""
+    found, joint = {}, {}
+    for name, tensor in state.items():
+        name = name.removeprefix("text_model.")
+        for ours, theirs in OPEN_CLIP.items():
+            name = name.replace(ours, theirs)
+        if projection := re.fullmatch(r"(.*\.attn)\.([qkv])_proj\.(weight|bias)", name):
+            joint.setdefault(f"{projection[1]}.in_proj_{projection[3]}", {})[projection[2]] = tensor
+        else:
+            found[name] = tensor
+    found |= {name: torch.cat([parts[x] for x in "qkv"]) for name, parts in joint.items()}
+    return {f"cond_stage_model.model.{name}": tensor for name, tensor in found.items()}
+
+
+def write_single_file(path: Path, pipe: StableDiffusionPipeline, version: int = 1) -> Path:
     """The weights of `pipe` under the names of the original code, as in sd-v1-4.safetensors."""
     weights = {f"model.diffusion_model.{_unet_name(k)}": v for k, v in pipe.unet.state_dict().items()}
     for name, tensor in pipe.vae.state_dict().items():
         # Attention was written as 1 x 1 convolutions.
         conv = "attentions" in name and tensor.ndim == 2
         weights[f"first_stage_model.{_vae_name(name)}"] = tensor[:, :, None, None] if conv else tensor
-    for name, tensor in pipe.text_encoder.state_dict().items():
+    if version == 2:
+        weights |= _open_clip(pipe.text_encoder.state_dict())
+    for name, tensor in pipe.text_encoder.state_dict().items() if version == 1 else ():
         weights[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
     return path

@@ -205,6 +205,38 @@ def test_sources_that_contradict_each_other_are_refused(single, source):
     assert source in message and "scheduler configuration in small/" in message and "not clear" in message
 
 
+@pytest.mark.parametrize("levels, pixels, predicts", [([16, 32], 384, "epsilon"), ([16, 32, 32], 768, "v_prediction")])
+def test_stable_diffusion_2_predicts_v_from_768_pixels_on_if_nobody_says_it(folder, tmp_path, levels, pixels, predicts):
+    names = ("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.model.ln_final.weight")
+    path = tmp_path / "sd2.safetensors"
+    save_file(dict(zip(names, (torch.zeros(8, 4, 3, 3), torch.zeros(8)), strict=True)), path)
+    with pytest.raises(UserError, match="does not say whether it predicts epsilon or v.*configuration"):
+        locate(str(path))
+    silent = json.loads((folder / SCHEDULER).read_text())
+    del silent["prediction_type"]
+    (folder / SCHEDULER).write_text(json.dumps(silent))
+    sd_layout.change_json(folder / "unet/config.json", sample_size=192)
+    sd_layout.change_json(folder / "vae/config.json", block_out_channels=levels)
+    shutil.move(folder, path.with_suffix(""))
+    found = locate(str(path))
+    assert found.predicts == predicts
+    assert f"{predicts} is assumed, as in Stable Diffusion 2.x for {pixels} pixels" in found.notes[0]
+    rewrite(path, {"modelspec.prediction_type": "v"})
+    assert locate(str(path)).predicts == "v_prediction" and "assumed" not in locate(str(path)).notes[0]
+
+
+def test_a_single_file_of_stable_diffusion_2_is_the_same_model_as_its_folder(tmp_path):
+    pipe = sd_layout.build("v_prediction", version=2)
+    pipe.save_pretrained(tmp_path / "folder")
+    path = sd_layout.write_single_file(tmp_path / "sd2.safetensors", pipe, version=2)
+    shutil.copytree(tmp_path / "folder", tmp_path / "sd2", ignore=shutil.ignore_patterns("*.safetensors"))
+    file, whole = (DiffusionModel.load(str(x), CPU) for x in (path, tmp_path / "folder"))
+    for part in FILES:
+        expected, found = (getattr(model, part).state_dict() for model in (whole, file))
+        assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert file.prediction_type == "v_prediction" and file.notes == ()
+
+
 def test_sources_that_agree_are_one_statement(single):
     rewrite(single, {"modelspec.prediction_type": "epsilon"})
     single.with_suffix(".yaml").write_text("parameterization: eps\n")

@@ -25,7 +25,7 @@ from s2l.model.configuration import (
     stated_prediction,
 )
 from s2l.model.headers import read_header
-from s2l.model.prediction import read_prediction
+from s2l.model.prediction import assumed_prediction, read_prediction
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 CONFIGURATION = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/*.json" for part in PARTS)]
@@ -188,8 +188,8 @@ def _file(model: str, path: Path) -> Checkpoint:
             f"configuration (its folder in diffusers layout, weights not needed) into {folder}"
         )
     if predicts is None:
-        predicts = "epsilon"
-        notes = ("nothing in it or beside it says what it predicts: epsilon is assumed",)
+        predicts, why = assumed_prediction(beside if text == SD2_TEXT else None)
+        notes = (f"nothing in it or beside it says what it predicts: {predicts} is assumed, {why}",)
     return Checkpoint(model, path, beside or SD1, predicts=predicts, notes=notes)
 
 

@@ -24,6 +24,7 @@ SETTINGS = ("prediction_type", "modelspec.prediction_type", "parameterization")
 V_SWITCHES = ("v_pred", "v_parameterization")
 ZERO_SNR_SWITCHES = ("ztsnr", "zero_terminal_snr", "rescale_betas_zero_snr", "ss_zero_terminal_snr")
 V_KEY, ZERO_SNR_KEY = "v_pred", "ztsnr"
+SD2_V_PIXELS = 768  # from this size on, Stable Diffusion 2.x predicts v
 V_ARCHITECTURE = "-768-v"  # how the architecture "stable-diffusion-v2-768-v" ends
 YAML_LINE = re.compile(r"""^\s*(?:-\s+)?["']?([\w.]+)["']?\s*:\s*["']?([\w.-]+)["']?\s*(?:#.*)?$""", re.MULTILINE)
 
@@ -52,6 +53,19 @@ def read_prediction(path: Path, header: Header, folder: Path | None) -> tuple[st
     ((prediction, source),) = said.items()
     beside = folder is not None and stated_prediction(folder) is not None
     return prediction, () if beside else (f"it predicts {prediction}, says {source}",)
+
+
+def assumed_prediction(sd2: Path | None) -> tuple[str, str]:
+    """(what a file predicts that says nothing, why), given its configuration if it is Stable Diffusion 2.x.
+
+    Of 2.x, the models for 768 pixels were trained to predict v and those for 512 (2-base, 2-1-base) epsilon.
+    """
+    if sd2 is None:
+        return "epsilon", "as in Stable Diffusion 1.x"
+    side = read_json_object(sd2 / "unet" / "config.json").get("sample_size", 0)
+    pixels = side * 2 ** (len(read_json_object(sd2 / "vae" / "config.json")["block_out_channels"]) - 1)
+    prediction = "v_prediction" if pixels >= SD2_V_PIXELS else "epsilon"
+    return prediction, f"as in Stable Diffusion 2.x for {pixels} pixels"
 
 
 def _claims(path: Path, header: Header, folder: Path | None) -> Iterator[Claim]:
