@@ -30,13 +30,13 @@ def test_a_committed_cell_has_the_key_of_its_settings_and_model():
 
 def test_every_committed_table_finds_its_cells_and_every_cell_has_a_table():
     keys, used = cells.find_cells(RESULTS), set()
-    (model,) = {read_json(path)["model"]["key"] for path in COMMITTED}
+    models = {(c := read_json(path))["config"]["model"]: c["model"]["key"] for path in COMMITTED}
     for name, table in declared.TABLES.items():
         if not (RESULTS / f"{name}.json").exists():
             continue  # a new one that nobody has measured yet
         measured = read_json(RESULTS / f"{name}.json")  # perhaps on some of the people, or before a row was added
         runs = [config for row, config in grid.configs(table, measured["n_people"]) if row.label in measured["rows"]]
-        used |= {cells.KINDS[table.kind].key(model, config) for config in runs}
+        used |= {cells.KINDS[table.kind].key(models[config.model], config) for config in runs}
     assert used == set(keys)
 
 

@@ -20,19 +20,22 @@ SMALL = {
 
 def test_one_more_table_is_one_entry(tiny_lab, tmp_path, monkeypatch, capsys):
     """The command runs its cells, names their files and summarises them over people."""
-    table = Table("One more", (Row("as it is", SMALL),), role="calibration", people=2, preset="quick")
+    rows = (Row("later", SMALL | {"finetune": {"max_train_steps": 2}}), Row("as it is", SMALL))
+    table = Table("One more", rows, role="calibration", people=2, preset="quick")
     monkeypatch.setitem(declared.TABLES, "one-more", table)
     monkeypatch.setattr(grid, "calibration_nonmembers", lambda *arguments: None)
     words = ["table", "one-more", "--results", str(tmp_path), "--device", "cpu", "--dtype", "float32"]
-    assert cli.main(words) == 0, capsys.readouterr().err
+    assert cli.main([*words, "--only", "nothing"]) == 2 and "no row of this table" in capsys.readouterr().err
+    assert cli.main([*words, "--only", "as it"]) == 0, capsys.readouterr().err
     cells = sorted((tmp_path / "one-more" / "as-it-is").glob("*.json"))
-    assert len(cells) == 2
+    assert len(cells) == 2 and not (tmp_path / "one-more" / "later").exists()
+    assert list(read_json(tmp_path / "one-more.json")["rows"]) == ["as it is"], "a row without its cells is left out"
     assert read_json(tmp_path / "one-more.json")["rows"]["as it is"]["people"] == [
         read_json(path)["person"] for path in sorted(cells, key=lambda path: read_json(path)["person"])
     ]
     for path in cells:
         record = read_json(path)
-        config = next(c for _, c in grid.configs(table) if c.domain.name == record["person"])
+        config = next(c for _, c in grid.configs(table, None, "as it") if c.domain.name == record["person"])
         assert record["key"] == cell(record["model"]["key"], config)
 
 

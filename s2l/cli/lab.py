@@ -161,9 +161,7 @@ def _training_rows(record: dict) -> list[tuple[str, str]]:
 def table(
     name: Annotated[str, typer.Argument(help="Name of the table.")],
     people: Annotated[int | None, typer.Option(help="Number of people; default: the table's own.")] = None,
-    only: Annotated[
-        str, typer.Option(help="Run only the rows whose label contains this text, without the summary.")
-    ] = "",
+    only: Annotated[str, typer.Option(help="Run only the rows whose label contains this text.")] = "",
     results: Annotated[Path, typer.Option(help="Folder of the committed results.")] = Path("results"),
     device: Device = "auto",
     dtype: DType = "mixed",
@@ -182,8 +180,8 @@ def table(
     quiet_libraries()
     with console.progress() as progress:
         runtime = make_runtime(device, dtype, None)
-        summary = run_table(name, results, people, runtime=runtime, progress=progress, only=only)
-    print(f"written: {results / name}" + (".json" if summary is not None else f": the cells with {only!r}"))
+        run_table(name, results, people, runtime=runtime, progress=progress, only=only)
+    print(f"written: {results / name}.json")
 
 
 @app.command(epilog=example("search search", 'search search --only "guidance 1" --people 2 --results elsewhere'))

@@ -13,8 +13,9 @@ NEAR = ("0.1", "0.12")  # distances within which members are counted
 
 
 def is_by_lab(table: dict) -> bool:
-    """Whether the rows of a finished table were measured on different base models."""
-    return len({row["model_key"] for row in table["rows"].values() if "model_key" in row}) > 1
+    """Whether the rows of a finished table are on different base models, or one steps away from its shake."""
+    rows = table["rows"].values()
+    return len({row["model_key"] for row in rows if "model_key" in row}) > 1 or any(r.get("unshaken") for r in rows)
 
 
 def changes(table: dict) -> Sheet:

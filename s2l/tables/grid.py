@@ -71,7 +71,8 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
     people does not have it.
     """
     summary: dict = {"people": [cell["person"] for cell in cells], "attacks": {}, "extraction": {}}
-    summary["model_key"], unshaken = cells[0]["model"]["key"], cells[0]["config"].get("unshake") is not None
+    unshaken = cells[0]["config"].get("unshake") is not None
+    summary |= {"model_key": cells[0]["model"]["key"], "unshaken": unshaken}
     for name in cells[0]["attacks"]:
         pairs = {when: [_scores_of(cell, name, when) for cell in cells] for when in ("before", "after")}
         summary["attacks"][name] = {
@@ -169,28 +170,31 @@ def run_table(
     runtime: Runtime = Runtime(),
     progress: Progress = silent,
     only: str = "",
-) -> dict | None:
+) -> dict:
     """Run the missing cells of a table and write its summary; returns the content of `results/NAME.json`.
 
-    With `only`, just the rows whose label contains it are run, and no summary is written: None.
+    With `only`, just the rows whose label contains it are run. The summary has the rows whose cells are all there.
     """
     table = get_table(name)
     kind = KINDS[table.kind]
     cells: dict[str, list[dict]] = {}
-    work = list(configs(table, people, only))
+    incomplete: set[str] = set()
+    work, wanted = list(configs(table, people)), {row.label for row, _ in configs(table, people, only)}
     model_keys = {model: DiffusionModel.load(model, runtime).key for model in {config.model for _, config in work}}
     program, cell_files = program_state(), find_cells(results)
     for i, (row, config) in enumerate(work):
         key = kind.key(model_keys[config.model], config)
+        if key not in cell_files and row.label not in wanted:
+            incomplete.add(row.label)
+            continue
         if key not in cell_files:
             path = free_path(results, name, row.label, config.domain.name)
             write_json(path, kind.make(config, row.label, program, store, runtime, progress))
             cell_files[key] = path
         cells.setdefault(row.label, []).append(read_cell(cell_files[key]))
         progress(Event(f"table {name}", i + 1, len(work), {"row": row.label, "person": config.domain.name}))
-    if only:
-        return None
-    first = cells[table.rows[0].label]
+    cells = {row.label: cells[row.label] for row in table.rows if row.label in cells.keys() - incomplete}
+    first = next(iter(cells.values()))
     stages = Stages(store, progress)
 
     def calibration(row_cells: list[dict]) -> dict[str, np.ndarray] | None:
