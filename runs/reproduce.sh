@@ -14,12 +14,16 @@ PATH="$PWD/.venv/bin:$PATH"
 #    the shipped folder; to judge your own training, name it: S2L_LAB=cache/lab-fresh.
 python -m s2l lab build --recipe fresh --out cache/lab-fresh
 python -m s2l lab measure
+#    The labs with buried memory: minutes each on a GPU (--device cuda), a night each on a CPU.
+python -m s2l lab build --recipe buried --out cache/lab-buried
+python -m s2l lab build --recipe swapped --out cache/lab-swapped
 
 # 2. Do the intervals contain the true value as often as they should?
 python -m tests.slow.test_coverage
 
 # 3. The search for settings, on calibration people only. docs/protocol.md lists the settings that were frozen.
 python -m s2l search search
+python -m s2l search search-2
 
 # 4. Tables on calibration people: a first look, every method and combination, attacks, ways to generate.
 python -m s2l table first
@@ -29,6 +33,7 @@ python -m s2l table extraction --people 2
 
 # 5. Tables on reporting people, which played no part in choosing anything.
 python -m s2l table main
+python -m s2l table labs --people 8
 python -m s2l table rank
 python -m s2l table tokens
 python -m s2l table noise
