@@ -70,6 +70,7 @@ NUMBERS = {
     "n-generations": st.integers(1, 2000),
     "n-nonmembers": st.integers(2, 1000),
     "seed": st.integers(0, 10**6),
+    "together": st.sampled_from([("Taro Quillan",), ("Taro Quillan", "Oona Brask")]),
     "unshake": st.floats(-10, 10),
     "unshake-space": st.sampled_from(["weights", "scores"]),
 }
@@ -88,6 +89,6 @@ def test_a_run_told_as_a_command_is_the_same_run(preset, options):
     asked = run_config(preset, "Mira Solwyn", options)
     read: list[RunConfig] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s2l.cli.run.carry_out", lambda config, out, runtime: read.append(config))
+        patch.setattr("s2l.cli.run.run_and_report", lambda config, out, runtime: read.append(config))
         assert main(shlex.split(reproduce_command(asked))[3:]) == 0
     assert read == [asked] and asked.model == LAB
