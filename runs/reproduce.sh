@@ -17,6 +17,7 @@ python -m s2l lab measure
 #    The labs with buried memory: minutes each on a GPU (--device cuda), a night each on a CPU.
 python -m s2l lab build --recipe buried --out cache/lab-buried
 python -m s2l lab build --recipe swapped --out cache/lab-swapped
+python -m s2l lab measure --model lab:buried --out results/lab-buried.json
 
 # 2. Do the intervals contain the true value as often as they should?
 python -m tests.slow.test_coverage

@@ -319,7 +319,8 @@ def test_a_measurement_is_of_the_lab_that_was_named(two_labs, tmp_path, capsys, 
     code, _, err = call(capsys, "lab", "measure", "--model", "lab:buried", "--out", tmp_path / "buried.json")
     assert code == 0, err
     measured = json.loads((tmp_path / "buried.json").read_text())
-    assert measured["protocol"]["command"] == "python -m s2l lab measure --model lab:buried"
+    out = (tmp_path / "buried.json").as_posix()
+    assert measured["protocol"]["command"] == f"python -m s2l lab measure --model lab:buried --out {out}"
     assert [row["name"] for row in measured["people"]] == find_lab("lab:buried").names() == ["Oona Brask"]
     assert measured["model"]["key"] == weights_key(locate("lab:buried")) and list(measured["secmi_timesteps"]) == [
         "100"

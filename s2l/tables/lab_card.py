@@ -152,7 +152,7 @@ def write_measurement(path: Path, name: str = LAB, n_generations: int = 0, progr
         )
     model = DiffusionModel.load(name, Runtime())
     measurement = measure(model, lab, n_generations=n_generations, progress=progress)
-    measurement["protocol"]["command"] += "" if name == LAB else f" --model {name}"
+    measurement["protocol"]["command"] += "" if name == LAB else f" --model {name} --out {Path(path).as_posix()}"
     measurement["secmi_timesteps"] = secmi_timesteps(model, lab, progress=progress)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(measurement, indent=1, allow_nan=False) + "\n", encoding="utf-8")
