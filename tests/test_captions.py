@@ -41,6 +41,7 @@ def lines(*rows: dict) -> str:
 # --- beside a picture -----------------------------------------------------------------------------
 
 
+@pytest.mark.brings("Captions", "`.txt` or `.caption` beside a picture (kohya and others)", "the picture's caption")
 @pytest.mark.parametrize("suffix", [".txt", ".caption"])
 def test_a_text_beside_a_picture_is_its_caption(tmp_path, suffix):
     pictures(tmp_path, "a.png", "below/b.jpg", "c.png")
@@ -50,6 +51,7 @@ def test_a_text_beside_a_picture_is_its_caption(tmp_path, suffix):
     assert "1 of 3 photos have no caption: 'none' is used for them" in notes(tmp_path)
 
 
+@pytest.mark.brings("Captions", "A byte order mark (UTF-8, UTF-16)", "decides the encoding")
 @pytest.mark.parametrize(
     ("mark", "encoding"),
     [
@@ -64,6 +66,7 @@ def test_a_byte_order_mark_decides_the_encoding(tmp_path, mark, encoding):
     assert captions(tmp_path) == {"a.png": "Beyoncé, été", "b.png": "Zoë"}
 
 
+@pytest.mark.brings("Captions", "A text in an unknown encoding", "a note; the photo is used with the default caption")
 def test_a_text_in_another_encoding_is_a_note_and_stops_nothing(tmp_path):
     pictures(tmp_path, "a.png", "b.png")
     (tmp_path / "a.txt").write_bytes("Beyoncé".encode("latin-1"))
@@ -72,6 +75,7 @@ def test_a_text_in_another_encoding_is_a_note_and_stops_nothing(tmp_path):
     assert "a.txt: caption left out (line 1 is not UTF-8: save it as UTF-8)" in notes(tmp_path)
 
 
+@pytest.mark.brings("Captions", "Texts that belong to no picture", "counted in a note")
 def test_texts_that_belong_to_no_picture_are_counted(tmp_path):
     pictures(tmp_path, "a.png")
     for name in ("a", "img_a", "img_b"):
@@ -88,6 +92,11 @@ def test_a_readme_is_no_lost_caption(tmp_path):
 # --- tables ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.brings(
+    "Captions",
+    "Hugging Face imagefolder: `metadata.jsonl`, `.csv`, `.parquet` with `text` or `prompt`",
+    "read",
+)
 @pytest.mark.parametrize("field", ["text", "caption", "prompt"])
 @pytest.mark.parametrize("name", ["metadata.jsonl", "captions.jsonl", "metadata.csv", "metadata.parquet"])
 def test_a_table_of_hugging_face_gives_captions(tmp_path, name, field):
@@ -116,6 +125,7 @@ def test_a_table_of_a_folder_below_names_files_there_and_goes_before_texts(tmp_p
     assert captions(tmp_path) == {"train/a.png": "from the table", "train/b.png": "from the text"}
 
 
+@pytest.mark.brings("Captions", "Rows of a table that match no file", "counted in a note")
 def test_rows_that_match_no_file_are_counted(tmp_path):
     pictures(tmp_path, "a.png", "b.png")
     rows = [{"file_name": f"images/{name}.png", "text": name} for name in "abc"]
@@ -124,6 +134,7 @@ def test_rows_that_match_no_file_are_counted(tmp_path):
     assert "2 of 2 photos have no caption" in notes(tmp_path)
 
 
+@pytest.mark.brings("Captions", "kohya's metadata file", "read, with or without suffixes")
 def test_metadata_of_kohya_names_files_with_or_without_their_suffix(tmp_path):
     pictures(tmp_path, "a.png", "b.jpg", "c.png")
     table = {"a": {"caption": "Mira"}, "b.jpg": {"caption": "Zoë", "tags": "hat"}, "gone": {"caption": "x"}}
@@ -141,6 +152,7 @@ def test_an_object_beside_a_picture_gives_its_caption_and_other_json_is_passed_o
     assert "broken.json: skipped (not JSON)" in notes(tmp_path) and "settings" not in notes(tmp_path)
 
 
+@pytest.mark.brings("Captions", "A table that cannot be read", "refused with one sentence")
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
@@ -162,6 +174,7 @@ def test_a_table_that_cannot_be_read_is_one_sentence(tmp_path, name, content, se
 # --- a domain -------------------------------------------------------------------------------------
 
 
+@pytest.mark.brings("Folders", "More photos than the preset uses", "the numbers used are printed")
 def test_a_domain_says_how_many_of_each_folder_it_uses(tmp_path):
     inside = pictures(tmp_path / "in", *(f"{i}.png" for i in range(5)))
     outside = pictures(tmp_path / "out", *(f"{i}.bmp" for i in range(5, 9)))

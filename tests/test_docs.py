@@ -9,8 +9,9 @@ import pytest
 from typer.main import get_command
 
 from s2l.cli.base import app
+from s2l.errors import UserError
 from s2l.store import read_json
-from s2l.tables import docs
+from s2l.tables import brought, docs
 from s2l.tables.search import SEARCHES, configs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +27,14 @@ def test_figures_agree_with_the_results(name):
 def test_every_block_is_shown_somewhere():
     shown = {m["name"] for name in docs.DOCUMENTS for m in docs.BLOCK.finditer((ROOT / name).read_text())}
     assert shown == set(docs.BLOCKS)
+
+
+def test_the_matrix_of_inputs_has_every_section_and_no_other(tmp_path):
+    assert {row.section for row in brought.marked(ROOT / "tests")} <= set(brought.SECTIONS)
+    mark = '@pytest.mark.brings("Weather", "rain", "wet")\ndef test_x(): ...\n'
+    (tmp_path / "test_x.py").write_text(mark)
+    with pytest.raises(UserError, match="Weather"):
+        list(brought.marked(tmp_path))
 
 
 # --- every committed result has a command ---------------------------------------------------------

@@ -51,6 +51,11 @@ def test_weights_load_as_diffusers_loads_them(original, part):
     assert same(weights(DiffusionModel.load(str(original), CPU), part), getattr(plain, part).state_dict())
 
 
+@pytest.mark.brings(
+    "Models",
+    "Weights saved by a wrapper (`module.`, `_orig_mod.`)",
+    "loaded under their plain names; a note says so",
+)
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "base_model.model.", "module._orig_mod."])
 @pytest.mark.parametrize("part", FILES)
 def test_wrapped_names_are_unwrapped_and_said(original, folder, capfd, part, wrapper):
@@ -60,12 +65,22 @@ def test_wrapped_names_are_unwrapped_and_said(original, folder, capfd, part, wra
     assert part in "".join(model.notes) and part in capfd.readouterr().err
 
 
+@pytest.mark.brings(
+    "Models",
+    "Weights saved with peft's adapters around them (`base_layer`)",
+    "loaded as the plain weights",
+)
 def test_base_layers_of_peft_are_unwrapped(original, folder):
     rename(folder / FILES["unet"], lambda name: name.replace("to_q.weight", "to_q.base_layer.weight"))
     model = DiffusionModel.load(str(folder), CPU)
     assert model.notes and same(weights(model, "unet"), weights(DiffusionModel.load(str(original), CPU), "unet"))
 
 
+@pytest.mark.brings(
+    "Models",
+    "A part whose weights are missing, unexpected or of another shape",
+    "refused; the sentence names the weights",
+)
 @pytest.mark.parametrize("part", FILES)
 def test_missing_unexpected_and_misshapen_weights_are_refused_by_name(folder, part):
     path = folder / FILES[part]
@@ -99,6 +114,11 @@ def single_file(folder, tmp_path):
     return sd_layout.write_single_file(tmp_path / "small.safetensors", sd_layout.build())
 
 
+@pytest.mark.brings(
+    "Models",
+    "A single file with foreign or incomplete weights",
+    "refused; the sentence names the weights",
+)
 @pytest.mark.parametrize(
     "name, reason",
     [
@@ -114,6 +134,7 @@ def test_foreign_weights_of_a_single_file_are_refused_by_name(single_file, name,
     assert "foreign.weight" in str(error.value)
 
 
+@pytest.mark.brings("Models", "A single file without VAE", "refused with one sentence")
 def test_a_single_file_without_autoencoder_is_a_sentence(single_file):
     left = {name: x for name, x in load_file(single_file).items() if not name.startswith("first_stage_model.")}
     save_file(left, single_file)
@@ -149,6 +170,11 @@ DAMAGED = {
 }
 
 
+@pytest.mark.brings(
+    "Models",
+    "A git-lfs pointer, an empty, cut or irregular file as weights",
+    "refused before anything is loaded",
+)
 @pytest.mark.parametrize("reason", DAMAGED)
 @pytest.mark.parametrize("part", FILES)
 def test_damaged_weights_are_a_sentence_before_anything_is_read(folder, part, reason):
@@ -158,6 +184,7 @@ def test_damaged_weights_are_a_sentence_before_anything_is_read(folder, part, re
     assert FILES[part] in str(error.value)
 
 
+@pytest.mark.brings("Models", "A folder that only has `*.fp16.safetensors`", "loaded; a note names the variant")
 @pytest.mark.parametrize("part", FILES)
 def test_a_folder_with_a_variant_only_loads_it_and_says_so(original, folder, part):
     path = folder / FILES[part]
@@ -167,6 +194,7 @@ def test_a_folder_with_a_variant_only_loads_it_and_says_so(original, folder, par
     assert same(weights(model, part), weights(DiffusionModel.load(str(original), CPU), part))
 
 
+@pytest.mark.brings("Models", "Weights that are infinite, or overflow in float16", "refused, with what to try")
 def test_infinite_and_overflowing_weights_are_refused_with_advice(folder):
     path = folder / FILES["vae"]
     whole = load_file(path)

@@ -93,6 +93,11 @@ def test_a_checkpoints_own_sampling_changes_no_picture(folder, model, kind):
         assert torch.equal(changed.generate(["a face"], [5], sampler), model.generate(["a face"], [5], sampler))
 
 
+@pytest.mark.brings(
+    "Models",
+    "A scheduler configuration of 2022 (no `timestep_spacing`, no `clip_sample`)",
+    "sampled as documented here; nothing of the file overrides it",
+)
 def test_a_file_of_2022_is_sampled_from_the_noisiest_timestep_and_not_clipped(folder, model):
     """Without `timestep_spacing` and `clip_sample`, which diffusers then calls defaults and keeps."""
     old = {"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -143,6 +148,7 @@ def test_missing_betas_are_the_defaults_of_the_scheduler_that_is_named(kind):
     assert torch.equal(samplers.ddim(given, "epsilon").betas, theirs.betas)
 
 
+@pytest.mark.brings("Models", "A scheduler with `trained_betas`", "used as the noise schedule")
 def test_trained_betas_are_the_schedule(folder):
     betas = torch.linspace(0.001, 0.01, 1000).tolist()
     sd_layout.change_json(folder / SCHEDULER, trained_betas=betas)
@@ -187,6 +193,11 @@ V_SOURCES = {
 }
 
 
+@pytest.mark.brings(
+    "Models",
+    "A single file of a v-prediction model (keys, metadata or side file)",
+    "recognised; a note says from what",
+)
 @pytest.mark.parametrize("source", V_SOURCES)
 def test_a_single_file_that_predicts_v_is_recognised_and_said(single, source, capfd):
     before = locate(str(single))
@@ -197,6 +208,11 @@ def test_a_single_file_that_predicts_v_is_recognised_and_said(single, source, ca
     assert source in model.notes[0] and source in capfd.readouterr().err
 
 
+@pytest.mark.brings(
+    "Models",
+    "A file whose sources contradict each other about the prediction type",
+    "refused; the sentence names both",
+)
 @pytest.mark.parametrize("source", V_SOURCES)
 def test_sources_that_contradict_each_other_are_refused(single, source):
     V_SOURCES[source](single)
@@ -205,6 +221,11 @@ def test_sources_that_contradict_each_other_are_refused(single, source):
     assert source in message and "scheduler configuration in small/" in message and "not clear" in message
 
 
+@pytest.mark.brings(
+    "Models",
+    "Stable Diffusion 2 without a statement of its prediction type",
+    "decided by its size; a note says so",
+)
 @pytest.mark.parametrize("levels, pixels, predicts", [([16, 32], 384, "epsilon"), ([16, 32, 32], 768, "v_prediction")])
 def test_stable_diffusion_2_predicts_v_from_768_pixels_on_if_nobody_says_it(folder, tmp_path, levels, pixels, predicts):
     names = ("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.model.ln_final.weight")
@@ -252,6 +273,11 @@ def test_what_a_file_predicts_is_part_of_its_key(single):
     assert plain.weights == v.weights and plain.key != v.key
 
 
+@pytest.mark.brings(
+    "Models",
+    "Flow matching, `sample` prediction, an unreadable side file",
+    "refused with one sentence",
+)
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -270,6 +296,7 @@ def test_other_predictions_and_unreadable_side_files_are_refused(single, change,
 # --- sizes that do not fit together ----------------------------------------------------------
 
 
+@pytest.mark.brings("Models", "A configuration that fits no model (sizes, lists, scheduler)", "refused before any work")
 @pytest.mark.parametrize(
     "file, changes, reason",
     [
@@ -307,6 +334,11 @@ def test_configurations_that_fit_no_model_are_a_sentence_before_any_work(folder,
     assert re.search(reason, refused(folder))
 
 
+@pytest.mark.brings(
+    "Models",
+    "A tokenizer with more tokens than the text encoder has embeddings",
+    "refused with one sentence",
+)
 def test_a_tokenizer_with_more_tokens_than_the_text_encoder_knows_is_a_sentence(folder):
     pipe = sd_layout.build()
     pipe.tokenizer.add_tokens(["<one>", "<two>"])
@@ -337,6 +369,11 @@ def use(model, stage):
     return model.generate(["a face"], [1], BOTH[0])
 
 
+@pytest.mark.brings(
+    "Models",
+    "A model that overflows in half precision",
+    "the first NaN names its stage and what to try",
+)
 @pytest.mark.parametrize(
     "stage, part, weight, sentence",
     [
@@ -366,6 +403,7 @@ def test_infinite_pixels_are_not_taken_for_white(original, monkeypatch):
         model.decode_latents(torch.zeros(1, *model.latent_shape))
 
 
+@pytest.mark.brings("Numbers", "A score that is NaN", "one sentence names the attack; nothing is cached")
 def test_a_score_that_is_no_number_names_its_attack_and_is_not_cached(tiny_model, store, monkeypatch):
     images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     photos = ImageSet(images[:, :, : tiny_model.resolution, : tiny_model.resolution], ("a face",) * 3, tuple("abc"))
@@ -401,6 +439,11 @@ def test_black_pictures_are_a_sentence_of_the_command_line_and_not_cached(
 # --- two models that are one -----------------------------------------------------------------
 
 
+@pytest.mark.brings(
+    "Tuned models",
+    "A tuned model whose scores equal the base model's",
+    "a warning, and no interval of zero width",
+)
 def test_identical_scores_are_a_warning_and_no_interval(tiny_lab, foreign_checkpoint, tmp_path, monkeypatch, capsys):
     """A fine-tuned model that learned a token which no caption uses."""
     monkeypatch.setenv(base.PERMISSION, "1")

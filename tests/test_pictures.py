@@ -51,6 +51,7 @@ def test_plain_files_are_read_bit_for_bit_as_before(tmp_path, kind):
     np.testing.assert_array_equal(pixels(path), expected)
 
 
+@pytest.mark.brings("Pictures", "16-bit colour", "the upper bytes are read")
 def test_a_16_bit_colour_file_keeps_its_upper_bytes(tmp_path):
     rows = smooth().astype(">u2") * 257
     write_png(tmp_path / "a.png", rows.tobytes(), depth=16, kind=2)
@@ -80,6 +81,7 @@ def write_png(path: Path, rows: bytes, depth: int = 8, kind: int = 2, extra: byt
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + extra + end)
 
 
+@pytest.mark.brings("Pictures", "A phone's photo that EXIF turns", "read upright")
 @pytest.mark.parametrize("orientation, turn", [(3, 2), (6, 3), (8, 1)])
 def test_a_phones_photo_is_turned_upright(tmp_path, orientation, turn):
     picture = Image.fromarray(np.rot90(smooth(), -turn))
@@ -89,6 +91,7 @@ def test_a_phones_photo_is_turned_upright(tmp_path, orientation, turn):
     np.testing.assert_array_equal(pixels(tmp_path / "a.png"), smooth())
 
 
+@pytest.mark.brings("Pictures", "16-bit gray", "scaled to 8 bits")
 def test_16_bit_gray_is_scaled_not_clipped(tmp_path):
     gray = smooth()[..., 0]
     Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "a.png")
@@ -97,6 +100,7 @@ def test_16_bit_gray_is_scaled_not_clipped(tmp_path):
         np.testing.assert_array_equal(pixels(tmp_path / name), np.repeat(gray[..., None], 3, 2))
 
 
+@pytest.mark.brings("Pictures", "A cut-out with hidden colours under alpha", "drawn over white")
 def test_hidden_colours_under_alpha_are_white(tmp_path):
     rgba = np.dstack([smooth(), np.full((SIDE, SIDE), 255, np.uint8)])
     rgba[:10, :, 3], rgba[10:20, :, 3] = 0, 128
@@ -108,6 +112,7 @@ def test_hidden_colours_under_alpha_are_white(tmp_path):
     np.testing.assert_array_equal(found[20:], smooth()[20:])
 
 
+@pytest.mark.brings("Pictures", "A palette with a transparent colour", "drawn over white")
 def test_a_palette_with_a_transparent_colour_is_over_white(tmp_path):
     picture = Image.fromarray(smooth()).quantize(8)
     picture.save(tmp_path / "a.gif", transparency=picture.getpixel((0, 0)))
@@ -125,18 +130,21 @@ def linear_profile() -> bytes:
     return bytes(text)
 
 
+@pytest.mark.brings("Pictures", "A colour profile other than sRGB", "converted to sRGB")
 def test_another_colour_profile_is_converted_to_srgb(tmp_path):
     gray = np.full((SIDE, SIDE, 3), 55, np.uint8)  # linear light .2157 is sRGB 128
     Image.fromarray(gray).save(tmp_path / "a.png", icc_profile=linear_profile())
     assert np.abs(pixels(tmp_path / "a.png").astype(int) - 128).max() <= 1
 
 
+@pytest.mark.brings("Pictures", "A damaged colour profile", "a note; the picture is used")
 def test_a_profile_that_is_none_is_said_and_the_picture_used(tmp_path):
     Image.fromarray(smooth()).save(tmp_path / "a.png", icc_profile=b"no profile at all" * 20)
     photos = read_photos(tmp_path, SIDE, "")
     assert len(photos.names) == 1 and "colour profile" in photos.notes[0]
 
 
+@pytest.mark.brings("Pictures", "An animated file", "its first frame")
 def test_an_animation_gives_its_first_frame(tmp_path):
     first, second = (Image.fromarray(smooth(i)).convert("L") for i in (0, 1))
     for name in ("a.gif", "a.webp", "a.png"):
@@ -145,6 +153,7 @@ def test_an_animation_gives_its_first_frame(tmp_path):
         np.testing.assert_array_equal(pixels(tmp_path / name)[..., 0], np.asarray(first))
 
 
+@pytest.mark.brings("Pictures", "AVIF, TIFF and other formats that Pillow reads", "read")
 @pytest.mark.parametrize("name", ["a.avif", "a.tif", "a.TIFF", "a.gif", "a.JPG", "a.PNG"])
 def test_formats_that_were_passed_over_are_used(tmp_path, name):
     Image.fromarray(smooth()).save(tmp_path / name)
@@ -159,6 +168,7 @@ def test_a_picture_is_known_by_its_content(tmp_path, name):
     assert sorted(read_photos(tmp_path, SIDE, "").names) == sorted([name, "b.jpg"])
 
 
+@pytest.mark.brings("Pictures", "HEIC without pillow-heif", "left out; a note says what to install")
 def test_heic_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "has_heif", lambda: False)
     Image.fromarray(smooth()).save(tmp_path / "a.png")
@@ -167,6 +177,7 @@ def test_heic_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
     assert photos.names == ("a.png",) and "b.HEIC" in photos.notes[0] and "pip install pillow-heif" in photos.notes[0]
 
 
+@pytest.mark.brings("Pictures", "HEIC with pillow-heif", "read")
 def test_heic_is_read_with_its_reader(tmp_path):
     pytest.importorskip("pillow_heif")
     assert decoding.has_heif()
@@ -177,6 +188,7 @@ def test_heic_is_read_with_its_reader(tmp_path):
 # --- subfolders --------------------------------------------------------------------------------
 
 
+@pytest.mark.brings("Folders", "Photos in subfolders", "read; their id is the path in the folder")
 def test_subfolders_are_read_sorted_with_relative_ids(tmp_path):
     for i, name in enumerate(("b.png", "x.png/a.png", "a/c.png", "a/B/d.png", ".hidden/e.png", "__MACOSX/f.png")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -230,6 +242,7 @@ def odd_floats(path: Path) -> None:
 BAD = (truncated, bad_length, text_bomb, profile_bomb, fifo, empty, dangling, pixel_bomb, odd_floats)
 
 
+@pytest.mark.brings("Folders", "One bad file among good ones", "left out and named; the folder is used")
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
 def test_one_bad_file_is_left_out_and_named(tmp_path, make):
     Image.fromarray(smooth(1)).save(tmp_path / "good.png")
@@ -249,6 +262,7 @@ def test_a_list_that_names_a_folder_says_so(tmp_path):
     assert "a folder, not a picture" in photos.notes[0] and "no such file" in photos.notes[1]
 
 
+@pytest.mark.brings("Pictures", "A cut file", "left out; its reason is named")
 @pytest.mark.parametrize("cut", range(0, 1800, 60))
 def test_a_damaged_file_raises_its_reason_and_nothing_else(tmp_path, cut):
     buffer = io.BytesIO()
@@ -298,12 +312,14 @@ def test_every_way_in_gives_the_same_pixels(odd, tmp_path):
     assert torch.equal(sp_set.load_images(odd).images, expected)
 
 
+@pytest.mark.brings("Pictures", "Generations of any format and size given to `extract`", "compared at their own size")
 @pytest.mark.parametrize("suffix", ["jpg", "webp", "PNG"])
 def test_generations_are_compared_at_their_own_size(tmp_path, suffix):
     Image.fromarray(smooth(side=96)).save(tmp_path / f"a.{suffix}")
     assert folders.generations_resolution(tmp_path, "lab") == 96
 
 
+@pytest.mark.brings("Pictures", "Generations of two sizes given to `extract`", "refused with one sentence")
 def test_generations_of_two_sizes_are_refused(tmp_path):
     Image.fromarray(smooth(side=96)).save(tmp_path / "a.jpg")
     Image.fromarray(smooth(side=64)).save(tmp_path / "b.webp")

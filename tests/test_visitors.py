@@ -119,6 +119,11 @@ def named(path: str, **more) -> dict:
 # --- stored script ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.brings(
+    "Visitors",
+    "HTML, SVG, JavaScript or any other file sent to the upload",
+    "refused; nothing of it stays",
+)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_only_pictures_are_taken_and_nothing_else_stays(visitor, name):
     answer = visitor.upload(**{"good.png": png(), name: HOSTILE[name]})
@@ -127,6 +132,7 @@ def test_only_pictures_are_taken_and_nothing_else_stays(visitor, name):
     assert not left and not list((visitor.cache / "public" / "visitors").iterdir())
 
 
+@pytest.mark.brings("Visitors", "An upload", "never served back")
 def test_an_upload_is_never_served(visitor):
     picture = png(1) + SCRIPT  # a picture to those who look at its beginning
     (path,) = visitor.upload(**{"page.html": picture}).json()
@@ -154,6 +160,11 @@ def published(visitor: Visitor) -> Path:
     return folder / "report.html"
 
 
+@pytest.mark.brings(
+    "Visitors",
+    "A file that the app publishes",
+    "sent as its own type, `nosniff`, under a policy that runs nothing",
+)
 def test_a_published_file_is_a_download_that_runs_nothing(visitor):
     report = published(visitor)
     for headers in ({}, {"Range": "bytes=0-5"}):
@@ -175,6 +186,7 @@ def test_the_files_of_a_run_are_there_to_download(visitor):
     assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''sp-set.zip"
 
 
+@pytest.mark.brings("Visitors", "A site that frames the page", "only Hugging Face may")
 def test_the_page_says_who_may_frame_it(visitor):
     headers = visitor.client.get("").headers
     assert "frame-ancestors 'self' https://huggingface.co" in headers["content-security-policy"]
@@ -184,6 +196,7 @@ def test_the_page_says_who_may_frame_it(visitor):
 # --- another's files -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.brings("Visitors", "An upload that names another's or a published file", "refused; the file stays")
 def test_an_upload_names_no_other_file(visitor):
     report, (theirs,) = published(visitor), visitor.upload(**{"a.png": png(2)}).json()
     link = Path(theirs).with_name("link.png")
@@ -223,6 +236,7 @@ NO_NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.brings("Visitors", "A sentence in the place of a name", "refused for a real checkpoint")
 @pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
 def test_no_sentence_passes_as_a_name(visitor, name):
     assert "no prompts of your own" in (said := visitor.use("", name)) or "one letter" in said, said
@@ -235,6 +249,7 @@ def test_names_of_people_are_taken(visitor, name):
     assert "The next run uses" in visitor.use("", name)
 
 
+@pytest.mark.brings("Visitors", "Free text in any other field", "refused for a real checkpoint")
 @pytest.mark.parametrize("field", ["suffix", "negative_prompt"])
 def test_no_field_brings_a_prompt_to_a_real_checkpoint(visitor, field):
     assert "The next run uses" in visitor.use("", "Ada Lovelace")
@@ -285,6 +300,7 @@ def test_every_text_of_a_run_passes_the_one_rule(over, foreign_checkpoint, monke
 # --- hub ids ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.brings("Visitors", "A path in the place of a hub id", "never looked up on the disk")
 @pytest.mark.parametrize("model", ["assets/lab", "s2l/ui", "results/main.json", "nobody/nothing", "s2l/assets@main"])
 def test_a_hub_id_is_no_path(visitor, model):
     said = visitor.use(model, "Ada Lovelace")
@@ -294,6 +310,7 @@ def test_a_hub_id_is_no_path(visitor, model):
     assert success and "alert" not in json.dumps(output), output
 
 
+@pytest.mark.brings("Visitors", "A path that exists, and one that does not", "the same answer")
 @pytest.mark.parametrize("model", ["hub:s2l/ui", "hub:/etc", "hub:a/../b", "./s2l", "/etc/passwd", "s2l", "hub:"])
 def test_no_answer_tells_whether_a_path_exists(visitor, model, monkeypatch):
     said = visitor.use(model, "Ada Lovelace")
@@ -307,6 +324,7 @@ def test_no_answer_tells_whether_a_path_exists(visitor, model, monkeypatch):
 # --- arguments that the page never sends ----------------------------------------------------------------------------
 
 
+@pytest.mark.brings("Visitors", "Wrong arguments to an endpoint", "one sentence, no error 500")
 @pytest.mark.parametrize(
     "body", [{"nothing": 1}, [], {"person": None}, {"data": "x"}, None, "text", {"person": 7, "x": []}]
 )
@@ -326,6 +344,7 @@ def test_a_threshold_that_is_none_is_a_sentence(visitor, accused, attack):
     assert "s2l/ui/tabs/membership.py" not in log, log[-3000:]
 
 
+@pytest.mark.brings("Visitors", "Text that is no valid Unicode", "refused with one sentence")
 def test_texts_that_are_no_unicode_go_no_further(visitor):
     run = {"fn_index": 0, "data": ["\ud800"], "session_hash": "x"}
     answer = visitor.client.post("gradio_api/queue/join", content=json.dumps(run))

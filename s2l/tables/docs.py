@@ -15,7 +15,7 @@ from s2l.bench.table import markdown
 from s2l.config import AuditConfig
 from s2l.errors import unknown
 from s2l.store import read_json
-from s2l.tables import reference
+from s2l.tables import brought, reference
 from s2l.tables import view as table_view
 from s2l.tables.sheet import Sheet, change, interval
 from s2l.tables.sheet import markdown as markdown_of
@@ -29,6 +29,7 @@ DOCUMENTS = (
     "s2l/assets/labs/buried/README.md",
     "docs/performance.md",
     "docs/result-schema.md",
+    "docs/inputs.md",
 )
 BENCH_COMMAND = "python -m s2l bench --demo --growth --quality 3"
 LOAD_COMMAND = "python -m tests.browser.load URL --browser --out results/load.json"
@@ -340,6 +341,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "environment": reference.environment,
     "tree": reference.tree,
     "schema": reference.schema,
+    "inputs": brought.matrix,
     "bench": bench,
     "load": load,
     "lab-card": lab_card,
