@@ -82,7 +82,7 @@ def _shaken(label: str, model: str, guidance: float, w: float | None = None) -> 
 
 def _lab_rows() -> Iterator[Row]:
     """The same two attacks on every lab: a guided shake, and the step away from an unguided one."""
-    for lab in ("buried", "swapped"):
+    for lab in ("buried", "swapped", "fresh"):
         yield _shaken(f"{lab}, shaken", f"lab:{lab}", 4.0)
         yield _shaken(f"{lab}, un-shaken", f"lab:{lab}", 1.0, 1.0)
 
