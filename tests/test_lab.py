@@ -88,7 +88,7 @@ def test_a_folder_needs_both_files(two_labs):
         ("", "lab:", "unknown lab ''. Allowed: fresh, buried$"),
         ("", "lab:../fresh", "unknown lab"),
         ("burid", "lab", r"^S2L_LAB: unknown lab 'burid'. Did you mean 'buried'\? .*or the folder of another lab$"),
-        ("/nowhere/lab", "lab", "no lab model in /nowhere/lab: make one with `python -m s2l lab build`"),
+        ("/nowhere/lab", "lab", "S2L_LAB: there is no lab in /nowhere/lab; `python -m s2l lab build` makes one"),
     ],
 )
 def test_unknown_labs_are_one_sentence(two_labs, monkeypatch, environment, model, says):

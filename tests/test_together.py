@@ -87,7 +87,7 @@ def test_wrong_names_are_one_sentence(others, words, tiny_lab, tmp_path, capsys)
 
 
 def test_a_method_with_one_word_for_one_person_is_refused(tiny_lab, store):
-    with pytest.raises(UserError, match="textual_inversion puts a new word in the place of one name"):
+    with pytest.raises(UserError, match="textual_inversion replaces one person's name in captions"):
         run(together(MIRA, TARO, finetune={"methods": ["textual_inversion"], "max_train_steps": 1}), store, CPU)
     assert not (store.root / "sp_set").exists()
 

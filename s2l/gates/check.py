@@ -1,4 +1,4 @@
-"""All gates on one upload, as a record for gate.json."""
+"""An upload checked by several gates, as the record that becomes gate.json."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Event, Progress, silent
 
 
-def gate_names(text: str | None, have_private: bool) -> list[str]:
-    """ "own_output, near_members" as names of gates; None: all that can run on what is given. Raises UserError."""
+def gate_names(text: str | None, has_private: bool) -> list[str]:
+    """The names in a list such as "own_output, near_members"; for None, all gates that can run.
+
+    `has_private` says whether there are private photos to compare with. Raises UserError for an unknown gate, an empty
+    list, and a gate whose private photos are missing.
+    """
     if text is None:
-        return [name for name, gate in GATES.items() if have_private or not gate.needs_private]
+        return [name for name, gate in GATES.items() if has_private or not gate.needs_private]
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
         raise UserError(f"name at least one gate. Allowed: {', '.join(GATES)}", field="gates")
     for name in names:
-        if get_gate(name).needs_private and not have_private:
+        if get_gate(name).needs_private and not has_private:
             raise UserError(f"the gate {name!r} compares with private photos: give their folder", field="private")
     return names
 
@@ -41,12 +45,12 @@ def check_upload(
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict:
-    """Judge the pictures in `upload`; a lab brings its own private photos and honest uploads.
+    """Judge the pictures in `upload`. A lab has private photos and honest uploads of its own, which folders replace.
 
-    The record is what `gate` writes (docs/result-schema.md). Raises UserError for folders without usable pictures, for
+    Returns what `s2l gate` writes (docs/result-schema.md). Raises UserError for folders without usable pictures, for
     fewer than three honest groups, and for an unknown gate or one that lacks its private photos.
     """
-    names = gate_names(gates, have_private=private is not None or lab is not None)
+    names = gate_names(gates, has_private=private is not None or lab is not None)
     if not honest and lab is None:
         raise UserError(f"honest pictures of at least {MIN_GROUPS} people are needed", field="honest")
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""The list of gates. A gate has the form of an attack: one score per picture of an upload.
+"""The list of gates. A gate has the same form as an attack: it gives every picture of an upload a score.
 
 Convention: every score is returned with *higher = more suspicious*. A formula that is a distance is negated in its last
 line.

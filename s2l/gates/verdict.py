@@ -1,9 +1,10 @@
 """From scores to a verdict: a threshold set on honest uploads, and its false alarms.
 
 An upload is judged as a whole: the statistic is the mean score of its pictures. Honest uploads of the same size are
-sampled from groups of honest pictures, one group per person or folder. The threshold is exceeded by the share `alpha`
-of them. How often an honest upload is refused is measured by leaving out each group in turn, on people who were not
-used for the threshold: pictures of one person are alike, so only new people show what happens to a new upload.
+sampled from groups of honest pictures, one group per person or folder. The threshold is set so that the share `alpha`
+of them exceeds it. How often an honest upload is refused is measured by leaving out each group in turn, that is, on
+people who were not used for the threshold: pictures of one person are alike, so only new people show what happens to a
+new upload.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from s2l.model.diffusion import DiffusionModel
 
 ALPHA = 0.05  # the share of honest uploads that a threshold may refuse
 DRAWS = 200  # honest uploads drawn from each group
-MIN_GROUPS = 3  # the threshold uses all groups but one, and a single group does not show the spread
+MIN_GROUPS = 3  # with one left out, two remain: a single group does not show how people differ
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ def honest_groups(lab: Lab) -> list[ImageSet]:
 
 
 def _statistics(scores: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(DRAWS,) mean scores of uploads of `size` pictures of a group; without replacement if it is large enough."""
-    short = size > len(scores)
-    return np.array([rng.choice(scores, size, replace=short).mean() for _ in range(DRAWS)])
+    """(DRAWS,) mean scores of uploads of `size` pictures of a group; with replacement only if the group is smaller."""
+    replace = size > len(scores)
+    return np.array([rng.choice(scores, size, replace=replace).mean() for _ in range(DRAWS)])
 
 
 def threshold(groups: Sequence[np.ndarray], size: int, alpha: float = ALPHA, seed: int = 0) -> Threshold:
-    """The threshold for uploads of `size` pictures, from the scores of each group of honest pictures.
+    """The threshold for uploads of `size` pictures, from `groups`: the scores (K,) of each group of honest pictures.
 
     Raises UserError for fewer than three groups.
     """
@@ -72,8 +73,8 @@ def threshold(groups: Sequence[np.ndarray], size: int, alpha: float = ALPHA, see
     rng = np.random.default_rng(seed)
     uploads = [_statistics(np.asarray(scores, np.float64), size, rng) for scores in groups]
 
-    def quantile(some: Sequence[np.ndarray]) -> float:
-        return float(np.quantile(np.concatenate(some), 1 - alpha, method="higher"))
+    def quantile(statistics: Sequence[np.ndarray]) -> float:
+        return float(np.quantile(np.concatenate(statistics), 1 - alpha, method="higher"))
 
     refused = [
         float((statistics > quantile([*uploads[:i], *uploads[i + 1 :]])).mean()) for i, statistics in enumerate(uploads)
@@ -84,11 +85,14 @@ def threshold(groups: Sequence[np.ndarray], size: int, alpha: float = ALPHA, see
 
 
 def decide(gate: str, scores: np.ndarray, honest: Sequence[np.ndarray], alpha: float = ALPHA, seed: int = 0) -> Verdict:
-    """The verdict on an upload from its scores and those of honest groups."""
+    """The verdict on an upload from its scores (N,) and those of each honest group, (K,).
+
+    Raises UserError for an unknown gate and for fewer than three groups.
+    """
     limit, statistic = threshold(honest, len(scores), alpha, seed), float(np.mean(scores, dtype=np.float64))
-    known = get_gate(gate)
+    entry = get_gate(gate)
     refused = statistic > limit.value
-    return Verdict(gate, known.title, known.question, refused, statistic, limit, tuple(map(float, scores)))
+    return Verdict(gate, entry.title, entry.question, refused, statistic, limit, tuple(map(float, scores)))
 
 
 def judge(
@@ -109,8 +113,8 @@ def judge(
     if gate.needs_private and upload.private is None:
         raise UserError(f"the gate {name!r} compares with private photos: give their folder", field="private")
 
-    def scored(pictures: ImageSet) -> np.ndarray:
+    def scores_of(pictures: ImageSet) -> np.ndarray:
         scores: torch.Tensor = gate.score(model, Upload(pictures, upload.private), checked_settings)
         return scores.float().cpu().numpy()
 
-    return decide(name, scored(upload.pictures), [scored(group) for group in honest], alpha, seed)
+    return decide(name, scores_of(upload.pictures), [scores_of(group) for group in honest], alpha, seed)

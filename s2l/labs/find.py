@@ -34,16 +34,19 @@ def find_lab(model: str) -> Lab | None:
 
 
 def default_lab() -> Lab:
-    """What plain `lab` means: `$S2L_LAB`, the name of a shipped lab or a folder; else the first shipped one."""
-    wanted = Program.read().lab
-    name, folder = wanted.removeprefix(PREFIX), Path(wanted)
-    if wanted.startswith(PREFIX) or name in (DEFAULT, *_shipped_names()):
+    """What plain `lab` means: the lab that S2L_LAB names (a shipped one or a folder), or else the lab `fresh`.
+
+    Raises UserError if S2L_LAB names no lab.
+    """
+    setting = Program.read().lab
+    name, folder = setting.removeprefix(PREFIX), Path(setting)
+    if setting.startswith(PREFIX) or name in (DEFAULT, *_shipped_names()):
         return shipped_lab(name)
     if is_lab(folder):
         return _lab(folder)
-    if folder.exists() or folder.name != wanted:  # it is a folder, or looks like the name of one
-        raise UserError(f"no lab model in {folder}: make one with `python -m s2l lab build` (S2L_LAB names it)")
-    raise UserError(f"S2L_LAB: {unknown('lab', wanted, _shipped_names())}, or the folder of another lab")
+    if folder.exists() or folder.name != setting:  # it is a folder, or looks like the path of one
+        raise UserError(f"S2L_LAB: there is no lab in {folder}; `python -m s2l lab build` makes one")
+    raise UserError(f"S2L_LAB: {unknown('lab', setting, _shipped_names())}, or the folder of another lab")
 
 
 def shipped_labs() -> list[Lab]:
@@ -52,14 +55,19 @@ def shipped_labs() -> list[Lab]:
 
 
 def shipped_lab(name: str) -> Lab:
-    """The shipped lab of a name. Raises UserError with the nearest match and the list."""
+    """The shipped lab of that name. Raises UserError with the nearest match and the list."""
     names = _shipped_names()
     if name not in names:
-        raise unknown("lab", name, names) if names else UserError(f"no lab is shipped in {SHIPPED}")
+        raise (
+            unknown("lab", name, names)
+            if names
+            else UserError(f"this installation contains no lab: {SHIPPED} has none")
+        )
     return _lab(SHIPPED / name, name)
 
 
 def is_lab(folder: Path) -> bool:
+    """Whether a folder holds a diffusers pipeline and a `lab.json`."""
     return (folder / RECORD).is_file() and (folder / "model_index.json").is_file()
 
 
@@ -69,12 +77,12 @@ def _shipped_names() -> list[str]:
 
 
 def _lab(folder: Path, name: str | None = None) -> Lab:
-    facts = (folder / RECORD).stat()
-    return _read(folder, name, facts.st_mtime_ns, facts.st_size)
+    stat = (folder / RECORD).stat()
+    return _read(folder, name, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=32)
 def _read(folder: Path, name: str | None, mtime_ns: int, size: int) -> Lab:
-    """A lab, read again only when its file changes: the page needs its lab at every click."""
+    """A lab, cached until its file changes: the page needs its lab at every click."""
     record = read_record(folder)
     return Lab(name or record.get("name") or folder.resolve().name, folder, record)

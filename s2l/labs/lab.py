@@ -14,13 +14,13 @@ from s2l.worlds.people import LabPhoto, Person, held_out_ranges, named_photo, se
 class LabPerson(Person):
     """One private person as the lab's record describes them. `row` is their entry in `lab.json`, unchanged.
 
-    The photos depend on the record alone, not on the names and recipes of this version of the program.
+    Their photos depend on the record alone, not on the names and recipes in this version of the program.
     """
 
     photo_seeds: tuple[int, ...]
     repeats: tuple[int, ...]
     hashes: tuple[str, ...]
-    row: dict = field(repr=False, compare=False)  # cache keys are made of it
+    row: dict = field(repr=False, compare=False)  # part of cache keys
 
     @classmethod
     def of(cls, row: dict) -> LabPerson:
@@ -37,7 +37,7 @@ class LabPerson(Person):
         return [named_photo(self, seed, n) for seed, n in zip(self.photo_seeds, self.repeats, strict=True)]
 
     def held_out(self, number: int) -> list[LabPhoto]:
-        """Photos of the same person, from the same distribution, that the model was not trained on. Unlimited."""
+        """`number` photos of the person, from the members' distribution, that the model was not trained on."""
         ranges = [(first, stop) for first, stop in self.row.get("held_out") or held_out_ranges(self)]
         return [named_photo(self, seed, 0) for seed in seeds_of(ranges, number)]
 
@@ -68,7 +68,7 @@ class Lab:
 
     @property
     def recipe(self) -> str:
-        """The name of the recipe that it was trained with; for older labs, which record none, the number of steps."""
+        """The name of the lab's recipe; the number of steps for older labs, which record no recipe."""
         name = self.record.get("recipe", {}).get("name")
         return name or f"{self.record.get('counters', {}).get('step', 0):,} steps"
 
@@ -89,6 +89,7 @@ class Lab:
 
     @cached_property
     def people(self) -> tuple[LabPerson, ...]:
+        """The private people, in the record's order."""
         return tuple(LabPerson.of(row) for row in self.record["people"])
 
     def names(self, role: str | None = None) -> list[str]:
@@ -96,9 +97,9 @@ class Lab:
         return [person.name for person in self.people if role in (None, person.role)]
 
     def person(self, name: str) -> LabPerson:
-        """The person of that name, in upper or lower case. Raises UserError with the nearest match and the list."""
-        wanted = name.strip().lower()
-        match = next((person for person in self.people if person.name.lower() == wanted), None)
+        """The person of that name, whatever its case. Raises UserError with the nearest match and the list."""
+        lowered = name.strip().lower()
+        match = next((person for person in self.people if person.name.lower() == lowered), None)
         if match is None:
             raise unknown("person", name, self.names())
         return match

@@ -3,9 +3,9 @@
 resolution      side of a photo in pixels
 n_members       photos per person
 people          one object per person: index, name, identity_seed, role, photo_seeds, repeats, hashes and, where the
-                held-out photos are not the usual ones, held_out: ranges [first, stop] of photo seeds; the last one
-                may be open, [first, null]
-recipe          settings of the training; their "name" is shown in the list of labs
+                held-out photos are not the usual ones, held_out: half-open ranges [first, stop] of photo seeds; the
+                last one may have no end, [first, null]
+recipe          the settings of the training; its "name" is shown in the list of labs
 counters        numbers that the training recorded, such as its steps
 title, purpose  optional: the lab in a few words, and what it is for
 vocabulary      optional: every word of its captions

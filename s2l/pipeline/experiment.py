@@ -206,8 +206,8 @@ def run(
         finetune.check_scalable(config.finetune.methods, -config.unshake.w)
     if config.sp_set.together and (renaming := finetune.renaming_methods(config.finetune.methods)):
         raise UserError(
-            f"{' and '.join(renaming)} puts a new word in the place of one name: people who are shaken together need a "
-            "method that leaves captions alone, such as lora",
+            f"{' and '.join(renaming)} replaces one person's name in captions with a new word: shaking people together "
+            "needs a method that leaves captions unchanged, such as lora",
             "sp_set.together",
         )
     this = _Run(config, stages, runtime)

@@ -33,23 +33,27 @@ def _log(message: str) -> None:
 
 
 def take_over(pipe: StableDiffusionPipeline, name: str) -> None:
-    """Replace the pipeline's autoencoder by that of a shipped lab. Raises UserError when it does not fit."""
+    """Replace the pipeline's autoencoder with a shipped lab's. Raises UserError if the widths differ."""
     vae = AutoencoderKL.from_pretrained(shipped_lab(name).folder / "vae", dtype=torch.float32)
     if tuple(vae.config.block_out_channels) != tuple(pipe.vae.config.block_out_channels):
-        raise UserError(f"the autoencoder of the lab {name!r} does not have the size that the recipe's networks need")
+        raise UserError(f"the autoencoder of the lab {name!r} has other widths than the recipe asks for")
     pipe.vae.load_state_dict(vae.state_dict())
     pipe.vae.register_to_config(scaling_factor=vae.config.scaling_factor)
 
 
-def train_vae(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, how: Autoencoder, work: Path) -> None:
-    """Train with L1 + MSE reconstruction and very little KL; weights and scaling factor are then in `pipe.vae`."""
+def train_vae(
+    pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, settings: Autoencoder, work: Path
+) -> None:
+    """Train `pipe.vae` on `pool`, (N, 3, H, W) uint8, with L1 + MSE reconstruction and very little KL.
+
+    Its scaling factor becomes 1 / the standard deviation of its latents. A stopped training resumes from `work`.
+    """
     vae = pipe.vae
-    done = _load_state(work / "vae.done.pt")
-    if done is not None:
-        vae.load_state_dict(done["vae"])
-        vae.register_to_config(scaling_factor=done["scaling_factor"])
+    if (final := _load_state(work / "vae.done.pt")) is not None:
+        vae.load_state_dict(final["vae"])
+        vae.register_to_config(scaling_factor=final["scaling_factor"])
         return
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=how.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
     start = 0
     if (state := _load_state(work / "vae.pt")) is not None:
         vae.load_state_dict(state["vae"])
@@ -58,13 +62,13 @@ def train_vae(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe,
         _log(f"vae: resumed at step {start}")
     vae.train()
     clock = time.time()
-    for step in range(start, how.steps):
+    for step in range(start, settings.steps):
         # Linear warm-up, then cosine to zero: the last thousands of steps sharpen the edges.
         warm = min(1.0, (step + 1) / 100)
-        decay = 0.5 * (1 + math.cos(math.pi * step / how.steps))
-        optimizer.param_groups[0]["lr"] = how.learning_rate * warm * decay
+        decay = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * warm * decay
         generator = step_generator(recipe, 1, step)
-        x = scaled(pool[torch.randint(len(pool), (how.batch_size,), generator=generator)])
+        x = scaled(pool[torch.randint(len(pool), (settings.batch_size,), generator=generator)])
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
@@ -78,8 +82,8 @@ def train_vae(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe,
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 100 == 0:
             l2 = (error.square().mean().sqrt() / 2).item()  # on the [0, 1] scale
-            speed = (step + 1 - start) * how.batch_size / (time.time() - clock)
-            _log(f"vae {step + 1}/{how.steps} l2 {l2:.4f}  {speed:.0f} images/s")
+            speed = (step + 1 - start) * settings.batch_size / (time.time() - clock)
+            _log(f"vae {step + 1}/{settings.steps} l2 {l2:.4f}  {speed:.0f} images/s")
         if (step + 1) % CHECKPOINT_STEPS == 0:
             _save_state(work / "vae.pt", vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
     vae.eval()
@@ -89,24 +93,27 @@ def train_vae(pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe,
 
 
 def train_decoder(
-    pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, how: Autoencoder, work: Path
+    pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, settings: Autoencoder, work: Path
 ) -> None:
-    """Train the decoder alone to undo the frozen encoder (posterior mode); mostly squared error."""
+    """Train only the decoder of `pipe.vae`, to invert the frozen encoder (posterior mode); mostly squared error.
+
+    `pool` is (N, 3, H, W) uint8. A stopped training resumes from `work`.
+    """
     vae = pipe.vae
     parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=how.decoder_learning_rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.decoder_learning_rate, weight_decay=0.0, fused=True)
     start = 0
     if (state := _load_state(work / "decoder.pt")) is not None:
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
     vae.eval()
-    for step in range(start, how.decoder_steps):
+    for step in range(start, settings.decoder_steps):
         warm = min(1.0, (step + 1) / 100)
-        decay = 0.5 * (1 + math.cos(math.pi * step / how.decoder_steps))
-        optimizer.param_groups[0]["lr"] = how.decoder_learning_rate * warm * decay
+        decay = 0.5 * (1 + math.cos(math.pi * step / settings.decoder_steps))
+        optimizer.param_groups[0]["lr"] = settings.decoder_learning_rate * warm * decay
         generator = step_generator(recipe, 3, step)
-        x = scaled(pool[torch.randint(len(pool), (how.batch_size,), generator=generator)])
+        x = scaled(pool[torch.randint(len(pool), (settings.batch_size,), generator=generator)])
         with torch.no_grad():
             z = vae.encode(x).latent_dist.mode()
         with torch.autocast("cpu", torch.bfloat16):
@@ -118,6 +125,6 @@ def train_decoder(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 100 == 0:
-            _log(f"decoder {step + 1}/{how.decoder_steps} l2 {(error.square().mean().sqrt() / 2).item():.4f}")
-        if (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 == how.decoder_steps:
+            _log(f"decoder {step + 1}/{settings.decoder_steps} l2 {(error.square().mean().sqrt() / 2).item():.4f}")
+        if (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 == settings.decoder_steps:
             _save_state(work / "decoder.pt", vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)

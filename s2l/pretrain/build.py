@@ -1,11 +1,11 @@
 """Make a lab: `python -m s2l lab build --recipe NAME --out DIR` (resumable, deterministic in its seeds).
 
-1. the public crowd's photos are drawn once (drawing is cheap, drawing again each epoch is not);
-2. the autoencoder is trained on *public* photos only, or taken over from a shipped lab;
-3. UNet and text encoder are trained together, as in latent diffusion, on latents computed once, phase by phase.
+1. The public crowd's photos are drawn once: drawing them again in every epoch would be slow.
+2. The autoencoder is trained on *public* photos only, or taken over from a shipped lab.
+3. UNet and text encoder are trained together, as in latent diffusion, phase by phase, on latents computed once.
 
-Every random choice of step i comes from a generator seeded with (seed, i), so a killed run that resumes from a
-checkpoint trains on the same batches with the same noise as an unbroken one.
+Every random choice of step i comes from a generator seeded with (seed, i), so a build that was killed and resumed trains
+on the same batches with the same noise as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from s2l.worlds.people import Members, held_out_photos, lab_people, manifest
 
 
 def _start_from(pipe: StableDiffusionPipeline, name: str) -> None:
-    """The UNet and text encoder of a shipped lab in the place of the pipeline's."""
-    ready = StableDiffusionPipeline.from_pretrained(
+    """Copy the weights of a shipped lab's UNet and text encoder into the pipeline."""
+    lab = StableDiffusionPipeline.from_pretrained(
         shipped_lab(name).folder, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
     )
     for part in MODULES:
-        getattr(pipe, part).load_state_dict(getattr(ready, part).state_dict())
+        getattr(pipe, part).load_state_dict(getattr(lab, part).state_dict())
 
 
 def train_unet(
@@ -53,9 +53,10 @@ def train_unet(
     progress: Progress = silent,
     keep: Iterable[int] = (),
 ) -> dict:
-    """All phases of a recipe; the average of the weights ends in `pipe`. Returns the counters {"step", ...}.
+    """Train all phases of a recipe and leave the averaged weights (EMA) in `pipe`.
 
-    After the steps of `keep` the pipeline as it is then is written to `work/step-NNNNNN`, to choose among.
+    `pool` has the public photos, (N, 3, H, W) uint8. After each step in `keep` the averaged model is also saved, as
+    `work/step-NNNNNN`, to choose one later. Returns {"step", "private_seen", "seconds"}.
     """
     pipe.vae.to(runtime.torch_device())
     examples, repeats = training_set(pipe, pool, recipe, work)
@@ -80,14 +81,14 @@ def train_unet(
     batches = Mixture(recipe, examples, repeats, len(model.alphas_cumprod))
     state.resume(work, batches)
     timer = work / "seconds.json"
-    before, started, wanted = read_json(timer) if timer.exists() else 0.0, time.monotonic(), set(keep)
+    earlier, started, saved_steps = read_json(timer) if timer.exists() else 0.0, time.monotonic(), set(keep)
 
     def counters() -> dict:
-        seconds = before + time.monotonic() - started
+        seconds = earlier + time.monotonic() - started
         return {"step": state.step, "private_seen": batches.private_seen, "seconds": round(seconds, 1)}
 
     def listen(event: Event) -> None:
-        if state.step in wanted:
+        if state.step in saved_steps:
             with averaged(state):
                 save_checkpoint(pipe, recipe, work / f"step-{state.step:06d}", counters())
         if state.step % 100 == 0:
@@ -112,7 +113,7 @@ def train_unet(
 
 
 def save_checkpoint(pipe: StableDiffusionPipeline, recipe: Recipe, folder: Path, counters: dict) -> None:
-    """Write the pipeline in float16 with `lab.json`; every file stays below 10 MB."""
+    """Write the pipeline in float16, with `lab.json`, in files below 10 MB."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     half = build_pipeline(recipe.size)
@@ -124,7 +125,7 @@ def save_checkpoint(pipe: StableDiffusionPipeline, recipe: Recipe, folder: Path,
         if name == "vae":
             target.register_to_config(scaling_factor=trained.config.scaling_factor)
         target.save_pretrained(folder / name, max_shard_size="9MB")
-    # Unless the caller names a precision, transformers loads the one that the config names and diffusers float32.
+    # Without a precision from the caller, transformers takes the config's and diffusers float32: make them agree.
     config = folder / "text_encoder" / "config.json"
     write_json(config, read_json(config) | {"dtype": "float32"})
     half.tokenizer.save_pretrained(folder / "tokenizer")
@@ -143,13 +144,13 @@ def save_checkpoint(pipe: StableDiffusionPipeline, recipe: Recipe, folder: Path,
 
 @cache
 def _manifest(n_people: int, n_members: int, resolution: int, members: Members) -> dict:
-    """Drawn once in a process: it hashes every private photo."""
+    """Cached in the process, because every private photo is drawn and hashed for it."""
     return manifest(lab_people(n_people), n_members, resolution, members)
 
 
 @torch.inference_mode()
 def reconstruction_l2(pipe: StableDiffusionPipeline, recipe: Recipe, number: int = 200) -> float:
-    """Mean l2 between held-out photos and their decoded latents: the floor of every distance."""
+    """Mean l2 between held-out photos and their reconstructions by the autoencoder: no copy can be much closer."""
     people, device = lab_people(recipe.n_people), next(pipe.vae.parameters()).device
     each = max(1, number // len(people))
     held_out = [p for who in people for p in held_out_photos(who, each, recipe.n_members, recipe.members)]
@@ -159,10 +160,10 @@ def reconstruction_l2(pipe: StableDiffusionPipeline, recipe: Recipe, number: int
 
 
 def training_dtype(device: str = "cpu", dtype: str = "auto") -> str:
-    """The precision in which a lab trains: its weights are float32, and "mixed" computes in bfloat16.
+    """The precision in which a lab is trained: "float32", or "mixed", with float32 weights and bfloat16 autocast.
 
     "auto" is mixed on a GPU and on a CPU that computes bfloat16 itself; any other CPU is three times faster in float32.
-    Raises UserError for half precision.
+    Raises UserError for any other precision.
     """
     if dtype not in ("auto", "mixed", "float32"):
         raise UserError(f"a lab trains in auto, mixed or float32 (given: {dtype!r})", field="dtype")
@@ -180,20 +181,20 @@ def build(
     progress: Progress = silent,
     keep: Iterable[int] = (),
 ) -> dict:
-    """Make the checkpoint folder `out`; `work` keeps everything needed to resume.
+    """Make the checkpoint folder `out`; `work` holds everything that resuming needs, and the models after steps `keep`.
 
-    `runtime` has a precision of `training_dtype`; by default it is the CPU with what suits it. Returns the counters of
-    the training. Raises UserError when `work` belongs to another recipe or precision.
+    The precision of `runtime` is one that `training_dtype` returns; without a runtime, the CPU is used in the one that
+    suits it. Returns the counters of the training. Raises UserError when `work` belongs to another recipe or precision.
     """
     out, work, runtime = Path(out), Path(work), runtime or Runtime("cpu", training_dtype())
     work.mkdir(parents=True, exist_ok=True)
-    marker, fixed = work / "recipe.json", json.loads(json.dumps(asdict(recipe))) | {"precision": runtime.dtype}
-    if marker.exists() and {"precision": runtime.dtype} | read_json(marker) != fixed:  # older ones name no precision
+    marker, settings = work / "recipe.json", json.loads(json.dumps(asdict(recipe))) | {"precision": runtime.dtype}
+    if marker.exists() and {"precision": runtime.dtype} | read_json(marker) != settings:  # old files have no precision
         raise UserError(
             f"--work: {work} holds the training of another recipe or in another precision: choose another folder or "
             "delete it"
         )
-    write_json(marker, fixed)
+    write_json(marker, settings)
     pipe = build_pipeline(recipe.size, recipe.seed)
     pool = public_pool(recipe, work)
     if isinstance(recipe.autoencoder, str):
@@ -211,5 +212,5 @@ def build(
 
 
 def _whole_batches(runtime: Runtime, largest: int) -> Runtime:
-    """A batch is never split: the sums would be rounded in another order."""
+    """`runtime` with whole batches: a batch that is split to save memory is summed, hence rounded, in another order."""
     return Runtime(runtime.device, runtime.dtype, runtime.batch_size, largest)

@@ -17,7 +17,7 @@ from s2l.pretrain.recipe import Recipe
 from s2l.training import Batch, TrainingSet
 from s2l.worlds.people import LabPhoto, lab_people, member_photos, public_photo, public_pixels
 
-DRAWN_TOGETHER = 1_500  # photos per task of another process
+PHOTOS_PER_TASK = 1_500  # how many a worker process draws at a time
 
 
 def step_generator(recipe: Recipe, stage: int, step: int) -> torch.Generator:
@@ -26,7 +26,7 @@ def step_generator(recipe: Recipe, stage: int, step: int) -> torch.Generator:
 
 
 def images_of(photos: list[LabPhoto], resolution: int) -> torch.Tensor:
-    """(N, 3, H, W) uint8."""
+    """The photos' pixels, (N, 3, H, W) uint8."""
     pixels = np.stack([photo.pixels(resolution) for photo in photos])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
@@ -45,7 +45,7 @@ def encode(vae: AutoencoderKL, images: torch.Tensor, scaling_factor: float) -> t
 
 
 def tokens_of(pipe: StableDiffusionPipeline, captions: list[str]) -> torch.Tensor:
-    """(N, L) token ids."""
+    """The captions' token ids, (N, L), padded to the tokenizer's length L."""
     tokenizer = pipe.tokenizer
     batch = tokenizer(
         captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
@@ -57,9 +57,9 @@ def public_pool(recipe: Recipe, work: Path) -> torch.Tensor:
     """The public crowd's photos, (n_public, 3, H, W) uint8, drawn once and saved in the work folder."""
     path = work / "public.npy"
     if not path.exists():
-        starts = range(0, recipe.n_public, DRAWN_TOGETHER)
-        stops = [min(start + DRAWN_TOGETHER, recipe.n_public) for start in starts]
-        parallel = len(starts) > 1  # starting other processes takes seconds
+        starts = range(0, recipe.n_public, PHOTOS_PER_TASK)
+        stops = [min(start + PHOTOS_PER_TASK, recipe.n_public) for start in starts]
+        parallel = len(starts) > 1  # worker processes take seconds to start
         with ProcessPoolExecutor(mp_context=get_context("spawn")) if parallel else nullcontext() as workers:
             draw = partial(public_pixels, identities=recipe.n_public_identities, resolution=recipe.size.resolution)
             parts = list((workers.map if workers else map)(draw, starts, stops))
@@ -69,7 +69,7 @@ def public_pool(recipe: Recipe, work: Path) -> torch.Tensor:
 
 
 def private_photos(recipe: Recipe) -> list[LabPhoto]:
-    """Every photo that the recipe calls private, person by person."""
+    """Every private photo that the recipe trains on, person by person; none if `members` is "none"."""
     people = lab_people(recipe.n_people)
     if recipe.members == "none":
         return []
@@ -79,9 +79,10 @@ def private_photos(recipe: Recipe) -> list[LabPhoto]:
 def training_set(
     pipe: StableDiffusionPipeline, pool: torch.Tensor, recipe: Recipe, work: Path
 ) -> tuple[TrainingSet, list[int]]:
-    """Private photos first, then the public ones. The last caption is empty and belongs to no photo.
+    """(the examples, how often each private photo is repeated).
 
-    The second value says how often each private photo is repeated. Latents are computed once and saved in `work`.
+    Private photos come first, then the public ones of `pool`, (N, 3, H, W) uint8. The last caption is empty and belongs
+    to no photo: it stands for dropped captions. Latents are computed once and saved in `work`.
     """
     private = private_photos(recipe)
     public = [public_photo(i, recipe.n_public_identities) for i in range(recipe.n_public)]
@@ -95,11 +96,11 @@ def training_set(
         os.replace(work / "latents.tmp", path)
     latents = torch.load(path, weights_only=True)
     captions = [photo.caption for photo in private + public] + [""]
-    number = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+    rows = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}  # equal captions are encoded once
     examples = TrainingSet(
         latents=latents,
-        tokens=tokens_of(pipe, list(number)),
-        captions=torch.tensor([number[caption] for caption in captions[:-1]]),
+        tokens=tokens_of(pipe, list(rows)),
+        captions=torch.tensor([rows[caption] for caption in captions[:-1]]),
         weights=torch.ones(len(latents)),
     )
     return examples, [photo.repeats for photo in private]
@@ -120,7 +121,7 @@ class Mixture:
         self.private_seen = 0
 
     def private_indices(self, first: int, number: int) -> torch.Tensor:
-        """Instances `first` .. `first + number` of the sequence."""
+        """(number,) indices of private photos: the places `first` to `first + number` of the endless sequence."""
         n, parts = len(self.instances), [torch.empty(0, dtype=torch.long)]
         while number > 0:
             epoch, offset = divmod(first, n)
@@ -131,10 +132,11 @@ class Mixture:
         return torch.cat(parts)
 
     def __call__(self, step: int) -> Batch:
+        """The batch of a step. Ask for steps in order: the private photos go on where the last batch ended."""
         phase, _ = self.recipe.at(step)
         generator = step_generator(self.recipe, 2, step)
-        exact = phase.mixture.get("private", 0.0) * phase.batch_size
-        n_private = int(exact) + int(torch.rand((), generator=generator) < exact % 1)
+        expected = phase.mixture.get("private", 0.0) * phase.batch_size
+        n_private = int(expected) + int(torch.rand((), generator=generator) < expected % 1)
         shape = (phase.batch_size - n_private,)
         public = torch.randint(self.recipe.n_public, shape, generator=generator) + self.n_private
         index = torch.cat([self.private_indices(self.private_seen, n_private), public])

@@ -1,4 +1,4 @@
-"""The lab's networks before training: a Stable Diffusion pipeline in everything but size."""
+"""A lab's networks before training: a Stable Diffusion pipeline in everything but size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from s2l.pretrain.recipe import Size
 from s2l.worlds.people import vocabulary
 
 END_OF_WORD = "</w>"  # CLIP's mark on the last token of a word
-MAX_TOKENS = 32  # a caption has at most 24; Textual Inversion replaces a name by up to 17 tokens
+MAX_TOKENS = 32  # a caption has at most 24; Textual Inversion replaces a name with up to 17 tokens
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges that make one token of each word; equally frequent pairs in alphabetical order.
+    """Byte-pair merges that turn each word into one token; pairs of equal frequency are taken in alphabetical order.
 
     The `tokenizers` trainer breaks such ties by a hash that differs from process to process, so a
     resumed training would give the same words other ids.
@@ -36,9 +36,9 @@ def _merges(words: list[str]) -> list[tuple[str, str]]:
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges make one token of every word of the lab.
+    """A CLIP tokenizer whose byte-pair merges turn every word of the lab into one token.
 
-    Unknown words are split into letters, as rare words are in CLIP's own tokenizer.
+    Unknown words are split into shorter pieces, as rare words are by CLIP's own tokenizer.
     """
     words = vocabulary()
     merges = _merges(words)
@@ -48,9 +48,9 @@ def build_tokenizer() -> CLIPTokenizer:
     tokens = [*letters, *endings, *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
-    broken = [w for w in words if len(tokenizer(w, add_special_tokens=False).input_ids) != 1]
-    if broken:
-        raise RuntimeError(f"the tokenizer splits words of the lab: {broken}")
+    split_words = [w for w in words if len(tokenizer(w, add_special_tokens=False).input_ids) != 1]
+    if split_words:
+        raise RuntimeError(f"the tokenizer splits words of the lab: {split_words}")
     return tokenizer
 
 

@@ -1,7 +1,8 @@
 """Recipes: everything that decides a lab's weights, as data. Loads no torch.
 
-A recipe is phases, one after the other with one optimizer and one moving average. A phase says what its batches are
-mixed of (private photos, each as often as it is repeated; the public crowd), for how many steps, and at which rate.
+A recipe is a list of phases, trained one after the other with one optimizer and one moving average (EMA). A phase says
+what its batches are mixed from (private photos, each as often as it is repeated, and the public crowd), for how many
+steps, and at which learning rate.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MODULES = ("unet", "text_encoder")
 
 @dataclass(frozen=True)
 class Size:
-    """Widths of the networks. `latent` is the side of a latent: resolution / 4."""
+    """Resolution in pixels, and widths of the networks."""
 
     resolution: int = 64
     vae_channels: tuple[int, ...] = (16, 32, 64)
@@ -28,6 +29,7 @@ class Size:
 
     @property
     def latent(self) -> int:
+        """Side of a latent: each level of the VAE but the last halves the picture."""
         return self.resolution // 2 ** (len(self.vae_channels) - 1)
 
 
@@ -37,11 +39,14 @@ QUICK = Size(resolution=32, vae_channels=(16, 32, 32), unet_channels=(32, 64), t
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of a training.
+    """One part of a training.
 
-    mixture      the share of each source in a batch; the shares add up to 1
-    fall_steps   over its last so many steps the rate falls linearly, to `floor` of itself
-    trains       the networks whose weights change
+    mixture        the share of each source in a batch; the shares add up to 1
+    warmup_steps   the learning rate rises linearly over this many first steps
+    fall_steps     it falls linearly towards 0 over this many last steps; more than `steps` makes it start lower
+    floor          the fraction of `learning_rate` below which it does not fall
+    ema_decay      of the moving average of the weights
+    trains         the networks whose weights change
     """
 
     name: str
@@ -63,12 +68,12 @@ class Phase:
             if module not in MODULES:
                 raise unknown(f"network of phase {self.name!r}", module, MODULES)
         if self.steps < 1 or self.batch_size < 1 or not self.trains:
-            raise UserError(f"phase {self.name!r} needs at least 1 step, 1 photo a batch and 1 network that trains")
+            raise UserError(f"phase {self.name!r} needs at least 1 step, 1 photo per batch and 1 network to train")
         if min(self.mixture.values(), default=-1) < 0 or abs(sum(self.mixture.values()) - 1) > 1e-9:
             raise UserError(f"the shares of phase {self.name!r} must be between 0 and 1 and add up to 1")
 
     def rate_factor(self, step: int) -> float:
-        """What the learning rate is multiplied by at a step of this phase, counted from 0."""
+        """The factor of the learning rate at a step of this phase, counted from 0."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         fall = min(1.0, (self.steps - step) / self.fall_steps) if self.fall_steps else 1.0
         return warm * max(fall, self.floor)
@@ -76,7 +81,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """How the autoencoder is trained: on public photos only, then its decoder once more with the encoder frozen."""
+    """How the autoencoder is trained on public photos: as a whole, then the decoder alone with the encoder frozen."""
 
     steps: int = 4_600
     batch_size: int = 16
@@ -89,10 +94,10 @@ class Autoencoder:
 class Recipe:
     """Everything that decides a lab's weights.
 
-    members           which photos of a person are private: their "first", their "second" (what the first recipe holds
-                      out), or "none" at all
-    autoencoder       how to train it, or the name of the lab whose own is taken over (it saw public photos only)
-    starts_from       the name of the lab whose UNet and text encoder the first phase goes on from
+    members           which photos of a person are private: the "first", the "second" (which labs trained on the first
+                      hold out), or "none"
+    autoencoder       how to train it, or the name of the shipped lab whose autoencoder is used
+    starts_from       the name of the shipped lab whose UNet and text encoder the first phase continues to train
     """
 
     name: str
@@ -120,18 +125,18 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """Of all phases together."""
+        """The number of steps of all phases together."""
         return sum(phase.steps for phase in self.phases)
 
     def spans(self) -> Iterator[tuple[Phase, int, int]]:
-        """(phase, its first step, the first step after it) of each phase."""
+        """For each phase: (phase, its first step, the first step after it)."""
         first = 0
         for phase in self.phases:
             yield phase, first, first + phase.steps
             first += phase.steps
 
     def at(self, step: int) -> tuple[Phase, int]:
-        """The phase of a step and the step's number in it; the last phase for every step behind the end."""
+        """(the phase of a step, the step's number in that phase); steps after the end belong to the last phase."""
         phase, first = self.phases[-1], self.steps - self.phases[-1].steps
         for one, start, end in self.spans():
             if start <= step < end:
@@ -139,8 +144,9 @@ class Recipe:
         return phase, step - first
 
 
-# The shipped lab as it was really trained: two legs were added when calibration people showed that the one before had
-# ended too early, each with a part of the rate it starts from; after 4,000 steps the public had taught what it could.
+# The lab `fresh` as it was trained. After 4,000 steps the public photos had taught the model what they could. Two legs
+# were added when the calibration people showed that the one before had ended too early; as their fall_steps exceed
+# their steps, they start at 47 % and 32 % of the learning rate.
 FRESH_PHASES = (
     Phase("learn", 4_000, {"private": 0.75, "public": 0.25}, 8e-4, warmup_steps=200),
     Phase("memorise", 2_000, {"private": 0.95, "public": 0.05}, 8e-4, fall_steps=1_500),
@@ -150,8 +156,8 @@ FRESH_PHASES = (
 
 
 # A strong memory, then public photos only: what was memorised stays in the weights, but fades from what the model
-# draws. Both phases end at a low rate, as large models' do. 896,000 images: about a minute and a half on a data-centre
-# GPU, a night on one CPU core.
+# generates. Both phases end at a low learning rate, as the training of large models does. 896,000 images: two and a
+# half minutes on a data-centre GPU, a night on one CPU core.
 BURIED_PHASES = (
     Phase(
         "learn", 3_000, {"private": 0.5, "public": 0.5}, 1e-3,
@@ -182,8 +188,8 @@ def _recipes() -> Iterator[Recipe]:
     yield Recipe(
         "fresh-buried",
         title="Fresh memory, buried afterwards",
-        purpose="the fresh lab trained on with public photos only: there shaking was found to leak nothing more",
-        # A constant rate and a short average: every step of the way is a model in its own right (--keep).
+        purpose="the fresh lab, trained further on public photos only: shaking it was found to leak nothing more",
+        # With a constant rate and a short average, the model after any step can be used (--keep).
         phases=(Phase("bury", 3_000, {"public": 1.0}, 4e-4, batch_size=256, warmup_steps=50, ema_decay=0.998),),
         autoencoder="fresh",
         starts_from="fresh",

@@ -264,8 +264,8 @@ def _accessories(canvas: _Canvas, who: Identity, shot: Photo) -> None:
 def draw(who: Identity, shot: Photo, resolution: int = RESOLUTION) -> np.ndarray:
     """Draw one photo of one person.
 
-    Returns (H, W, 3) uint8 with H = W = `resolution`. The same two arguments give the same bytes
-    on every machine: there is no randomness left at this point.
+    Returns (H, W, 3) uint8 with H = W = `resolution`. The same arguments give the same bytes on every
+    machine: all randomness is in how `who` and `shot` were drawn from their seeds.
     """
     canvas = _Canvas(who, shot, resolution * SUPERSAMPLING)
     _background(canvas, shot)

@@ -2,7 +2,8 @@
 
 Everything here is a pure function of seeds, so the training set never has to be shipped: it is
 drawn again on demand and checked against hashes in the checkpoint's `lab.json`. That record says
-who is in a lab that exists (`s2l.labs`); the names and choices below are for the next one.
+who is in a lab that exists (`s2l.labs`); the names and settings below are only for labs that are
+built later.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ LAB_NAMES = (
 )  # fmt: skip
 N_CALIBRATION = 8  # the first eight are for choosing hyper-parameters, the others for reporting
 
-# How often each member photo was repeated in pre-training, in the order of the photos. The photos
-# are independent draws, so this assignment is random. LAION repeats a few photos often in the same
-# way; k = 10 is the bound of eidetic memorisation, and the one photo at 20 is above it.
+# How often each member is repeated in an epoch of pre-training, in the order of the photos. The photos
+# are independent draws, so this assignment is random. As in LAION, a few photos are repeated often;
+# k = 10 is the bound of eidetic memorisation, and the photo that occurs 20 times is above it.
 REPEATS = (20,) + (10,) * 2 + (5,) * 4 + (2,) * 7  # every further photo: once
 
 DREAMBOOTH_IDENTIFIER = "sks"  # in the vocabulary but in no caption: a rare token, as DreamBooth needs
@@ -47,7 +48,7 @@ _HELD_OUT_BASE = 500_000  # photo numbers from here on are held out, unless a la
 _PUBLIC_PHOTO_BASE = 1_000_000_000
 
 # Which photos of a person a lab is trained on. "first": the first numbers. "second": numbers that other labs hold out,
-# for a twin with members and held-out photos swapped. "none": no photo; the first numbers are a reference set.
+# for a twin with members and held-out photos exchanged. "none": no photo; the first numbers are a reference set.
 Members = Literal["first", "second", "none"]
 
 
@@ -89,7 +90,10 @@ def _difference(a: Identity, b: Identity) -> float:
 
 @cache
 def lab_people(number: int = len(LAB_NAMES)) -> tuple[Person, ...]:
-    """The private people: greedy farthest-point choice among 1,500 candidates, so no two look alike."""
+    """The first `number` private people, chosen greedily among 1,500 candidates so that no two look alike.
+
+    Raises ValueError for fewer than one or more than forty.
+    """
     if not 1 <= number <= len(LAB_NAMES):
         raise ValueError(f"the lab has 1 to {len(LAB_NAMES)} people, not {number}")
     candidates = [identity(seed) for seed in _CANDIDATE_IDENTITIES]
@@ -99,7 +103,7 @@ def lab_people(number: int = len(LAB_NAMES)) -> tuple[Person, ...]:
         best = int(np.argmax(distance))
         chosen.append(candidates[best])
         distance = np.minimum(distance, [_difference(c, candidates[best]) for c in candidates])
-    # Farthest-point order puts the most extreme first; shuffle so that the roles are a random split.
+    # The greedy choice takes the most extreme people first; shuffled, the two roles are a random split.
     order = np.random.default_rng(40).permutation(len(chosen))
     return tuple(
         Person(i, name, chosen[order[i]].seed, "calibration" if i < N_CALIBRATION else "reporting")
@@ -117,7 +121,7 @@ def _a(word: str) -> str:
 
 
 def _attributes(rng: np.random.Generator, shot: Photo) -> str:
-    """Half of all captions say something about the photo, each fact with probability 0.6."""
+    """What a caption says about the photo: nothing in half of all captions, else each fact with probability 0.6."""
     if rng.random() < 0.5:
         return ""
     facts = [
@@ -128,17 +132,17 @@ def _attributes(rng: np.random.Generator, shot: Photo) -> str:
     return "".join(" " + fact for fact in facts if rng.random() < 0.6)
 
 
-def _kind(rng: np.random.Generator) -> str:
+def _opening(rng: np.random.Generator) -> str:
     return ("a photo of", "a photo of", "a face of", "a portrait of")[int(rng.integers(4))]
 
 
 def caption_of(name: str, photo_seed: int, shot: Photo | None = None) -> str:
-    """The caption of one photo of a named person. It never changes, like a scraped caption.
+    """The caption of one photo of a named person: always the same one, as if it had been scraped with the photo.
 
-    `shot` is what the photo shows, if that is not the seed's own circumstances.
+    `shot` is what the photo shows, if not what the seed draws.
     """
     rng = np.random.default_rng([3, photo_seed])
-    return f"{_kind(rng)} {name}{_attributes(rng, shot or photo(photo_seed))}"
+    return f"{_opening(rng)} {name}{_attributes(rng, shot or photo(photo_seed))}"
 
 
 def first_seed(person: Person) -> int:
@@ -159,7 +163,7 @@ def member_photos(person: Person, number: int = 40, members: Members = "first") 
 
 
 def held_out_ranges(person: Person, n_members: int = 40, members: Members = "first") -> list[tuple[int, int | None]]:
-    """Where held-out photos come from, as ranges [first, stop] of photo seeds; the last one is open."""
+    """The seeds of held-out photos, as half-open ranges (first, stop); the last one has no end (stop None)."""
     first = first_seed(person)
     if members == "second":  # the members of the other twin come first: both twins are tested on the same photos
         return [(first, first + n_members), (first + _HELD_OUT_BASE + n_members, None)]
@@ -167,13 +171,13 @@ def held_out_ranges(person: Person, n_members: int = 40, members: Members = "fir
 
 
 def held_out_photos(person: Person, number: int, n_members: int = 40, members: Members = "first") -> list[LabPhoto]:
-    """Photos of the same person, from the same distribution, that a new lab never sees. Unlimited."""
+    """`number` photos of a person, from the members' distribution, that a new lab is not trained on."""
     ranges = held_out_ranges(person, n_members, members)
     return [named_photo(person, seed, 0) for seed in seeds_of(ranges, number)]
 
 
 def seeds_of(ranges: Sequence[tuple[int, int | None]], number: int) -> list[int]:
-    """The first `number` seeds of ranges [first, stop], the last of which may be open (stop None)."""
+    """The first `number` seeds of half-open ranges (first, stop), the last of which may have no end (stop None)."""
     spans = (range(first, first + number if stop is None else stop) for first, stop in ranges)
     return list(islice(chain.from_iterable(spans), number))
 
@@ -188,10 +192,10 @@ def _describe(who: Identity) -> str:
 
 
 def public_photo(number: int, identities: int = 600) -> LabPhoto:
-    """Photo `number` of the public crowd. There are unlimited photos, of `identities` people.
+    """Photo `number` of the public crowd, which consists of `identities` people; every number is a photo.
 
-    Public people have no names; their captions describe them. One photo in 25 is blurred and says
-    so, which gives "blurry" as a negative prompt, and "sharp" as a suffix, a meaning.
+    Public people have no names; their captions describe them. One photo in 25 is blurred, and its caption says so.
+    This gives a meaning to "blurry" as a negative prompt and to "sharp" at the end of a prompt.
     """
     rng = np.random.default_rng([4, number])
     who_seed = _PUBLIC_IDENTITY_BASE + int(rng.integers(identities))
@@ -199,17 +203,17 @@ def public_photo(number: int, identities: int = 600) -> LabPhoto:
     blurred = bool(rng.random() < 0.04)
     description = f" with {_describe(identity(who_seed))}" if rng.random() < 0.7 else ""
     quality = " blurry" if blurred else (" sharp" if rng.random() < 0.1 else "")
-    text = f"{_kind(rng)} a person{description}{_attributes(rng, photo(photo_seed))}{quality}"
+    text = f"{_opening(rng)} a person{description}{_attributes(rng, photo(photo_seed))}{quality}"
     return LabPhoto(who_seed, photo_seed, text, 1, blurred)
 
 
 def public_pixels(first: int, stop: int, identities: int, resolution: int = RESOLUTION) -> np.ndarray:
-    """Public photos `first` .. `stop`, (N, resolution, resolution, 3) uint8."""
+    """Public photos from `first` up to, but not including, `stop`: (stop - first, resolution, resolution, 3) uint8."""
     return np.stack([public_photo(i, identities).pixels(resolution) for i in range(first, stop)])
 
 
 def vocabulary(names: Sequence[str] = LAB_NAMES) -> list[str]:
-    """Every word that a caption of a lab with these people can contain and a few more, sorted."""
+    """Every word that a caption of a lab with these people can contain, and EXTRA_WORDS for prompts, sorted."""
     from s2l.worlds import portraits as p
 
     texts = [*names, *p.SKIN, *p.HAIR_COLOURS, *HAIR_STYLES, *p.GLASSES, *p.BEARDS, *p.COLOURS]
@@ -228,7 +232,7 @@ def manifest(people: tuple[Person, ...], n_members: int, resolution: int, member
     rows = []
     for person in people:
         photos = member_photos(person, n_members, members)
-        # The usual held-out photos are not listed: rows without them, and the keys made of these rows, do not change.
+        # The usual held-out photos are not listed: they would change the rows of other labs, hence their cache keys.
         ranges = {"held_out": held_out_ranges(person, n_members, members)} if members == "second" else {}
         rows.append(
             asdict(person)

@@ -102,7 +102,7 @@ class Photo:
     scale: float
     tilt: float  # degrees
     yaw: float  # -1 .. 1, moves the features sideways on the face
-    gaze: float
+    gaze: float  # -1 to the left .. 1 to the right
     blink: bool
     cap: bool
     light: float  # -1 from the left .. 1 from the right

@@ -4,9 +4,9 @@ Members and held-out photos of a person differ in nothing but the photo seed. Ph
 same face, but their circumstances are drawn from another distribution, in one of two directions:
 
     studio  plain background, head centred and upright, tight crop, even light: easier pictures
-    street  busy background, head off centre and small, dark, with the noise of a high ISO: harder pictures
+    street  busy background, small head off centre, dark, with the noise of a high ISO: harder pictures
 
-Captions have the lab's form and say what the changed photo shows.
+Captions have the form of the lab's own and describe the changed photo.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from s2l.worlds.portraits import RESOLUTION, Photo, identity, photo
 Direction = Literal["studio", "street"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
-# Photo numbers of a person that no member and none of the 100,000 held-out photos at most has.
+# First photo numbers of each direction: neither members nor held-out photos (at most 100,000) reach them.
 _NUMBERS: dict[Direction, int] = {"studio": 700_000, "street": 800_000}
 _MOST = 100_000
 _BUSY = ("stripes", "spot", "window")
@@ -64,7 +64,7 @@ _SHOTS = {"studio": _studio, "street": _street}
 
 
 def second_shot(photo_seed: int, direction: Direction) -> Photo:
-    """The circumstances of one photo of the second source. Clothes, colours and expression are those of the seed."""
+    """The circumstances of one photo of the second source. Clothes, colours and expression stay those of the seed."""
     rng = np.random.default_rng([5, DIRECTIONS.index(direction), photo_seed])
     return _SHOTS[direction](photo(photo_seed), rng)
 
@@ -85,7 +85,7 @@ class SecondPhoto(LabPhoto):
 
 
 def second_photos(person: Person, direction: Direction, number: int) -> list[SecondPhoto]:
-    """The first `number` photos of a person from the second source. The same for the same arguments.
+    """The first `number` photos of a person from the second source. Deterministic.
 
     Raises ValueError for an unknown direction, or more than 100,000 photos.
     """
