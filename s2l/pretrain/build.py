@@ -4,8 +4,8 @@
 2. The autoencoder is trained on *public* photos only, or taken over from a shipped lab.
 3. UNet and text encoder are trained together, as in latent diffusion, phase by phase, on latents computed once.
 
-Every random choice of step i comes from a generator seeded with (seed, i), so a build that was killed and resumed trains
-on the same batches with the same noise as an uninterrupted one.
+Every random choice of step i comes from a generator seeded with (seed, i), so a build that was killed and resumed
+trains on the same batches with the same noise as an uninterrupted one.
 """
 
 from __future__ import annotations
