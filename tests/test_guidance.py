@@ -25,7 +25,7 @@ from s2l.report import findings
 from s2l.report import render as report
 from s2l.tables import declared, docs
 from s2l.tables import grid as tables
-from s2l.tables.cells import make_again, numbers_of
+from s2l.tables.cells import numbers_of, run_again
 
 from .conftest import with_batch_size
 
@@ -352,10 +352,10 @@ def test_the_table_compares_each_row_with_plain_person_by_person(nano, store, tm
         assert gain["low"] <= gain["mean"] <= gain["high"]
     assert sum(rates.values()) > 0  # at delta = .5 something matches, so the comparison above says something
     # One cell again: the same numbers; with other weights a sentence.
-    made = make_again(cells[0], store, "cpu")
+    made = run_again(cells[0], store, "cpu")
     assert numbers_of(made) == pytest.approx(numbers_of(cells[0]), abs=1e-9)
     assert {**made, "seconds": None, "program": None} == {**cells[0], "seconds": None, "program": None}
     with pytest.raises(UserError, match="other weights"):
-        make_again(cells[0] | {"model": cells[0]["model"] | {"key": "0"}}, store, "cpu")
+        run_again(cells[0] | {"model": cells[0]["model"] | {"key": "0"}}, store, "cpu")
     text = docs.extraction(tmp_path)
     assert "| plain | 16 |" in text and "| w = 2 | 16 |" in text and "over 2 calibration people" in text

@@ -51,7 +51,7 @@ def test_a_cell_that_was_changed_by_hand_is_refused(tmp_path, part):
     cell, path = read_json(COMMITTED[0]), tmp_path / "cell.json"
     changed = {"config": {"audit": cell["config"]["audit"] | {"seed": 7}}, "model": {"key": "0" * 24}}
     path.write_text(json.dumps(cell | {part: cell[part] | changed[part]}))
-    with pytest.raises(UserError, match=r"cell.json does not fit its key"):
+    with pytest.raises(UserError, match=r"cell.json does not match its key"):
         cells.read_cell(path)
     path.write_text(json.dumps(cell))
     assert cells.read_cell(path) == cell

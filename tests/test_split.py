@@ -204,7 +204,7 @@ def test_the_table_keeps_one_cell_per_person_which_can_be_made_again(tiny_lab, t
     assert len(lines) == len(cells.numbers_of(cell)) and {line[-1] for line in lines} == {"+0"}
 
     write_json(path, cell | {"config": cell["config"] | {"audit": cell["config"]["audit"] | {"seed": 7}}})
-    with pytest.raises(UserError, match="does not fit its key"):
+    with pytest.raises(UserError, match="does not match its key"):
         cells.read_cell(path)
 
 

@@ -54,7 +54,7 @@ def table() -> dict:
 def test_a_row_carries_its_change_its_interval_and_the_papers_figure(table):
     sheet = table_view.short("main", table)
     base, lora, dreambooth = (dict(zip(sheet.head, row, strict=True)) for row in sheet.rows)
-    assert base[""] == "pre-trained" and base["members extracted"].startswith("1.5 [") and base["change"] == ""
+    assert base[""] == "base model" and base["members extracted"].startswith("1.5 [") and base["change"] == ""
     assert lora["SecMI, change"].startswith("+0.") and dreambooth["SecMI, change"].startswith("-0.")
     assert lora["change"].startswith("+1.5 [") and dreambooth["change"].startswith("-0.5 [")
     assert (lora["paper: SecMI, change"], lora["paper: extracted"]) == ("+0.033", "13.4")

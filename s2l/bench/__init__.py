@@ -28,7 +28,8 @@ from s2l.progress import Event, Progress, silent
 
 SCHEMA_VERSION = 1
 PROMPT = "a photo of Mira Solwyn"
-# What the documentation promises: {device type: {stage: times faster}}; shares are of the machine's matmul rate.
+# What the documentation promises, by device type: how many times faster than its baseline a stage is, and the share of
+# the machine's matmul peak that it reaches.
 TARGETS = {"cpu": {"sp_set": 6.0, "secmi": 8.0, "finetune": 2.0, "distances": 100.0}, "cuda": {"sp_set": 3.0}}
 SHARES = {"cpu": {"unet": 0.5}, "cuda": {"unet": 0.4, "finetune": 0.25}}
 SECMI_TOLERANCE = 1e-3
@@ -36,24 +37,24 @@ SECMI_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Size:
-    """How much work a measurement does: ours, and the baseline's, which is slow."""
+    """How much work is measured; less of it for the baselines, which are slow."""
 
     images: int = 64
     baseline_images: int = 2
     train_steps: int = 30
     baseline_train_steps: int = 6
-    pairs: int = 2000  # ours compares this many images with as many others
+    pairs: int = 2000  # images on each side of the comparison: 2,000 x 2,000 distances
     baseline_pairs: int = 60
     rounds: int = 3
     peak_seconds: float = 3.0
 
 
 FULL = Size()
-QUICK = Size(2, 1, 2, 1, 100, 10, 1, 0.1)  # for tests: the numbers mean nothing
+QUICK = Size(2, 1, 2, 1, 100, 10, 1, 0.1)  # for tests; too small for the numbers to mean anything
 
 
 def _pictures(model: DiffusionModel, n: int) -> ImageSet:
-    """n pictures of noise: no speed depends on what a picture shows."""
+    """n pictures of noise: the speed of a stage does not depend on what a picture shows."""
     generator = torch.Generator().manual_seed(0)
     shape = (n, 3, model.resolution, model.resolution)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -62,7 +63,12 @@ def _pictures(model: DiffusionModel, n: int) -> ImageSet:
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the table; `unit` is what is counted, `flops` are those of one unit, in precision `dtype`."""
+    """One row of the table.
+
+    unit      what is counted: `units` of them in one call of `ours`, `baseline_units` in one call of `baseline`
+    flops     floating-point operations of one unit
+    dtype     the precision whose matmul peak they are compared with
+    """
 
     name: str
     title: str
@@ -77,7 +83,7 @@ class Stage:
 
 
 class Bench:
-    """The models and the work. `plain` is the baselines' model: float32, or the GPU's half precision."""
+    """The models and the work. The baselines use `plain`: on a CPU in float32, on a GPU in the precision of `model`."""
 
     def __init__(self, model: str, runtime: Runtime, size: Size):
         self.size, self.model = size, DiffusionModel.load(model, runtime)
@@ -87,12 +93,12 @@ class Bench:
         self.forward_flops = self._forward_flops()
 
     def _forward_flops(self) -> float:
-        """Operations of one UNet evaluation of one image."""
+        """Floating-point operations of one UNet evaluation of one image."""
         z, c = self.model.noise([0]), self.model.encode_prompts([PROMPT])
         return count_flops(lambda: self.model.eps(z, 500, c))
 
     def _train(self, steps: int, batch: int, count: bool = False) -> Callable[[], object]:
-        """LoRA training steps by the project's loop on encoded images: what a long training consists of."""
+        """LoRA training steps of the project's own loop on latents that are already encoded, as in a long training."""
         model, config = self.model, FineTuneConfig(max_train_steps=steps, train_batch_size=batch)
         pictures = _pictures(model, max(batch, 8))
         latents, n = model.encode_images(pictures.images), len(pictures)
@@ -162,17 +168,17 @@ def _row(stage: Stage, bench: Bench, peaks: dict[str, float]) -> dict:
         if stage.baseline is None:
             stage.ours()
             times = [seconds(stage.ours, device) / stage.units for _ in range(bench.size.rounds)]
-            best, ratio = sorted(times)[len(times) // 2], None
+            median, ratio = sorted(times)[len(times) // 2], None
         else:
             comparison: Alternation = alternate(
                 stage.ours, stage.units, stage.baseline, stage.baseline_units, device, bench.size.rounds
             )
-            best, ratio = sorted(comparison.ours)[len(comparison.ours) // 2], asdict(comparison)
-    rate = None if stage.flops is None else stage.flops / best
+            median, ratio = sorted(comparison.ours)[len(comparison.ours) // 2], asdict(comparison)
+    rate = None if stage.flops is None else stage.flops / median
     return {
         "title": stage.title,
         "unit": stage.unit,
-        "per_second": 1 / best,
+        "per_second": 1 / median,
         "flops": stage.flops,
         "dtype": str(stage.dtype).removeprefix("torch."),
         "share_of_peak": None if rate is None else rate / peaks[str(stage.dtype).removeprefix("torch.")],
@@ -182,7 +188,7 @@ def _row(stage: Stage, bench: Bench, peaks: dict[str, float]) -> dict:
     }
 
 
-def secmi_agreement(bench: Bench) -> float:
+def secmi_difference(bench: Bench) -> float:
     """The largest relative difference between our SecMI scores and the baseline's, on the same pictures."""
     pictures = _pictures(bench.plain, max(2, bench.size.baseline_images))
     naive = baselines.secmi(bench.plain, pictures, SecMISettings()).cpu()
@@ -191,7 +197,7 @@ def secmi_agreement(bench: Bench) -> float:
 
 
 def run_bench(model: str = LAB, runtime: Runtime = Runtime(), size: Size = FULL, progress: Progress = silent) -> dict:
-    """The stages' rates, shares of the matmul peak, memory and ratios to the baselines, as JSON."""
+    """The content of results/bench.json: each stage's rate, share of the matmul peak, peak memory and ratio."""
     bench = Bench(model, runtime, size)
     device = bench.model.device
     dtypes = {bench.model.dtype, bench.model.fast_dtype, torch.float32}
@@ -200,7 +206,7 @@ def run_bench(model: str = LAB, runtime: Runtime = Runtime(), size: Size = FULL,
     for i, stage in enumerate(stages):
         progress(Event("bench", i, len(stages), {"stage": stage.name}))
         rows[stage.name] = _row(stage, bench, peaks)
-    agreement = secmi_agreement(bench)
+    difference = secmi_difference(bench)
     progress(Event("bench", len(stages), len(stages), {"cached": False}))
     return {
         "schema_version": SCHEMA_VERSION,
@@ -217,13 +223,16 @@ def run_bench(model: str = LAB, runtime: Runtime = Runtime(), size: Size = FULL,
         "matmul_flops_per_s": peaks,
         "unet_flops": bench.forward_flops,
         "stages": rows,
-        "secmi_largest_relative_difference": agreement,
-        "targets": targets(device.type, rows, agreement),
+        "secmi_largest_relative_difference": difference,
+        "targets": targets(device.type, rows, difference),
     }
 
 
-def targets(device: str, rows: dict, agreement: float) -> list[dict]:
-    """Each target, the measured value, and whether it was met ("kept"). At the sizes of a test they mean nothing."""
+def targets(device: str, rows: dict, difference: float) -> list[dict]:
+    """[{"what", "wanted", "measured", "kept"}]: each target, the measured value, and whether the target was met.
+
+    `difference` is that of `secmi_difference`. Raises KeyError for a device type without targets.
+    """
     entries = [
         {"what": f"{rows[name]['title']}: times faster", "wanted": wanted, "measured": rows[name]["ratio"]["ratio"]}
         for name, wanted in TARGETS[device].items()
@@ -234,5 +243,5 @@ def targets(device: str, rows: dict, agreement: float) -> list[dict]:
         for name, wanted in SHARES[device].items()
     ]  # fmt: skip
     verdicts = [row | {"kept": row["measured"] >= row["wanted"]} for row in entries]
-    what = {"what": "SecMI: largest relative difference", "wanted": SECMI_TOLERANCE, "measured": agreement}
-    return [*verdicts, what | {"kept": agreement <= SECMI_TOLERANCE}]
+    what = {"what": "SecMI: largest relative difference", "wanted": SECMI_TOLERANCE, "measured": difference}
+    return [*verdicts, what | {"kept": difference <= SECMI_TOLERANCE}]

@@ -1,4 +1,4 @@
-"""Baselines: the same work, done as in a straightforward script from the literature.
+"""Baselines: the same work as the scripts in the literature do it.
 
 They are slow on purpose: one image at a time, nothing cached, nothing batched.
 """
@@ -21,7 +21,7 @@ STEPS = 50  # the default of diffusers' pipeline, which the published scripts do
 
 
 def sample(model: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int], guidance_scale: float) -> None:
-    """Diffusers' pipeline with the checkpoint's own sampler, one image per call, 50 steps."""
+    """Diffusers' pipeline with the checkpoint's own scheduler, 50 steps, one image per call."""
     with torch.autocast(model.device.type, enabled=model.device.type == "cuda"):  # as in the authors' script
         for prompt, seed in zip(prompts, seeds, strict=True):
             generator = torch.Generator(model.device).manual_seed(seed)
@@ -32,8 +32,8 @@ def sample(model: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int], 
 def secmi(model: DiffusionModel, images: ImageSet, settings: SecMISettings) -> torch.Tensor:
     """SecMI-stat with the published schedule: (N,) scores, higher = member.
 
-    One image at a time: 19 steps of inversion up to t + 5k and 19 of denoising down to 0, and a decoded picture,
-    although the score is final after the step back from t + k. 38 UNet evaluations and a decode.
+    Per image, 19 steps of inversion up to t + 5k, 19 of denoising down to 0, and a decoded picture: 38 UNet evaluations
+    (at t = 140, k = 10), although the score is final after the step back from t + k.
     """
     t, k = settings.t, settings.k
     top, scores = t + 5 * k, []

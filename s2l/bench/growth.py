@@ -1,7 +1,7 @@
-"""How cost grows: time and memory against SP size, members and processes.
+"""How cost grows: time and memory against SP set size, members and processes.
 
-Small sizes are measured on this machine, each in a new process so that it has its own memory peak. A straight line
-fitted to them predicts larger sizes: a fixed cost (libraries, weights) plus a cost per image.
+Small sizes are measured on this machine, each in a new process so that its peak memory is its own. A straight line that
+is fitted to them predicts larger sizes: a fixed cost (libraries, weights) plus a cost per image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MEASURED = (100, 300, 1000)
 PROCESSES = (1, 2)
 ROOT = Path(__file__).resolve().parents[2]
 
-# argv: what, how many, folder, model, device, dtype. Prints {"seconds": ..., "bytes": ...} of this process.
+# argv: what, how many, folder, model, device, dtype. Writes {"seconds", "bytes"} of each process into the folder.
 WORK = """
 import json, sys, time
 from pathlib import Path
@@ -50,7 +50,7 @@ cost = {"seconds": time.perf_counter() - started, "bytes": memory["bytes"]}
 
 
 def _run(what: str, n: int, processes: int, arguments: list[str]) -> dict:
-    """One measurement: the slowest process's seconds, and the memory of all of them."""
+    """One measurement: the seconds of the slowest process and the memory of all processes. Raises RuntimeError."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "work.py"
         script.write_text(WORK, encoding="utf-8")
@@ -84,7 +84,7 @@ def _run(what: str, n: int, processes: int, arguments: list[str]) -> dict:
 
 
 def line(points: list[dict], field: str) -> dict:
-    """{"fixed", "each"}: the least-squares line through the points, both values at least 0."""
+    """{"fixed", "each"}: intercept and slope of the least-squares line through the points, both at least 0."""
     each, fixed = np.polyfit([p["n"] for p in points], [p[field] for p in points], 1)
     return {"fixed": max(0.0, float(fixed)), "each": max(0.0, float(each))}
 
@@ -97,7 +97,10 @@ def growth(
     processes: tuple[int, ...] = PROCESSES,
     progress: Progress = silent,
 ) -> dict:
-    """{"<curve>": {"measured": [{n, seconds, bytes}], "seconds": line, "bytes": line}} for the three questions."""
+    """{"<curve>": {"measured": [{n, seconds, bytes}], "seconds": line, "bytes": line}}.
+
+    One curve for the SP set per number of processes, and one for SecMI. Raises RuntimeError if a measurement fails.
+    """
     curves = {f"SP set, {k} process{'es' if k > 1 else ''}": ("sp_set", k) for k in processes}
     curves["SecMI on members"] = ("secmi", 1)
     record: dict[str, dict] = {}
@@ -113,7 +116,7 @@ def growth(
 
 
 def figure(curves: dict, path: Path) -> None:
-    """The plot: points are measured, dashed lines are fitted."""
+    """Plot what `growth` returned into `path`: points are measured, dashed lines are fitted."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(9, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""How to measure: alternating rounds, this machine's matmul peak, operation counts, peak memory."""
+"""How to measure: alternating rounds, the machine's matmul peak, operation counts, peak memory."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has finished its kernels; nothing to do on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -33,10 +34,10 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Alternation:
-    """Seconds per unit of work, A (ours) and B (the baseline) alternating, and how many times faster A is.
+    """Seconds per unit of work in alternating rounds of A (ours) and B (the baseline), and how many times faster A is.
 
-    `ratio` is that of the medians; `low` and `high` are the extremes over rounds, each round's B divided by its own A,
-    so that what slowed down both in the same minute cancels.
+    `ratio` is the median of B over the median of A. `low` and `high` are the extremes of B / A within one round, where
+    a slowdown that hits both cancels.
     """
 
     ours: tuple[float, ...]
@@ -54,18 +55,18 @@ def alternate(
     device: torch.device,
     rounds: int,
 ) -> Alternation:
-    """Time A B A B ...; each call does `units` (A) or `baseline_units` (B) of the same work. One warm-up of A."""
+    """Time A B A B ...; each call does `units` (A) or `baseline_units` (B) of the same work. Only A is warmed up."""
     ours()
     a, b = [], []
     for _ in range(rounds):
         a.append(seconds(ours, device) / units)
         b.append(seconds(baseline, device) / baseline_units)
-    each = [y / x for x, y in zip(a, b, strict=True)]
-    return Alternation(tuple(a), tuple(b), float(np.median(b) / np.median(a)), min(each), max(each))
+    ratios = [y / x for x, y in zip(a, b, strict=True)]
+    return Alternation(tuple(a), tuple(b), float(np.median(b) / np.median(a)), min(ratios), max(ratios))
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, budget_s: float = 1.0) -> float:
-    """FLOP/s of the fastest square matrix product within the budget: this machine's practical peak."""
+    """FLOP/s of the fastest square matrix product found in `budget_s` seconds: the machine's practical peak."""
     best = 0.0
     for n in (1024, 2048, 8192) if device.type == "cuda" else (512, 1024, 2048):
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
@@ -87,7 +88,7 @@ def count_flops(work: Callable[[], object]) -> int:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict]:
-    """Yields {"bytes": ...}, at the end the peak memory: allocated on the GPU, or resident in this process."""
+    """Yields a dict whose "bytes" is the peak memory at the end: allocated on the GPU, or resident in this process."""
     peak: dict = {}
     gc.collect()
     if device.type == "cuda":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from s2l.bench.whole import DEMO_TARGET_S
 
-HEADER = ("stage", "rate", "of matmul peak", "peak memory", "times faster than")
+HEADER = ("stage", "rate", "share of matmul peak", "peak memory", "times faster than")
 
 
 def rows(record: dict) -> list[tuple[str, ...]]:
@@ -28,8 +28,8 @@ def rows(record: dict) -> list[tuple[str, ...]]:
 
 
 def target_rows(record: dict) -> list[tuple[str, ...]]:
-    """The targets: wanted, measured, and whether each was met."""
-    out: list[tuple[str, ...]] = [("target", "wanted", "measured", "")]
+    """What is measured, its target, the measured value, and whether the target was met."""
+    out: list[tuple[str, ...]] = [("", "target", "measured", "")]
     for target in record["targets"]:
         verdict = "met" if target["kept"] else "missed"
         out.append((target["what"], f"{target['wanted']:.3g}", f"{target['measured']:.3g}", verdict))
@@ -39,12 +39,12 @@ def target_rows(record: dict) -> list[tuple[str, ...]]:
     if (comparisons := record.get("quality")) is not None:
         agree = sum(row["agree"] for row in comparisons)
         verdict = "met" if agree == len(comparisons) else "missed"
-        out.append(("people on whom fast and 50-step runs agree", str(len(comparisons)), str(agree), verdict))
+        out.append(("people for whom fast and 50-step runs agree", str(len(comparisons)), str(agree), verdict))
     return out
 
 
 def machine(record: dict) -> str:
-    """One sentence about the machine that it was measured on."""
+    """The machine and the precision of the measurement, in one sentence."""
     facts, peaks = record["machine"], record["matmul_flops_per_s"]
     rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s {dtype}" for dtype, rate in sorted(peaks.items()))
     return (

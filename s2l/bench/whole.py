@@ -1,8 +1,8 @@
-"""The demo preset from a cold cache, and whether the fast settings change what a run finds.
+"""Whole runs: seconds from an empty cache, and whether the fast settings change what a run finds.
 
-Equal quality is measured, not assumed: the same S2L run with 50 steps of DDIM in float32 and with the fast sampler and
-precision, on calibration people. Two runs agree if the SecMI difference of each lies in the interval of the other, and
-likewise for the numbers of distinct extractions.
+Equal quality is measured, not assumed: calibration people are run with 50 steps of DDIM in float32, and again with the
+fast sampler and precision. Two runs agree if the SecMI difference of each lies in the interval of the other, and
+likewise the numbers of extracted photos.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def _lab(model: str) -> Lab:
 
 
 def demo(model: str, runtime: Runtime, preset_name: str = "demo", progress: Progress = silent) -> dict:
-    """Seconds of one complete run of a lab from an empty cache, in total and per stage."""
+    """Seconds of one complete run on a lab from an empty cache, in total and per stage.
+
+    Raises UserError for a model that is not a lab.
+    """
     person = _lab(model).names()[0]
     with tempfile.TemporaryDirectory() as folder:
         result = run(preset(preset_name, person, model=model), Store(Path(folder)), runtime, progress)
@@ -69,11 +72,14 @@ def quality(
     store: Store | None = None,
     progress: Progress = silent,
 ) -> list[dict]:
-    """One row per calibration person: what the slow and the fast run measured, and whether they agree."""
+    """For each of the first `people` calibration people: what the slow and the fast run found, and whether they agree.
+
+    Raises UserError for a model that is not a lab.
+    """
     rows = []
     for name in _lab(model).names("calibration")[:people]:
-        over = {"model": model, "sp_set": {"sampler": SLOW}, "extraction": {"sampler": SLOW}}
-        slow = run(preset(preset_name, name, **over), store, Runtime(runtime.device, "float32"), progress)
+        overrides = {"model": model, "sp_set": {"sampler": SLOW}, "extraction": {"sampler": SLOW}}
+        slow = run(preset(preset_name, name, **overrides), store, Runtime(runtime.device, "float32"), progress)
         fast = run(preset(preset_name, name, model=model), store, runtime, progress)
         findings = _findings(slow), _findings(fast)
         rows.append({"person": name, "slow": findings[0], "fast": findings[1], "agree": _agree(*findings)})

@@ -216,13 +216,13 @@ def cell(
     empty folder.
     """
     check_runtime(device, "auto", None)
-    from s2l.tables.cells import make_again, numbers_of, read_cell
+    from s2l.tables.cells import numbers_of, read_cell, run_again
 
     committed = read_cell(path)
     before = numbers_of(committed)
     quiet_libraries()
     with console.progress() as progress:
-        now = numbers_of(make_again(committed, device=device, progress=progress))
+        now = numbers_of(run_again(committed, device=device, progress=progress))
     print(f"{committed['row']}, {committed['person']}")
     rows = [(what, f"{before[what]:.4g}", f"{now[what]:.4g}", f"{now[what] - before[what]:+.2g}") for what in before]
     print(console.columns([("", "committed", "now", "change"), *rows]))

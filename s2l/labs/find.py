@@ -58,11 +58,7 @@ def shipped_lab(name: str) -> Lab:
     """The shipped lab of that name. Raises UserError with the nearest match and the list."""
     names = _shipped_names()
     if name not in names:
-        raise (
-            unknown("lab", name, names)
-            if names
-            else UserError(f"this installation contains no lab: {SHIPPED} has none")
-        )
+        raise unknown("lab", name, names) if names else UserError(f"this installation has no lab in {SHIPPED}")
     return _lab(SHIPPED / name, name)
 
 

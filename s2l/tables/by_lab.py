@@ -1,6 +1,6 @@
-"""The text and the plot of a table whose rows are on several labs: each row has a base model of its own.
+"""Text and plot of a table whose rows are runs on several labs, each with its own base model.
 
-All attacks side by side, and the photos that come out; no paper measured anything like it.
+It shows all attacks side by side and the photos near a generation. There are no paper's figures to compare with.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from s2l.figures import changes_figure
 from s2l.tables.sheet import Sheet, change, ends, in_words, mean, titles
 
 ALT = "Changes with 95 % intervals"
-NEAR = ("0.1", "0.12")  # distances within which members are counted
+NEAR = ("0.1", "0.12")  # l2 within which a photo counts as near a generation
 
 
 def is_by_lab(table: dict) -> bool:
-    """Whether the rows of a finished table are on different base models, or one steps away from its shake."""
+    """Whether the rows of a finished table have different base models, or one of them is un-shaken."""
     rows = table["rows"].values()
     return len({row["model_key"] for row in rows if "model_key" in row}) > 1 or any(r.get("unshaken") for r in rows)
 
@@ -31,7 +31,7 @@ def changes(table: dict) -> Sheet:
 
 
 def copies(table: dict) -> Sheet:
-    """Members, and held-out photos scaled to as many, that a generation comes close to: before and after."""
+    """How many members, and held-out photos scaled to the same number, lie near a generation, before and after."""
     head = ("", *(f"within {d}: {what}" for d in NEAR for what in ("members", "held-out")), "extracted, change")
     rows = []
     for label, row in table["rows"].items():
@@ -41,10 +41,11 @@ def copies(table: dict) -> Sheet:
         for (members0, held0), (members1, held1) in near:
             cells += [f"{members0:.1f} to {members1:.1f}", f"{scale * held0:.1f} to {scale * held1:.1f}"]
         rows.append((in_words(label), *cells, change(row["extraction"]["difference"], 1)))
-    return Sheet("Photos that come out, per person", head, tuple(rows))
+    return Sheet("Photos near a generation, per person", head, tuple(rows))
 
 
 def sheets(table: dict) -> list[Sheet]:
+    """Everything in the table, as text."""
     return [changes(table), copies(table)]
 
 
@@ -54,7 +55,7 @@ def how(table: dict) -> str:
     controls = ", ".join(f"{label} {mean(r['control_auc'])}" for label, r in table["rows"].items())
     return (
         f"{table['n_people']} {table['role']} people, each with {row['n_members']} members and {row['n_nonmembers']} "
-        f"held-out photos (of the lab of the row). Brackets: 95 % intervals over people and photos, not over another "
+        f"held-out photos of the row's lab. Brackets: 95 % intervals over people and photos, not over another "
         f"training of the lab. Every change is paired: the same photos, noise and seeds before and after. "
         f"Blind control, mean AUC: {controls}."
     )

@@ -1,8 +1,8 @@
-"""Cells of tables: one run each (one row, one person), reduced to what the statistics need.
+"""Cells of tables: a cell is one run (one row, one person), reduced to what the statistics need.
 
-A cell's file is `results/TABLE/ROW/PERSON.json`, a name for readers. Its identity is the key inside, which is made of
-its settings and its model and is checked whenever the file is read. A run that several tables use is stored once, by
-the first of them: the others find it by its key.
+A cell's file is `results/TABLE/ROW/PERSON.json`, a name for readers. What identifies it is the key inside, which
+depends on its settings and its model and is checked whenever the file is read. A run that several tables use is stored
+once, by the first of them; the others find it by its key.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ def slug(text: str) -> str:
 
 
 def cell_path(results: Path, table: str, row: str, person: str) -> Path:
+    """Where a cell that this table makes is stored."""
     return results / slug(table) / slug(row) / f"{slug(person)}.json"
 
 
 def free_path(results: Path, table: str, row: str, person: str) -> Path:
-    """The path of a new cell; creates its folder. Raises UserError if the cell of another run is there."""
+    """The path of a new cell, whose folder is created. Raises UserError if another run's cell is there."""
     path = cell_path(results, table, row, person)
     if path.exists():
         raise UserError(
@@ -58,11 +59,11 @@ def find_cells(results: Path) -> dict[str, Path]:
 
 
 def read_cell(path: Path) -> dict:
-    """A cell, its key checked. Raises UserError for a file that is not a cell or was edited by hand."""
+    """The cell in a file. Raises UserError if the file is not a cell, or if its key does not match its content."""
     cell = _load(path)
     if kind_of(cell).key(cell["model"]["key"], checked(RunConfig, cell["config"])) != cell["key"]:
         raise UserError(
-            f"{path} does not fit its key: its settings or its model are not those of the run that it records"
+            f"{path} does not match its key: its settings or its model are not those of the run that it records"
         )
     return cell
 
@@ -79,9 +80,9 @@ def _load(path: Path) -> dict:
 
 
 def program_state() -> dict:
-    """{"version", "commit", "clean"} of the program: the commit, and whether its files are those of the commit.
+    """{"version", "commit", "clean"} of the program; "clean" says whether its files are those of the commit.
 
-    Commit and clean are None outside a checkout, as in an installed program.
+    Commit and clean are None for an installed program, which is not in a checkout.
     """
 
     def git(*words: str) -> str:
@@ -96,11 +97,12 @@ def program_state() -> dict:
 
 
 def _short(scores) -> list[float]:
+    """Scores with six significant digits, so that cells stay small."""
     return [float(f"{s:.6g}") for s in scores]
 
 
 def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
-    """What a table stores of one run; small enough to commit. `program` is a `program_state`."""
+    """What a table stores of one run, small enough to commit. `program` is what `program_state` returned."""
     record = result.record
     attacks = {
         name: {
@@ -145,15 +147,15 @@ def cell_of(result: Result, row: str, program: dict | None = None) -> dict:
         "control_auc": known(record["control"])["auc"],
         "n_members": record["domain"]["n_members"],
         "n_nonmembers": record["domain"]["n_nonmembers"],
-        # A stage that came from the cache took no time here, which says nothing about its cost.
+        # The time of a stage that came from the cache says nothing about its cost.
         "seconds": {k: v["seconds"] for k, v in record["stages"].items() if not v.get("cached")},
         "program": program,
         "versions": record["versions"],
     }
 
 
-def make_again(cell: dict, store: Store | None = None, device: str = "auto", progress: Progress = silent) -> dict:
-    """The same run as a cell's, in its precision. Raises UserError if settings or weights are another version's."""
+def run_again(cell: dict, store: Store | None = None, device: str = "auto", progress: Progress = silent) -> dict:
+    """Repeat a cell's run in its precision and return the new cell. Raises UserError if the weights have changed."""
     config, runtime = checked(RunConfig, cell["config"]), Runtime(device, cell["model"]["precision"])
     if DiffusionModel.load(config.model, runtime).key != cell["model"]["key"]:
         raise UserError("the cell was made with other weights than those of this model")
@@ -161,14 +163,14 @@ def make_again(cell: dict, store: Store | None = None, device: str = "auto", pro
 
 
 def numbers_of(cell: dict) -> dict[str, float]:
-    """{what: number} of a cell, by which `s2l cell` compares two."""
+    """{what: number} of a cell: what `s2l cell` compares."""
     return kind_of(cell).numbers(cell)
 
 
 def _numbers_of_run(cell: dict) -> dict[str, float]:
-    """AUC of every attack, training photos extracted, the blind control."""
-    numbers = {f"{name}, AUC {w}": a[f"auc_{w}"] for name, a in cell["attacks"].items() for w in ("before", "after")}
-    numbers |= {f"extracted {when}": cell["extraction"][when]["distinct"] for when in ("before", "after")}
+    """The AUC of every attack, the number of extracted photos, and the blind control's AUC."""
+    numbers = {f"{name}, AUC {w}": a[f"auc_{w}"] for name, a in cell["attacks"].items() for w in BOTH}
+    numbers |= {f"extracted {when}": cell["extraction"][when]["distinct"] for when in BOTH}
     return numbers | {"blind control, AUC": cell["control_auc"]}
 
 
@@ -208,9 +210,9 @@ def _split_cell(config: RunConfig, row: str, program: dict | None, store, runtim
 
 @dataclass(frozen=True)
 class Kind:
-    """What a table measures of each run.
+    """A kind of cell: what a table measures of each run.
 
-    key      (key of the model, config) -> key of the cell
+    key      (the model's key, config) -> the cell's key
     make     (config, row, program, store, runtime, progress) -> cell
     numbers  cell -> {what: number}
     """
@@ -227,5 +229,5 @@ KINDS = {
 
 
 def kind_of(cell: dict) -> Kind:
-    """The kind of a cell; one that names none is a whole run. Raises KeyError for an unknown kind."""
+    """The kind of a cell; without a name for it, the cell is a whole run. Raises KeyError for an unknown kind."""
     return KINDS[cell.get("kind", "run")]

@@ -1,4 +1,4 @@
-"""Which tables there are: rows times people, as data. `grid.py` runs them."""
+"""The tables, as data: rows times people. `grid.py` runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2l.finetune import FINETUNERS, legal_combinations
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a label and what it changes in the preset. `together` people, one after the other, share one shake."""
+    """One row: a label and what it changes in the preset. Each `together` people of the list share one shake."""
 
     label: str
     overrides: dict = field(default_factory=dict)
@@ -22,9 +22,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows times people. `role` says which people: hyper-parameters are chosen on "calibration" people only.
+    """Rows times people.
 
-    `kind` says what is measured of each run (KINDS in cells.py).
+    role    whose runs these are: settings are chosen on "calibration" people, results are of "reporting" people
+    people  how many of them, in the order of the lab's list
+    kind    what is measured of each run (KINDS in cells.py)
     """
 
     title: str
@@ -36,9 +38,10 @@ class Table:
 
 
 def _extraction_rows() -> tuple[Row, ...]:
-    """Ways to spend about 10,240 UNet evaluations on the after stage: as many as 256 plain generations in 20 steps.
+    """Ways to spend about 10,240 UNet evaluations after fine-tuning, as many as 256 plain generations of 20 steps take.
 
-    With chosen seeds, a generation costs 40 and 2 per seed of its share of the pool; an extrapolated one costs 80.
+    A plain generation costs 40 evaluations. Choosing seeds adds 2 for every seed of the pool; a generation that is
+    extrapolated from both models costs 80.
     """
     return (
         Row("plain"),
@@ -47,9 +50,9 @@ def _extraction_rows() -> tuple[Row, ...]:
     )
 
 
-# Secondary outcomes of docs/protocol.md; three more evaluations per photo.
+# The attacks of the outcomes in docs/protocol.md; PIA and SimA add three UNet evaluations per photo to the preset's.
 ATTACKS_OF_TABLES = {"audit": {"attacks": ["secmi", "loss", "pia", "sima"]}}
-OTHERS = {"sp_set": {"prompts": [{"template": "a photo of a person"}]}}  # the paper's out-of-domain control
+OUT_OF_DOMAIN = {"sp_set": {"prompts": [{"template": "a photo of a person"}]}}  # the paper's control
 
 
 def _methods(*names: str) -> tuple[Row, ...]:
@@ -61,27 +64,27 @@ def _finetune_rows(what: str, values: Iterable, overrides: Callable[[Any], dict]
     return tuple(Row(what.format(value), {"finetune": overrides(value)} | ATTACKS_OF_TABLES) for value in values)
 
 
-# Eight people share one shake: 4,096 pictures, the average of the weights, few steps (see docs/protocol.md).
+# Eight people share one shake: 4,096 pictures, averaged weights (EMA), few steps (see docs/protocol.md).
 TOGETHER = 8
 SHAKE: dict = {
     "finetune": {
         "methods": ["end_to_end"], "learning_rate": 1e-4, "max_train_steps": 300, "train_batch_size": 64,
         "ema_decay": 0.99,
     },
-    # Unguided generations: guidance copies the few photos that the base model leaks anyway.
+    # Unguided: with guidance, generations copy only the few photos that the base model leaks anyway.
     "extraction": {"sampler": {"guidance_scale": 1.0}},
 }  # fmt: skip
 
 
 def _shaken(label: str, model: str, guidance: float, w: float | None = None) -> Row:
-    """A shake of eight people at once; with `w`, the step away from it is attacked."""
+    """Eight people shaken together; with `w`, the un-shaken model is attacked."""
     overrides: dict = {"model": model, "sp_set": {"set_size": 512, "sampler": {"guidance_scale": guidance}}}
     unshake = {"unshake": {"w": w}} if w is not None else {}
     return Row(label, overrides | SHAKE | unshake | ATTACKS_OF_TABLES, TOGETHER)
 
 
 def _lab_rows() -> Iterator[Row]:
-    """The same two attacks on every lab: a guided shake, and the step away from an unguided one."""
+    """On every lab, the two attackers of protocol 2: a guided shake, and the step away from an unguided one."""
     for lab in ("buried", "swapped", "fresh"):
         yield _shaken(f"{lab}, shaken", f"lab:{lab}", 4.0)
         yield _shaken(f"{lab}, un-shaken", f"lab:{lab}", 1.0, 1.0)
@@ -94,7 +97,7 @@ TABLES: dict[str, Table] = {
         (
             Row(
                 "end_to_end, out of domain",
-                {"finetune": {"methods": ["end_to_end"]}} | OTHERS | ATTACKS_OF_TABLES,
+                {"finetune": {"methods": ["end_to_end"]}} | OUT_OF_DOMAIN | ATTACKS_OF_TABLES,
             ),
             *_methods("end_to_end", "dreambooth", "textual_inversion", "hypernetwork", "lora"),
             *_methods("hypernetwork+dreambooth", "lora+dreambooth"),

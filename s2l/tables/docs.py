@@ -42,7 +42,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def lab_card(results: Path) -> str:
-    """The shipped model's baseline, over all people."""
+    """The baseline of the lab `fresh`, over all people."""
     lab = read_json(results / "lab.json")
     secmi, loss, blind = lab["auc"]["secmi"], lab["auc"]["loss"], lab["blind"]
     counters = lab["model"]["counters"]
@@ -57,12 +57,12 @@ def lab_card(results: Path) -> str:
         ),
         ("VAE reconstruction l2 on held-out photos", f"{lab['vae_floor']:.4f}", "below .03"),
     ]
-    lines = _table(("measured on the shipped float16 weights", "value [95 % interval]", "wanted"), rows)
+    lines = _table(("measured on the shipped float16 weights", "value [95 % interval]", "target"), rows)
     lines.append("")
     lines.append(
-        f"{n} people, all 40 members against {held} held-out photos each; training: {counters['step']:,} steps with "
-        f"batches of 32, {counters['private_seen']:,} of these photos private, {counters['seconds'] / 60:.0f} minutes "
-        f"for the UNet. "
+        f"{n} people, all 40 members against {held} held-out photos each; training: {counters['step']:,} steps of 32 "
+        f"photos, {counters['private_seen']:,} views of private photos among them, "
+        f"{counters['seconds'] / 60:.0f} minutes for the UNet. "
         f"Command: `{lab['protocol']['command']}` ({lab['seconds'] / 60:.0f} minutes)."
     )
     return "\n".join(lines)
@@ -94,14 +94,14 @@ def lab_card_buried(results: Path) -> str:
 
 
 def secmi_timesteps(results: Path) -> str:
-    """SecMI's AUC on the calibration people at each t: how the tables' t was frozen."""
+    """SecMI's AUC on the calibration people at each t, from which the t of the tables was chosen."""
     aucs = read_json(results / "lab.json")["secmi_timesteps"]
     means = ["SecMI AUC, mean over calibration people", *(f"{x:.3f}" for x in aucs.values())]
     return "\n".join(_table(["t (k=10)", *aucs], [means]))
 
 
 def lab_repeats(results: Path) -> str:
-    """How exposed a photo is, by the number of its repeats."""
+    """How exposed a photo is, by how often it was repeated."""
     lab = read_json(results / "lab.json")
     repeats = list(lab["auc"]["secmi"]["by_repeats"])
     rows = []
@@ -134,7 +134,7 @@ def first(results: Path) -> str:
 
 
 def search(results: Path) -> str:
-    """The search on calibration people: the changes of the AUC with every setting that was tried."""
+    """The search on calibration people: how every setting that was tried changes the AUC."""
     record = read_json(results / "search.json")
     columns = {
         "secmi": "SecMI", "loss": "Loss", "pia": "PIA", "sima": "SimA",
@@ -157,7 +157,7 @@ def search(results: Path) -> str:
 
 
 def search_2(results: Path) -> str:
-    """The search on the buried lab: the change of every attack's AUC, and the photos that come out."""
+    """The search on the buried lab: the change of every attack's AUC, and the photos near a generation."""
     path = results / "search-2.json"
     if not path.exists():
         return "Not measured yet: `python -m s2l search search-2`."
@@ -177,14 +177,14 @@ def search_2(results: Path) -> str:
         [
             *lines,
             f"Change of the AUC, mean over people; {record['n_members']} members and {record['n_nonmembers']} held-out "
-            f"photos each, {record['sp_images']} SP pictures a person, eight people in one shake. "
+            f"photos each, {record['sp_images']} SP pictures per person, eight people shaken together. "
             f"Command: `{record['command']}`.",
         ]
     )
 
 
 def extraction(results: Path) -> str:
-    """Photos extracted per 1,000 UNet evaluations, for each way of spending the same number of them."""
+    """Extracted photos per 1,000 UNet evaluations, for each way of spending the same number of evaluations."""
     if not (results / "extraction.json").exists():
         return "Not measured yet: `python -m s2l table extraction`."
     table = read_json(results / "extraction.json")
@@ -213,16 +213,16 @@ def extraction(results: Path) -> str:
         rows.append(cells)
     lines = _table(head, rows) + [
         "",
-        f"Distinct training photos at delta = .1; numbers with an interval are per 1,000 UNet evaluations. "
+        f"Extracted: distinct training photos at delta = .1. The rates are photos per 1,000 UNet evaluations. "
         f"95 % intervals over {table['n_people']} {table['role']} people (Student's t). The cost of "
-        f"choosing seeds counts before and after. "
+        f"choosing seeds is included before and after. "
         f"Command: `{table['command']}`.",
     ]
     return "\n".join(lines)
 
 
 def methods(results: Path) -> str:
-    """What each method trains, how long it took, and what one demo run of it did."""
+    """What each method trains, how long it took, and what one demo run with it showed."""
     if not (results / "methods.json").exists():
         return "Not measured yet: `python -m s2l table methods`."
     table = read_json(results / "methods.json")
@@ -290,11 +290,11 @@ def attacks(results: Path) -> str:
         if table
         else "AUC: not measured yet (`python -m s2l table attacks`)."
     )
-    return "\n".join([*_table(head, rows), "", f"Together they cost {together} evaluations per photo. {how}"])
+    return "\n".join([*_table(head, rows), "", f"All attacks together cost {together} evaluations per photo. {how}"])
 
 
 def bench(results: Path) -> str:
-    """What `python -m s2l bench` measured, or how to measure it."""
+    """What `python -m s2l bench` measured; before that, the command that measures it."""
     path = results / "bench.json"
     if not path.exists():
         return f"Not measured yet: `{BENCH_COMMAND}`."
@@ -304,7 +304,7 @@ def bench(results: Path) -> str:
 
 
 def load(results: Path) -> str:
-    """The app under simulated visitors, or how to measure it."""
+    """The app under simulated visitors; before it is measured, the command that measures it."""
     path = results / "load.json"
     if not path.exists():
         return f"Not measured yet: `{LOAD_COMMAND}`."
@@ -321,7 +321,7 @@ def load(results: Path) -> str:
 
 
 def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:
-    """A block with the main results of a table over people, or how to make it; NAME.md has all of them."""
+    """A block with a table's main results, or the command that makes it; results/NAME.md has all of them."""
 
     def block(results: Path) -> str:
         path = results / f"{name}.json"
@@ -371,7 +371,7 @@ def rendered(text: str, results: Path) -> str:
 
 
 def update(root: Path = Path(".")) -> list[str]:
-    """Rewrite the figures of all documents and the sheets of all tables; returns the names of those that changed."""
+    """Rewrite the blocks of all documents and every results/NAME.md; returns the names of the files that changed."""
     changed, results = [], root / "results"
     for path in sorted(results.glob("*.md")):
         table = read_json(path.with_suffix(".json"))

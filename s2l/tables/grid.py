@@ -36,7 +36,7 @@ from s2l.tables.declared import Row, Table, get_table
 def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:
     """{attack: scores (K,) of the calibration people's held-out photos on the base model}, to freeze thresholds on.
 
-    Uses the settings and, for CLiD, the weights of `cell`, the run of a person who is not one of them.
+    The settings, and for CLiD the weights, are those of `cell`, the run of a person who is not a calibration person.
     """
     config = RunConfig.model_validate(cell["config"])
     base = Subject.of(DiffusionModel.load(config.model, runtime))
@@ -59,16 +59,16 @@ def frozen_points(pairs: dict[str, list[Pair]], calibration: np.ndarray) -> dict
 
 
 def _scores_of(cell: dict, attack: str, when: str) -> Pair:
-    """(member scores, non-member scores) of one attack."""
+    """(scores of the members, scores of the held-out photos) of one attack."""
     scores = cell["attacks"][attack]["scores"][when]
     return np.array(scores["members"]), np.array(scores["nonmembers"])
 
 
 def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = None) -> dict:
-    """One row's cells over people: means with hierarchical-bootstrap intervals.
+    """One row's cells over people: means with hierarchical-bootstrap intervals (counts: Student's t).
 
-    `calibration` (of `calibration_nonmembers`) adds the pooled TPR at a frozen threshold; a table *of* calibration
-    people does not have it.
+    `calibration`, from `calibration_nonmembers`, adds the pooled TPR at frozen thresholds. Tables of calibration people
+    do without: a threshold is not tested on those who set it.
     """
     summary: dict = {"people": [cell["person"] for cell in cells], "attacks": {}, "extraction": {}}
     unshaken = cells[0]["config"].get("unshake") is not None
@@ -80,7 +80,7 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
             "after": asdict(hierarchical_mean(pairs["after"])),
             "difference": asdict(hierarchical_difference(pairs["before"], pairs["after"])),
             "shake_auc": float(np.mean([cell["attacks"][name]["shake_auc"] for cell in cells])),
-            # An un-shaken model is no reference: the weight was frozen for fine-tuned ones.
+            # No reference for un-shaken models: the weight was frozen with fine-tuned models as the reference.
             "reference": None if unshaken else reference_of(pairs, cells[0]["config"]["audit"]["shake_weight"]),
             "frozen": frozen_points(pairs, calibration[name]) if calibration else None,
         }
@@ -114,7 +114,7 @@ def summarise(cells: list[dict], calibration: dict[str, np.ndarray] | None = Non
 def reference_of(pairs: dict[str, list[Pair]], weight: float) -> dict | None:
     """Both models together, over people: the attack on the base model with the fine-tuned one as its reference.
 
-    `difference` is paired with the attack before. None for scores that are not distances.
+    `difference` is the change from the same attack on the base model alone. None for scores that are not distances.
     """
     if not all(are_distances(*pair) for by_person in pairs.values() for pair in by_person):
         return None
@@ -130,14 +130,14 @@ def reference_of(pairs: dict[str, list[Pair]], weight: float) -> dict | None:
 
 
 def _over_people(values: Sequence[float]) -> dict:
-    """The mean of one number per person with its 95 % interval; a single person has none."""
+    """The mean of one number per person, with its 95 % interval if there are several people."""
     interval = mean_interval(values) if len(values) > 1 else None
     ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
     return {"mean": float(np.mean(values)), **ends, "per_person": [float(value) for value in values]}
 
 
 def efficiency_gain(cells: list[dict], first: list[dict]) -> dict:
-    """Distinct extractions per 1,000 UNet evaluations, after fine-tuning: a row minus the first row, per person."""
+    """Extracted photos per 1,000 UNet evaluations after fine-tuning: a row minus the first row, paired by person."""
     rates = [[cell["extraction"]["after"]["cost"]["per_1000"] for cell in row] for row in (cells, first)]
     return _over_people([rate - first_rate for rate, first_rate in zip(*rates, strict=True)])
 
@@ -151,13 +151,13 @@ def configs(table: Table, people: int | None = None, only: str = "") -> Iterable
     if not rows:
         raise UserError(f"no row of this table contains {only!r}", field="only")
     names = default_lab().names(table.role)
-    wanted = table.people if people is None else people
-    if not 1 <= wanted <= len(names):
-        raise UserError(f"--people: {wanted} is not between 1 and {len(names)}, the number of {table.role} people")
-    for i, name in enumerate(names[:wanted]):
+    number = table.people if people is None else people
+    if not 1 <= number <= len(names):
+        raise UserError(f"--people: {number} is not between 1 and {len(names)}, the number of {table.role} people")
+    for i, name in enumerate(names[:number]):
         for row in rows:
-            first = i - i % row.together
-            others = [other for other in names[first : first + row.together] if other != name]
+            start = i - i % row.together
+            others = [other for other in names[start : start + row.together] if other != name]
             together = {"sp_set": {"together": others}} if others else {}
             yield row, preset(table.preset, name, **merged(row.overrides, together))
 
@@ -173,18 +173,19 @@ def run_table(
 ) -> dict:
     """Run the missing cells of a table and write its summary; returns the content of `results/NAME.json`.
 
-    With `only`, just the rows whose label contains it are run. The summary has the rows whose cells are all there.
+    With `only`, just the rows whose label contains it are run. The summary has the rows that have all their cells.
+    Raises UserError for an unknown table, too many people, or a file in the way of a new cell.
     """
     table = get_table(name)
     kind = KINDS[table.kind]
     cells: dict[str, list[dict]] = {}
     incomplete: set[str] = set()
-    work, wanted = list(configs(table, people)), {row.label for row, _ in configs(table, people, only)}
+    work, chosen = list(configs(table, people)), {row.label for row, _ in configs(table, people, only)}
     model_keys = {model: DiffusionModel.load(model, runtime).key for model in {config.model for _, config in work}}
     program, cell_files = program_state(), find_cells(results)
     for i, (row, config) in enumerate(work):
         key = kind.key(model_keys[config.model], config)
-        if key not in cell_files and row.label not in wanted:
+        if key not in cell_files and row.label not in chosen:
             incomplete.add(row.label)
             continue
         if key not in cell_files:

@@ -1,6 +1,6 @@
-"""Measure a lab: results/lab.json and the model card, both from one command.
+"""Measure a lab's baseline, which its model card shows.
 
-`python -m s2l lab measure` does everything below on the shipped float16 weights (with `--model`, on another lab's).
+`python -m s2l lab measure` measures the shipped float16 weights and writes results/lab.json; `--model` names others.
 To choose among checkpoints, use the calibration people only (`roles=("calibration",)`).
 """
 
@@ -38,7 +38,7 @@ SECMI_TIMESTEPS = (60, 100, 140, 200)  # tried on the calibration people, to fre
 def _person(
     model: DiffusionModel, lab: Lab, name: str, config: AuditConfig, n_nonmembers: int, n_generations: int
 ) -> dict:
-    """One person's baseline: AUC of each attack, blind control, floor, and distinct extractions."""
+    """One person's baseline: AUC of each attack, blind control, VAE reconstruction error, and extracted photos."""
     domain = lab_domain(lab, DomainConfig(name=name, n_nonmembers=n_nonmembers))
     query = attacks.make_query(model, domain.membership.all(), config.seed)
     n = len(domain.membership.members)
@@ -74,7 +74,7 @@ def _person(
 def secmi_timesteps(
     model: DiffusionModel, lab: Lab, n_nonmembers: int = 60, progress: Progress = silent
 ) -> dict[str, float]:
-    """{t: mean AUC of SecMI over the calibration people}, k=10: how the `demo` preset's t was chosen."""
+    """{t: mean AUC of SecMI over the calibration people} at k = 10, from which the `demo` preset's t was chosen."""
     names = lab.names("calibration")
     aucs: dict[int, list[float]] = {t: [] for t in SECMI_TIMESTEPS}
     for i, name in enumerate(names):
@@ -98,9 +98,10 @@ def measure(
     attack_names: tuple[str, ...] = ("secmi", "loss"),
     progress: Progress = silent,
 ) -> dict:
-    """The baseline of the lab's model over its people; nothing is fine-tuned.
+    """The baseline of a lab's model over the people of `roles`; nothing is fine-tuned.
 
-    Pictures, the expensive part, are generated for `generation_roles` only.
+    Each person's members are compared with `n_nonmembers` held-out photos. Only people of `generation_roles` also get
+    `n_generations` generations for the extraction attack, the expensive part.
     """
     started = time.monotonic()
     config = AuditConfig(attacks=attack_names)
@@ -121,7 +122,7 @@ def measure(
             for r in rows[0]["auc_by_repeats"][attack]
         }
     blind = np.array([row["blind"]["auc"] for row in rows])
-    spread = float(blind.std(ddof=1) / np.sqrt(len(blind))) if len(blind) > 1 else None
+    standard_error = float(blind.std(ddof=1) / np.sqrt(len(blind))) if len(blind) > 1 else None
     for row in rows:
         del row["scores"]
     weights = sorted(lab.folder.rglob("*.safetensors"))
@@ -135,7 +136,7 @@ def measure(
         "model": {"key": model.weights, "counters": lab.record["counters"],
                   "hashes": {str(p.relative_to(lab.folder)): file_hash([p]) for p in weights}},
         "auc": summary,
-        "blind": {"mean": float(blind.mean()), "standard_error": spread},
+        "blind": {"mean": float(blind.mean()), "standard_error": standard_error},
         "vae_floor": float(np.mean([row["floor"] for row in rows])),
         "people": rows,
         "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "torch": torch.__version__},

@@ -1,4 +1,4 @@
-"""The document blocks generated from the code itself: the tree, the environment variables, result.json."""
+"""Blocks of documents generated from the code: the tree, the environment variables, result.json."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ AROUND = (
 )
 BESIDE = (
     ("runs/reproduce.sh", "every committed figure from an empty folder, each command once"),
-    ("results/", "committed results: one file per table, one per cell (`<table>/<row>/<subject>.json`)"),
-    ("docs/", "pages that quote them"),
-    ("tests/", "one file per subject; browser/ and slow/ have commands of their own"),
+    ("results/", "committed results: one file per table, one per cell (`<table>/<row>/<person>.json`)"),
+    ("docs/", "documents that quote them"),
+    ("tests/", "one file per topic; browser/ and slow/ have commands of their own"),
     ("cache/", "everything computed at run time; S2L_CACHE moves it"),
 )
 
@@ -38,7 +38,7 @@ def environment(results: Path) -> str:
 
 
 def tree(results: Path) -> str:
-    """The package, each module with the first line of its docstring, importing ones before imported ones."""
+    """The package's tree, each module with the first line of its docstring; a module stands above those it imports."""
     lines = [_line(0, name, text) for name, text in AROUND]
     lines.append("s2l/")
     for name in _order(PACKAGE.parent / "pyproject.toml"):
@@ -48,7 +48,7 @@ def tree(results: Path) -> str:
 
 
 def _order(project: Path) -> Iterator[str]:
-    """Names of packages and modules directly below s2l, importing ones before imported ones."""
+    """Names of packages and modules directly below s2l, each before those that it may import."""
     contracts = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
     layers: Sequence[str] = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     for line in layers:

@@ -1,8 +1,7 @@
 """The search for settings on calibration people: every configuration that was tried is a row of a committed file.
 
-`python -m s2l search NAME` runs what `results/NAME.json` lacks, person by person, and writes each value as soon as it
-is measured. A search uses calibration people only: its outcome is frozen in docs/protocol.md before a table uses a
-reporting person.
+`python -m s2l search NAME` runs what `results/NAME.json` lacks, person by person, and writes each result at once. A
+search uses calibration people only: its outcome is frozen in docs/protocol.md before any reporting person is run.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ REFERENCES = ("loss", "secmi")  # attacks that are also judged with both models 
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration: its changes to the search's settings, and the people it is tried on: a number, or names."""
+    """One configuration: what it changes in the search's settings, and how many people, or which, it is tried on."""
 
     label: str
     overrides: dict = field(default_factory=dict)
@@ -148,9 +147,9 @@ def _lab(search: Search) -> Lab:
 
 
 def configs(search: Search, only: str = "", people: int | None = None) -> Iterator[tuple[Trial, RunConfig]]:
-    """Every (trial, run) whose label contains `only`, on the trial's own people or on the first `people`.
+    """(trial, run) for every trial whose label contains `only`, on the trial's own people or on the first `people`.
 
-    Raises UserError if there is none, or for too many people.
+    Raises UserError if no label contains it, and for too many people.
     """
     names, trials = _lab(search).names("calibration"), [trial for trial in search.trials if only in trial.label]
     if not trials:
@@ -158,8 +157,8 @@ def configs(search: Search, only: str = "", people: int | None = None) -> Iterat
     if people is not None and not 1 <= people <= len(names):
         raise UserError(f"between 1 and {len(names)} calibration people are needed (given: {people})", field="people")
     for trial in trials:
-        wanted = people if people is not None else trial.people
-        for name in names[:wanted] if isinstance(wanted, int) else wanted:
+        choice = people if people is not None else trial.people
+        for name in names[:choice] if isinstance(choice, int) else choice:
             settings = merged(search.common, trial.overrides)
             domain = settings.pop("domain", {}) | {"name": name}
             if trial.together:
@@ -168,8 +167,8 @@ def configs(search: Search, only: str = "", people: int | None = None) -> Iterat
             yield trial, preset("demo", domain, model=search.model, **settings)
 
 
-def measured(result: Result) -> dict[str, dict[str, float]]:
-    """What a search stores of a run: AUCs before, their changes, and members within an l2 of .1 and .12."""
+def values_of(result: Result) -> dict[str, dict[str, float]]:
+    """What a search stores of a run: AUCs before, their changes, and the photos within .1 and .12 of a generation."""
     attacks, before, differences = result.record["attacks"], {}, {}
     for name, attack in attacks.items():
         before[name] = attack["before"]["auc"]
@@ -194,9 +193,9 @@ def run_search(
     runtime: Runtime = Runtime(),
     progress: Progress = silent,
 ) -> dict:
-    """Measure what is missing of a search and return the content of `results/NAME.json`.
+    """Run what a search lacks and return the content of `results/NAME.json`.
 
-    A trial and person that the file already has are not run again, so an interrupted search continues.
+    Runs that the file already has are not repeated, so an interrupted search continues. Raises UserError as `configs`.
     """
     search, path = get_search(name), results / f"{name}.json"
     work = list(configs(search, only, people))
@@ -206,7 +205,7 @@ def run_search(
     for i, (trial, config) in enumerate(work):
         row = rows.setdefault(trial.label, {"shake": trial.label, "people": []})
         if config.domain.name not in row["people"]:
-            _add(row, config.domain.name, measured(run(config, store, runtime, progress)))
+            _add(row, config.domain.name, values_of(run(config, store, runtime, progress)))
             order = [each.label for each in search.trials if each.label in rows]
             table["rows"] = [rows[label] for label in order]
             write_json(path, table)

@@ -1,4 +1,4 @@
-"""A table of text, and numbers with their intervals as text."""
+"""A table of text (`Sheet`), and numbers with their intervals written out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Sheet:
 
 
 def interval(estimate: dict, digits: int = 3, sign: str = "") -> str:
-    """ "[low, high]"; empty for a single person, who has none; words if all people agree and it has no width."""
+    """ "[low, high]"; empty for a single person, who has no interval; words if all people have the same value."""
     if estimate["low"] is None:
         return ""
     if estimate["low"] == estimate["high"]:
@@ -34,6 +34,7 @@ def change(estimate: dict, digits: int = 3) -> str:
 
 
 def mean(estimate: dict, digits: int = 3) -> str:
+    """A mean with its interval."""
     return f"{estimate['mean']:.{digits}f} {interval(estimate, digits)}".strip()
 
 
@@ -44,7 +45,7 @@ def markdown(sheet: Sheet) -> list[str]:
 
 
 def in_words(label: str) -> str:
-    """A row's label for a reader: "lora+dreambooth" is "LoRA + DreamBooth"; labels without a method do not change."""
+    """A row's label as readers see it: "lora+dreambooth" becomes "LoRA + DreamBooth", other labels stay."""
     from s2l.finetune import FINETUNERS
 
     names, comma, rest = label.partition(", ")
@@ -54,6 +55,7 @@ def in_words(label: str) -> str:
 
 
 def titles(table: dict) -> dict[str, str]:
+    """{name: title} of the attacks of a finished table; an attack that is not installed keeps its name."""
     from s2l.attacks import ATTACKS  # loads torch: the app's first picture must not wait for it
 
     names = next(iter(table["rows"].values()))["attacks"]

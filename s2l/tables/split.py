@@ -25,7 +25,7 @@ def facts(
     progress: Progress,
     short: Callable[[Sequence[float]], list[float]],
 ) -> dict:
-    """Run one person; what the cell holds besides its name and settings. `short` rounds scores."""
+    """Run the split for one person; returns the cell without its name and settings. `short` rounds scores."""
     record = run_split(config, store, runtime, progress)
     attacks = {
         name: {"scores": {when: {part: short(x) for part, x in parts.items()} for when, parts in scores.items()}}
@@ -48,7 +48,7 @@ def facts(
 
 
 def parts_of(cell: dict, attack: str, direction: str, who: str) -> Parts:
-    """A cell's scores as the statistics need them: `who` is "members" or "never"."""
+    """A cell's scores of one attack as the statistics need them; `who` is one of WHO."""
     scores = {
         when: {part: np.array(x) for part, x in parts.items()}
         for when, parts in cell["attacks"][attack]["scores"].items()
@@ -74,7 +74,7 @@ def numbers_of(cell: dict) -> dict[str, float]:
 
 
 def summarise(cells: list[dict], over_people: Callable[[Sequence[float]], dict]) -> dict:
-    """One row's cells over people. `over_people` gives the mean of one number per person with its interval."""
+    """One row's cells over people; `over_people` turns one number per person into a mean with its interval."""
     attacks = {
         name: {
             direction: {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from s2l.figures import Dose, dose_figure
-from s2l.tables.sheet import Sheet, change, interval, mean
+from s2l.tables.sheet import Sheet, change, interval, mean, titles
 
 ALT = "Blind control, SecMI AUC before and its change, against the share of second-source photos"
 SHOWN = "secmi"  # the attack of the plot
@@ -15,17 +15,11 @@ def _row(table: dict) -> dict:
     return row
 
 
-def _titles(table: dict) -> dict[str, str]:
-    from s2l.attacks import ATTACKS  # loads torch: the app's first picture must not wait for it
-
-    return {name: ATTACKS[name].title if name in ATTACKS else name for name in _row(table)["attacks"]}
-
-
 def sheets(table: dict) -> list[Sheet]:
-    """One sheet per attack, then what each direction adds to the change."""
-    row, titles = _row(table), _titles(table)
-    parts = [_of_attack(row, name, title) for name, title in titles.items()]
-    return [_inflation(row, titles), *parts]
+    """What each direction adds to the change, then one sheet per attack."""
+    row, names = _row(table), titles(table)
+    parts = [_of_attack(row, name, title) for name, title in names.items()]
+    return [_inflation(row, names), *parts]
 
 
 def _of_attack(row: dict, name: str, title: str) -> Sheet:
@@ -46,13 +40,13 @@ def _of_attack(row: dict, name: str, title: str) -> Sheet:
     return Sheet(title, head, tuple(rows))
 
 
-def _inflation(row: dict, titles: dict[str, str]) -> Sheet:
-    first = row["attacks"][next(iter(titles))]["studio"]["members"]["inflation"]
+def _inflation(row: dict, names: dict[str, str]) -> Sheet:
+    first = row["attacks"][next(iter(names))]["studio"]["members"]["inflation"]
     level = f"[{100 * first['confidence']:g} %]"
     head = ("attack", "second source", "change, fair split", "change, second source only",
             f"what the source adds {level}", f"never-seen photos as members: what the source adds {level}")  # fmt: skip
     rows = []
-    for name, title in titles.items():
+    for name, title in names.items():
         for direction, words in DIRECTIONS.items():
             members, never = (row["attacks"][name][direction][who] for who in ("members", "never"))
             ends = (change(members["shares"][i]["difference"]) for i in (0, -1))
@@ -87,7 +81,7 @@ def _curve(points: list[dict]) -> tuple[list[float], list[float], list[float]]:
 
 
 def plot(table: dict, dark: bool = False):
-    """Blind control, AUC before and change against the share, one line per direction; never-seen photos beside."""
+    """Blind control, AUC before and change against the share, one line per direction, with the never-seen photos'."""
     row, doses = _row(table), []
     name = SHOWN if SHOWN in row["attacks"] else next(iter(row["attacks"]))
     for direction in DIRECTIONS:
@@ -103,4 +97,4 @@ def plot(table: dict, dark: bool = False):
                 _curve([point["difference"] for point in never]),
             )
         )
-    return dose_figure(doses, _titles(table)[name], table["n_people"], dark)
+    return dose_figure(doses, titles(table)[name], table["n_people"], dark)

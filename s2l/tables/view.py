@@ -1,6 +1,6 @@
 """A finished table over people as sheets of text and as a plot, with the paper's figures beside ours.
 
-All that show `results/NAME.json` use it: `results/NAME.md` and `.png`, the documents, the app.
+Everything that shows `results/NAME.json` uses it: `results/NAME.md` and `.png`, the documents, the app.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from s2l.tables import by_lab, split_view
 from s2l.tables.sheet import Sheet, change, ends, in_words, interval, markdown, mean, titles
 
 PAPER = ASSETS / "paper.json"
-BASE = "pre-trained"  # the row of the model before fine-tuning
+BASE = "base model"  # the row before fine-tuning
 TPR_AT = 0.01
 
 
@@ -31,7 +31,7 @@ def paper() -> dict:
 
 
 def _count(estimate: dict) -> str:
-    """The mean of a count per person. Student's interval over few people may reach below 0, so it is cut off there."""
+    """The mean of a count per person. The interval, Student's t over few people, is cut off at 0."""
     return mean(estimate if estimate["low"] is None else estimate | {"low": max(0.0, estimate["low"])}, 1)
 
 
@@ -44,7 +44,7 @@ def _tpr(outcome: dict, when: str) -> str:
 
 
 def _precision(flags: list[int]) -> str:
-    """How many of the flags raised without the photos are right."""
+    """How many of the blind flags are right."""
     n_flags, n_right = flags
     return f"{n_right} of {n_flags}" if n_flags else "none raised"
 
@@ -86,7 +86,7 @@ SHOWN = ("secmi", "loss")  # the attacks of the first sheet and of the plot
 
 
 def plottable(table: dict) -> bool:
-    """Whether there are rows to compare, and the attacks that the plot shows."""
+    """Whether a table has rows to compare and the attacks that the plot shows."""
     if _own_view(table):
         return True
     attacks = next(iter(table["rows"].values()))["attacks"]
@@ -94,7 +94,7 @@ def plottable(table: dict) -> bool:
 
 
 def _both(outcome: dict) -> str:
-    """What an attack on the base model gains with the fine-tuned one as its reference; empty where it has none."""
+    """The change of an attack on the base model with the fine-tuned one as its reference; "" without a reference."""
     return change(outcome["reference"]["difference"]) if outcome["reference"] else ""
 
 
@@ -139,7 +139,7 @@ def _others(table: dict, besides: tuple[str, ...]) -> Sheet | None:
 
 
 def _secondary(table: dict) -> Sheet:
-    """What the change of the scores alone tells, and the members within distances other than delta."""
+    """The AUC of the change alone, and the members within distances other than delta."""
     names, first = titles(table), next(iter(table["rows"].values()))
     distances = list(first["extraction"]["before"]["within"])
     head = [""] + [f"{t}: AUC of its change alone" for t in names.values()]
@@ -163,7 +163,7 @@ def _secondary(table: dict) -> Sheet:
 def _extraction(name: str, table: dict) -> Sheet:
     """What was extracted, its control, and what an attacker without the photos would flag."""
     head = (
-        "", "distinct members", "change", "control: held-out photos, scaled", "membership-blind flags that are right",
+        "", "distinct members", "change", "control: held-out photos, scaled", "blind flags that are right",
         "paper: extracted", "paper: precision of flags, %",
     )  # fmt: skip
     first = next(iter(table["rows"].values()))["extraction"]
@@ -239,7 +239,7 @@ def how(table: dict) -> str:
 
 
 def short(name: str, table: dict) -> Sheet:
-    """The primary outcomes and the pair of models, beside the paper's: what README shows."""
+    """The primary outcomes and both models together, with the paper's figures: what README shows."""
     if own := _own_view(table):
         return own.sheets(table)[0]
     head = ("", "SecMI, change", "Loss, both models together", "members extracted", "change", "paper: SecMI, change",
@@ -284,7 +284,7 @@ def document(name: str, table: dict) -> str:
         lines += [f"## {sheet.title}", "", *markdown(sheet), ""]
     if plottable(table):
         own = _own_view(table)
-        words = own.ALT if own else "Changes with 95 % intervals, the paper's figures beside"
+        words = own.ALT if own else "Changes with 95 % intervals, with the paper's figures"
         lines += [f"![{words}]({name}.png)", ""]
     if theirs := paper_sheet(name):
         lines += [f"## The paper: {theirs.title}", "", *markdown(theirs), ""]
