@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import signal
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +18,8 @@ from s2l.jobs.limits import check_texts
 from s2l.labs import find_lab
 from s2l.model.checkpoints import locate
 from s2l.store import Store
-from tests.browser.conftest import ROOT, Server, free_port
+from tests.browser.conftest import ROOT
+from tests.visitor import Visitor, served
 
 SCRIPT = b"<html><script>localStorage</script></html>"
 HOSTILE = {
@@ -33,72 +32,9 @@ HOSTILE = {
 def server(tmp_path_factory, tiny_checkpoint, foreign_checkpoint):
     """One server for this file: random weights, hub models allowed, prompts of one's own not."""
     folder = tmp_path_factory.mktemp("server")
-    environment = {
-        "S2L_LAB": str(tiny_checkpoint), "S2L_CACHE": str(folder / "cache"), "S2L_ALLOW_HUB_MODELS": "1",
-        "S2L_MODEL": str(foreign_checkpoint), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    port = free_port()
-    server = Server(environment | {"GRADIO_SERVER_PORT": str(port)}, port, log=folder / "server.log").start()
+    server = served(folder, tiny_checkpoint, S2L_ALLOW_HUB_MODELS="1", S2L_MODEL=str(foreign_checkpoint))
     yield server
     server.stop(signal.SIGKILL)
-
-
-@dataclass
-class Visitor:
-    """A plain HTTP client that sends what the page's script would send, or anything else."""
-
-    server: Server
-    session: str = "s"
-    client: httpx.Client = field(init=False)
-    page: dict = field(init=False)
-
-    def __post_init__(self):
-        self.client = httpx.Client(base_url=self.server.url, timeout=60)
-        self.page = self.client.get("config").json()
-
-    @property
-    def cache(self) -> Path:
-        return Path(self.server.environment["S2L_CACHE"])
-
-    def upload(self, **files: bytes) -> httpx.Response:
-        given = [("files", (name, content)) for name, content in files.items()]
-        return self.client.post("gradio_api/upload", files=given)
-
-    def handler(self, name: str, event: str = "click") -> dict:
-        """The private handler behind an element of the page."""
-        of = next(c["id"] for c in self.page["components"] if c["props"].get("elem_id") == name)
-        return next(d for d in self.page["dependencies"] if [of, event] in map(list, d["targets"]))
-
-    def values_of(self, handler: dict) -> list:
-        """What the page would send for a handler that nobody has touched anything for."""
-        shown = {c["id"]: c["props"].get("value") for c in self.page["components"]}
-        return [shown[of] for of in handler["inputs"]]
-
-    def join(self, handler: dict, data: object, **more) -> httpx.Response:
-        body = {"fn_index": handler["id"], "data": data, "session_hash": self.session} | more
-        return self.client.post("gradio_api/queue/join", json=body)
-
-    def call(self, handler: dict, data: object, **more) -> tuple[bool, dict]:
-        """(success, output) of a handler, over the queue."""
-        joined = self.join(handler, data, **more)
-        assert joined.status_code == 200, joined.text
-        event = joined.json()["event_id"]
-        with self.client.stream("GET", "gradio_api/queue/data", params={"session_hash": self.session}) as answer:
-            for line in answer.iter_lines():
-                message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
-                if message.get("msg") == "process_completed" and message.get("event_id") == event:
-                    return message["success"], message["output"]
-        raise AssertionError("the server gave no answer")
-
-    def file(self, path: str | Path) -> httpx.Response:
-        return self.client.get(f"gradio_api/file={path}")
-
-    def use(self, model: str, name: str, members=(), nonmembers=()) -> str:
-        """What the page says after a click on "Use these for the next run"."""
-        data = [model, name, list(members), list(nonmembers), True]
-        success, output = self.call(self.handler("own-use"), data)
-        return json.dumps(output if not success else output["data"][1])
 
 
 @pytest.fixture

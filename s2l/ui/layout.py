@@ -17,7 +17,7 @@ from markupsafe import Markup
 from starlette.middleware import Middleware
 
 from s2l.errors import UserError
-from s2l.ui import api, first, form, heavy, session
+from s2l.ui import api, first, form, heavy, pages, session
 from s2l.ui.backend import ASSETS, Backend
 from s2l.ui.events import PRIVATE, QUIET, address
 from s2l.ui.guard import Guard
@@ -31,8 +31,6 @@ from s2l.ui.theme import STYLE, theme
 HEAD = Markup("""<div class="s2l-head"><h1>Shake-to-Leak Lab</h1>
 <p class="s2l-note">A teaching tool: the people here are <b>invented</b> and drawn by our own code. New words are
 explained in the glossary at the end of the page.</p></div>""")
-# Gradio keeps about a megabyte for every open page; if it drops that, the page starts again from the browser's copy.
-MAX_SESSIONS = 300
 READY = "() => window.s2l.ready()"
 
 
@@ -143,8 +141,9 @@ def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int
         allowed_paths=[str(backend.public / "results")], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
         run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
         prevent_thread_lock=True, server_name=host, server_port=port,
-        state_session_capacity=MAX_SESSIONS, app_kwargs={"middleware": [Middleware(Guard, backend=backend)]},
+        state_session_capacity=pages.MAX_PAGES, app_kwargs={"middleware": [Middleware(Guard, backend=backend)]},
     )  # fmt: skip
+    pages.keep_little(page)
 
     def draw_what_all_will_see() -> None:
         if (result := backend.showcase) is not None:
