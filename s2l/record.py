@@ -485,6 +485,9 @@ class RunRecord(TypedDict):
     model: Annotated[Checkpoint, "the base model"]
     domain: Annotated[Person, "the person"]
     finetune: Annotated[Training | None, "what was trained; null in an audit of a whole checkpoint"]
+    tuned_notes: NotRequired[
+        Annotated[list[str], "what another tool wrote as the fine-tuned model, what was done to use it, its captions"]
+    ]
     attacks: Annotated[dict[str, AttackOutcome], "by the attack's name; empty without known members"]
     extraction: Annotated[ExtractionOutcome | None, "null without known members"]
     blind: NotRequired[Annotated[Blind | None, "what an attacker without the photos would flag"]]

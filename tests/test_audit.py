@@ -378,7 +378,7 @@ def test_bad_input_is_one_sentence(lab, tuned, checkpoint, tmp_path, monkeypatch
     (tmp_path / "empty").mkdir()
     cases = [
         ([], "--tuned is missing"),
-        (["--tuned", tmp_path / "nowhere"], "is not a folder"),
+        (["--tuned", tmp_path / "nowhere"], "there is no file or folder"),
         (["--tuned", tmp_path / "empty"], "--name is missing"),
         (["--tuned", tmp_path / "empty", "--name", NAME], "not a fine-tuned model"),
         (["--tuned", tuned, "--members", tmp_path], "give both folders"),

@@ -395,7 +395,7 @@ def with_out(tmp_path, *arguments):
         (["attack", "--domain", NAME, "--preset", "dmo"], ["unknown preset"]),
         (["attack", "--domain", NAME, "--seed", "-1"], ["--seed"]),
         (["lab", "build", "--private-share", "2"], ["--private-share"]),
-        (["audit", "--tuned", "nowhere"], ["nowhere is not a folder"]),
+        (["audit", "--tuned", "nowhere"], ["no file or folder nowhere"]),
         (["extract", "--domain", NAME, "--delta", "nan"], ["--delta: should be a finite number"]),
     ],
 )

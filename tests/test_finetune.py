@@ -304,6 +304,14 @@ def test_an_unknown_method_names_the_nearest():
 # --- single methods --------------------------------------------------------------------------
 
 
+def test_lora_beyond_attention_loads_whole(base, sp_set, tmp_path):
+    # diffusers' own loader takes one spelling per file, and the file has two: it loses the attention's adapters.
+    own = {"lora": {"target_modules": ["to_q", "proj_in", "conv1"]}}
+    ft.finetune(base, sp_set, settings(["lora"], own, learning_rate=1e-2), tmp_path, NAME)
+    names = changed(weights(base), weights(ft.load_finetuned(base, tmp_path)))
+    assert {name.removesuffix(".weight").rpartition(".")[2] for name in names} == {"to_q", "proj_in", "conv1"}
+
+
 def test_lora_loads_into_plain_diffusers(base, sp_set, tiny_checkpoint, tmp_path):
     ft.finetune(base, sp_set, settings(["lora"], train_text_encoder=True, learning_rate=1e-2), tmp_path, NAME)
     tuned = ft.load_finetuned(base, tmp_path)

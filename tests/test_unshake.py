@@ -33,10 +33,11 @@ from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.model.extrapolated import Extrapolated, step_away
 from s2l.options import reproduce_command
 from s2l.pipeline import guidance, identity, unshake
-from s2l.pipeline.experiment import fine_tuned, run, run_audit
+from s2l.pipeline.experiment import run, run_audit
 from s2l.pipeline.plan import plan
 from s2l.pipeline.stages import LOSS_PARTS, Stages
 from s2l.pipeline.subject import Subject
+from s2l.pipeline.tuned import fine_tuned
 from s2l.record import load_result
 from s2l.report import findings, render
 from s2l.store import Store

@@ -12,12 +12,7 @@ from s2l.cli.run import refuse_other_options, run_and_report
 from s2l.config import LAB, AuditRunConfig
 from s2l.errors import UserError
 from s2l.options import audit_config, read_config
-from s2l.store import read_json
 
-Tuned = Annotated[
-    Path | None,
-    typer.Option(help="Fine-tuned model: a folder from `finetune`, or a whole checkpoint in diffusers layout."),
-]
 PersonName = Annotated[
     str | None,
     typer.Option("--domain", "--name", help="Person's name in the prompts; default: the one that --tuned records."),
@@ -29,7 +24,7 @@ PersonName = Annotated[
         "audit --model BASE --tuned FOLDER --members DIR --nonmembers DIR --name 'NAME' \\",
         "    --i-have-permission --out out",
         "audit --model lab --domain 'Mira Solwyn' --tuned tuned --out out",
-        "audit --model BASE --tuned FOLDER --name 'NAME' --out out        (no photos: only near-duplicates)",
+        "audit --model BASE --tuned lora.safetensors --name 'NAME' --out out    (no photos: only near-duplicates)",
     )
 )
 def audit(
@@ -37,7 +32,7 @@ def audit(
     out: Annotated[
         Path, typer.Option(help="Folder for result.json, roc.png, histograms.png, extractions.png, report.html.")
     ],
-    tuned: Tuned = None,
+    tuned: base.TunedDir = None,
     domain: PersonName = None,
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
@@ -73,9 +68,9 @@ def audit(
         settings = read_config(config, AuditRunConfig)
     else:
         if tuned is None:
-            raise UserError("--tuned is missing: name the folder of the fine-tuned model, or give --config")
-        if not tuned.is_dir():
-            raise UserError(f"--tuned: {tuned} is not a folder")
+            raise UserError("--tuned is missing: name the fine-tuned model, or give --config")
+        if not tuned.exists():
+            raise UserError(f"--tuned: there is no file or folder {tuned}")
         if (members is None) != (nonmembers is None):
             raise UserError("give both folders, --members and --nonmembers, or neither")
         options = {
@@ -96,8 +91,10 @@ def audit(
 
 def _recorded_name(tuned: Path, members: Path | None) -> str:
     """The person's name in the captions of the fine-tuning, or else the name of the members' folder."""
+    from s2l.model.configuration import read_json_object
+
     record = tuned / "config.json"
-    name = read_json(record).get("name") if record.exists() else None
+    name = read_json_object(record).get("name") if record.exists() else None
     if not name and members is not None:
         name = members.resolve().name
     if not name:

@@ -69,9 +69,10 @@ def split_check(
             raise UserError(f"{out} is a folder: --out names a JSON file")
         base.check_folder(out.parent)
     from s2l.pipeline import split
-    from s2l.pipeline.experiment import calibration_people, read_tuned
+    from s2l.pipeline.experiment import calibration_people
     from s2l.pipeline.stages import Stages
     from s2l.pipeline.subject import Subject
+    from s2l.pipeline.tuned import caption_notes, read_tuned, say
     from s2l.store import Store, write_json
 
     if tuned is None:
@@ -79,8 +80,9 @@ def split_check(
         scored = None
     else:
         loaded = base.load_model(model or LAB, i_have_permission, device, dtype, batch_size)
-        fine_tuned = read_tuned(loaded, tuned)
+        fine_tuned = read_tuned(loaded, tuned, target.name)
         photos, parts = split.folders_domain(target, base.text_of(second), loaded.resolution)
+        say(caption_notes(fine_tuned, photos))
         with console.progress() as progress:
             people = partial(calibration_people, target, model or LAB)
             scores = split.part_scores(

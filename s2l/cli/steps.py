@@ -191,13 +191,17 @@ def attack(
     base.check_folder(out.parent)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
     from s2l.cli.folders import attack_record, load_domain
-    from s2l.pipeline.experiment import calibration_people, read_tuned
+    from s2l.pipeline.experiment import calibration_people
+    from s2l.pipeline.tuned import caption_notes, read_tuned, say
     from s2l.report.findings import SAME_SCORES, is_unchanged
     from s2l.report.verdicts import unchanged_note
     from s2l.store import Store, write_json
 
-    fine_tuned = read_tuned(loaded, tuned) if tuned is not None else None
+    name, unshaken = target.name, unshake_config is not None
+    fine_tuned = read_tuned(loaded, tuned, name, unshaken) if tuned is not None else None
     photos = load_domain(target, model, loaded.resolution)
+    if fine_tuned is not None:
+        say(caption_notes(fine_tuned, photos))
     with console.progress() as progress:
         people = partial(calibration_people, target, model)
         record = attack_record(loaded, fine_tuned, photos, settings, Store(), progress, people, unshake_config)
@@ -279,9 +283,9 @@ def extract(
     from s2l.figures import match_figure, png
     from s2l.measure.extraction import extraction_from_dict, gallery_pairs
     from s2l.measure.extraction_summary import efficiency
-    from s2l.pipeline.experiment import read_tuned
     from s2l.pipeline.guidance import generation_cost
     from s2l.pipeline.subject import Subject
+    from s2l.pipeline.tuned import caption_notes, read_tuned, say
     from s2l.pipeline.unshake import unshaken
     from s2l.store import write_json
 
@@ -296,8 +300,11 @@ def extract(
         loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
         after = None
         if tuned is not None:
-            after = unshaken(Subject.of(loaded), read_tuned(loaded, tuned), unshake_config)
+            fine_tuned = read_tuned(loaded, tuned, target.name, unshake_config is not None)
+            after = unshaken(Subject.of(loaded), fine_tuned, unshake_config)
         photos = folders.load_domain(target, model, loaded.resolution)  # before generating: wrong folders fail at once
+        if tuned is not None:
+            say(caption_notes(fine_tuned, photos))
         with console.progress() as progress:
             images = folders.make_generations(loaded, after, target.name, settings, out / "generations", progress)
         source = {"model": loaded.key, "tuned": after.key if after is not None else None}

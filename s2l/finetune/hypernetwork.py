@@ -14,6 +14,8 @@ community (NovelAI 2022) and has no paper; this is written from that description
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,9 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from s2l.config import FineTuneConfig
+from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
 
 WEIGHTS = "hypernetwork.safetensors"
+NAME = re.compile(r".+\.attn2\.[kv]\.(up|down)\.(weight|bias)")
 
 
 class Residual(nn.Module):
@@ -99,9 +103,23 @@ def load(model: DiffusionModel, folder: Path, config: FineTuneConfig, scale: flo
 
     `scale` multiplies what they add to the context: it goes into their last layer.
     """
+    attach(model, folder / WEIGHTS, scale)
+
+
+def is_hypernetwork(names: Iterable[str]) -> bool:
+    """Whether a file's tensors are those of `save`."""
+    return all(NAME.fullmatch(name) for name in names)
+
+
+def attach(model: DiffusionModel, file: Path, scale: float = 1.0) -> None:
+    """The same for a file without its folder. Raises UserError for networks of another base model."""
     weights = {}
-    for name, tensor in load_file(folder / WEIGHTS).items():
+    for name, tensor in load_file(file).items():
         layer, rest = name.split(".attn2.")
         weights[f"{layer.replace('.', '/')}/attn2.{rest}"] = tensor * scale if ".down." in rest else tensor
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten: leave no trace of it
-        _attach(model).load_state_dict(weights)
+        try:
+            _attach(model).load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).strip().split("\n")[-1].strip()
+            raise UserError(f"{file} is a hypernetwork of another base model: {reason}") from error

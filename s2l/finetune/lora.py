@@ -13,8 +13,10 @@ from torch import nn
 from s2l.config import FineTuneConfig
 from s2l.errors import UserError
 from s2l.finetune.catalogue import LoRASettings, settings_of
+from s2l.model.adapters import fold, read_adapter
 from s2l.model.diffusion import DiffusionModel
 
+WEIGHTS = "pytorch_lora_weights.safetensors"  # the name diffusers looks for
 TEXT_TARGETS = ("q_proj", "v_proj")
 
 
@@ -63,7 +65,10 @@ def save(model: DiffusionModel, folder: Path, config: FineTuneConfig) -> None:
 
 
 def load(model: DiffusionModel, folder: Path, config: FineTuneConfig, scale: float = 1.0) -> None:
-    """Read the adapters and fold `scale` times them into the weights: attacks then run at the base model's speed."""
-    model.pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
-    model.pipe.fuse_lora(lora_scale=scale)
-    model.pipe.unload_lora_weights()
+    """Read the adapters and fold `scale` times them into the weights: attacks then run at the base model's speed.
+
+    Not by `load_lora_weights`: with `target_modules` beyond attention it drops the attention's adapters, whose names
+    `save` spells in another way, without a word.
+    """
+    modules = {"unet": model.unet, "text_encoder": model.text_encoder}
+    fold(read_adapter(folder / WEIGHTS, modules), modules, scale)

@@ -74,15 +74,20 @@ class Checkpoint:
 
 
 def part_files(folder: Path, part: str) -> tuple[list[Path], str]:
-    """The files of one part that are loaded, and their variant ("" for the plain ones).
+    """The files of one part of a checkpoint that are loaded, and their variant ("" for the plain ones)."""
+    return files_in(folder / part, part)
+
+
+def files_in(folder: Path, part: str) -> tuple[list[Path], str]:
+    """The same for a part in a folder of its own.
 
     Raises UserError when there are none, or when the list of shards names anything but files beside it.
     """
     name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
     for variant in ("", *OTHER_VARIANTS):
         infix = f".{variant}" if variant else ""
-        whole = folder / part / f"{name}{infix}.safetensors"
-        index = folder / part / f"{name}.safetensors.index{infix}.json"
+        whole = folder / f"{name}{infix}.safetensors"
+        index = folder / f"{name}.safetensors.index{infix}.json"
         # The libraries disagree on which of the two counts if there are both.
         if index.exists() and not (part == "text_encoder" and whole.exists()):
             shards = read_json_object(index).get("weight_map")
@@ -94,7 +99,7 @@ def part_files(folder: Path, part: str) -> tuple[list[Path], str]:
             return [index.parent / x for x in sorted(names)], variant
         if whole.exists():
             return [whole], variant
-    raise UserError(f"{folder / part} has no {name}.safetensors")
+    raise UserError(f"{folder} has no {name}.safetensors")
 
 
 def check_name(model: str) -> None:

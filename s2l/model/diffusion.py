@@ -162,14 +162,17 @@ class DiffusionModel(Batched):
         self.runtime = replace(old, batch_size=max(1, sizes[0] // 2), train_batch_size=max(1, sizes[1] // 2))
         return sizes != (1, 1)
 
-    def copy(self) -> DiffusionModel:
-        """A second model with its own weights, for fine-tuning; the VAE is shared because it never trains."""
+    def copy(self, **parts) -> DiffusionModel:
+        """A second model with its own weights, for fine-tuning; the VAE is shared because it never trains.
+
+        `parts` ("unet", "text_encoder", "vae", "scheduler") take the place of this model's own.
+        """
         pipe = StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=copy.deepcopy(self.text_encoder),
+            vae=parts.get("vae", self.vae),
+            text_encoder=parts.get("text_encoder") or copy.deepcopy(self.text_encoder),
             tokenizer=copy.deepcopy(self.tokenizer),
-            unet=copy.deepcopy(self.unet),
-            scheduler=self.pipe.scheduler,
+            unet=parts.get("unet") or copy.deepcopy(self.unet),
+            scheduler=parts.get("scheduler", self.pipe.scheduler),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

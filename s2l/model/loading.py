@@ -8,7 +8,8 @@ refused by name. Wrappers that only lengthen a name are removed, with a note.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -51,6 +52,7 @@ SINGLE_FILE_LEFTOVERS = re.compile(
 # What a damaged configuration or file can raise in the libraries.
 FAULTS = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ImportError, ArithmeticError,
           NotImplementedError, SafetensorError)  # fmt: skip
+OWN = "its configuration"
 FEW = 3  # names that a message lists
 
 
@@ -60,7 +62,7 @@ def load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[StableDif
     Without its safety checker, which would hide what a model leaks. Raises UserError for what cannot be loaded whole.
     """
     notes = list(checkpoint.notes)
-    try:
+    with faults_as_a_sentence(f"{checkpoint.path} cannot be loaded as a Stable Diffusion checkpoint"):
         sources = _from_single_file(checkpoint, notes) if checkpoint.single_file else _from_folder(checkpoint, notes)
         parts = {}
         for part, (module, state) in sources.items():
@@ -76,13 +78,6 @@ def load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[StableDif
             requires_safety_checker=False,
             local_files_only=True,
         )
-    except UserError:
-        raise
-    except FAULTS as error:
-        if is_out_of_memory(error):
-            raise
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"{checkpoint.path} cannot be loaded as a Stable Diffusion checkpoint: {reason}") from error
     if len(pipe.tokenizer) > (known := pipe.text_encoder.config.vocab_size):
         raise UserError(
             f"the tokenizer of {checkpoint.path} has {len(pipe.tokenizer):,} tokens: the text encoder knows {known:,}, "
@@ -91,12 +86,25 @@ def load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[StableDif
     return pipe, notes
 
 
+@contextmanager
+def faults_as_a_sentence(what: str) -> Iterator[None]:
+    """Turn what the libraries raise for damaged files into a UserError that starts with `what`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FAULTS as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"{what}: {reason}") from error
+
+
 # --- empty networks and their files --------------------------------------------------------------
 
 
-def _empty(part: str, folder: Path) -> nn.Module:
-    """The network of a part as its configuration in `folder` describes it, its parameters without memory."""
-    config = read_json_object(folder / "config.json")
+def empty(part: str, config: dict) -> nn.Module:
+    """The network of a part as its configuration describes it, its parameters without memory."""
     with torch.device("meta"):
         if part == "text_encoder":
             module = CLIPTextModel(CLIPTextConfig.from_dict(config))
@@ -110,8 +118,8 @@ def _empty(part: str, folder: Path) -> nn.Module:
     return module.eval()
 
 
-def _read(paths: Iterable[Path]) -> State:
-    """All tensors of some files."""
+def read_tensors(*paths: Path) -> State:
+    """All tensors of some .safetensors files."""
     state: State = {}
     for path in paths:
         with safe_open(path, "pt") as file:
@@ -125,26 +133,38 @@ def _from_folder(checkpoint: Checkpoint, notes: list[str]) -> dict[str, tuple[nn
         files, variant = part_files(checkpoint.path, part)
         if variant:
             notes.append(f"the {part} has no weights but those of the variant {variant!r}: they are used")
-        sources[part] = _empty(part, checkpoint.path / part), _read(files)
+        sources[part] = empty(part, read_json_object(checkpoint.path / part / "config.json")), read_tensors(*files)
     return sources
 
 
 def _from_single_file(checkpoint: Checkpoint, notes: list[str]) -> dict[str, tuple[nn.Module, State]]:
-    """The parts of a single file under diffusers' names, by diffusers' own conversion."""
-    with safe_open(checkpoint.path, "pt") as file:
+    modules = {part: empty(part, read_json_object(checkpoint.config / part / "config.json")) for part in SINGLE_FILE}
+    states = single_file_parts(checkpoint.path, modules, notes)
+    for part, prefixes in SINGLE_FILE.items():
+        if part not in states:
+            needed = f"(no tensor {prefixes[0]}*): a whole checkpoint is needed"
+            raise UserError(f"{checkpoint.path} has no {part} {needed}")
+    return {part: (modules[part], states[part]) for part in states}
+
+
+def single_file_parts(path: Path, modules: dict[str, nn.Module], notes: list[str]) -> dict[str, State]:
+    """The weights of the parts in a single file under diffusers' names, by diffusers' own conversion.
+
+    `modules` are empty networks, whose configurations the conversion reads. Raises UserError for weights of a part that
+    have no place; those of no part are said in `notes`.
+    """
+    with safe_open(path, "pt") as file:
         names = [name for name in list(file.keys()) if not SINGLE_FILE_LEFTOVERS.match(name)]
         whole = {name: file.get_tensor(name) for name in names}
-    sources, foreign = {}, set(whole)
+    states, foreign = {}, set(whole)
     for part, prefixes in SINGLE_FILE.items():
-        module = _empty(part, checkpoint.config / part)
         given = {name: tensor for name, tensor in whole.items() if name.startswith(prefixes)}
         foreign -= given.keys()
-        if not given:
-            raise UserError(f"{checkpoint.path} has no {part} (no tensor {prefixes[0]}*): a whole checkpoint is needed")
-        sources[part] = module, _converted(part, module, given, checkpoint.path)
+        if given:
+            states[part] = _converted(part, modules[part], given, path)
     if foreign:
-        notes.append(f"{_list(foreign)} in {checkpoint.path.name} belong to no part of the model and are not used")
-    return sources
+        notes.append(f"{_list(foreign)} in {path.name} belong to no part of the model and are not used")
+    return states
 
 
 def _converted(part: str, module: nn.Module, given: State, path: Path) -> State:
@@ -211,8 +231,13 @@ def match_names(wanted: Iterable[str], given: Iterable[str], part: str) -> tuple
     return matched, left, unwrapped
 
 
-def fill(module: nn.Module, state: State, part: str, source: Path, dtype: torch.dtype, notes: list[str]) -> None:
-    """Give an empty network its weights, in `dtype`. Raises UserError unless each one has its place."""
+def fill(
+    module: nn.Module, state: State, part: str, source: Path, dtype: torch.dtype, notes: list[str], like: str = OWN
+) -> None:
+    """Give an empty network its weights, in `dtype`. Raises UserError unless each one has its place.
+
+    `like` says for the message where the network's architecture comes from.
+    """
     if hasattr(module, "_fix_state_dict_keys_on_load"):
         module._fix_state_dict_keys_on_load(state)  # attention layers of autoencoders before diffusers 0.18
     expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
@@ -223,12 +248,11 @@ def fill(module: nn.Module, state: State, part: str, source: Path, dtype: torch.
         faults.append(f"holds {_list(left)}, which the {part} has no place for")
     wrong = [name for name, given in matched.items() if state[given].shape != expected[name]]
     faults += [
-        f"holds {name} of shape {tuple(state[matched[name]].shape)} where its configuration says "
-        f"{tuple(expected[name])}"
+        f"holds {name} of shape {tuple(state[matched[name]].shape)} where {like} has {tuple(expected[name])}"
         for name in wrong[:1]
     ]
     if faults:
-        raise UserError(f"the {part} of {source} cannot be loaded as its configuration describes it: it "
+        raise UserError(f"the {part} of {source} cannot be loaded, because unlike {like} it "
                         f"{'; it '.join(faults)}")  # fmt: skip
     if unwrapped:
         notes.append(f"the {part}'s weights were saved inside a wrapper (such as `module.`): it was taken off")

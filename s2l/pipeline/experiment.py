@@ -13,29 +13,28 @@ import math
 import operator
 import platform
 from collections.abc import Sequence
-from functools import cache, partial, reduce
+from functools import partial, reduce
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from s2l import attacks, finetune
-from s2l.config import SCHEMA_VERSION, AuditRunConfig, DomainConfig, FineTuneConfig, RunConfig, checked
+from s2l.config import SCHEMA_VERSION, AuditRunConfig, DomainConfig, FineTuneConfig, RunConfig
 from s2l.data import sp_set
 from s2l.data.domain import Domain, folder_domain
 from s2l.data.lab_domain import calibration_domains, lab_domain
 from s2l.errors import UserError
 from s2l.finetune import dreambooth
-from s2l.keys import file_hash
 from s2l.labs import find_lab
 from s2l.model.diffusion import DiffusionModel, Runtime
-from s2l.model.extrapolated import step_away
 from s2l.pipeline import identity, plan
 from s2l.pipeline import stages as declared
 from s2l.pipeline.audit import AuditResult, audit
 from s2l.pipeline.membership import check_split
 from s2l.pipeline.stages import CLASS_IMAGES, FINETUNE, RESULT, SP_SET, Stages
 from s2l.pipeline.subject import Subject
+from s2l.pipeline.tuned import caption_notes, fine_tuned, is_result, read_tuned, say
 from s2l.pipeline.unshake import FineTuned
 from s2l.progress import Progress, silent
 from s2l.record import Result, load_result  # noqa: F401  (load_result: for those who import it from here)
@@ -57,57 +56,6 @@ def calibration_people(config: DomainConfig, model: str) -> Sequence[Domain]:
     """The lab's calibration people except the one under test; none for folders and other models."""
     lab = find_lab(model)
     return () if lab is None or config.members is not None else calibration_domains(lab, config.name)
-
-
-def fine_tuned(base: DiffusionModel, folder: Path, key: str, name: str, config: FineTuneConfig) -> FineTuned:
-    """A fine-tuning result in a folder as a model. It is loaded when first needed; a cached audit never needs it."""
-    load = cache(lambda: finetune.load_finetuned(base, folder))
-    caption = partial(finetune.map_caption, name=name, config=config)
-    scaled = partial(finetune.load_finetuned, base, folder)
-    return FineTuned(Subject(key, load, caption), scaled, partial(caption, away=True), name)
-
-
-def read_tuned(base: DiffusionModel, folder: Path) -> FineTuned:
-    """The fine-tuning result in a user's folder. Raises UserError if there is none, or for another base model."""
-    path = folder / "config.json"
-    if not path.exists():
-        raise UserError(f"{folder} is not a fine-tuned model: it has no config.json (is the training finished?)")
-    record = read_json(path)
-    if record.get("base_model") != base.weights:
-        raise UserError(f"{folder} was fine-tuned from another model than this one", field="model")
-    config = checked(FineTuneConfig, record["finetune"])
-    key = identity.tuned_folder(base.key, config, file_hash(list(folder.rglob("*.safetensors"))))
-    return fine_tuned(base, folder, key, record["name"], config)
-
-
-def read_checkpoint(base: DiffusionModel, folder: Path, runtime: Runtime, unshake: bool) -> FineTuned:
-    """A whole checkpoint as the fine-tuned model. Raises UserError if the two cannot be compared, or un-shaken."""
-    tuned = DiffusionModel.load(str(folder), runtime)
-    if tuned.resolution != base.resolution:
-        raise UserError(f"{folder} generates {tuned.resolution} pixels and the base model {base.resolution}")
-    if tuned.weights == base.weights:
-        raise UserError(f"{folder} has the weights of the base model itself: there is nothing to compare")
-    if unshake and not _same_autoencoder(base, tuned):
-        raise UserError(f"{folder} has another autoencoder than the base model: un-shake needs the same one in both")
-    return FineTuned(Subject.of(tuned), partial(_scaled_change, base, tuned))
-
-
-def _same_autoencoder(one: DiffusionModel, other: DiffusionModel) -> bool:
-    mine, theirs = one.vae.state_dict(), other.vae.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
-def _scaled_change(base: DiffusionModel, tuned: DiffusionModel, scale: float) -> DiffusionModel:
-    """base + scale (tuned - base), of UNet and text encoder. Raises UserError if the two do not match."""
-    if tuned.prediction_type != base.prediction_type:
-        raise UserError(
-            f"the base model predicts {base.prediction_type} and the fine-tuned one {tuned.prediction_type}, so their "
-            "weights cannot be mixed: un-shake in scores instead (--unshake-space scores)"
-        )
-    moved = tuned.copy()
-    step_away(base.unet, moved.unet, scale)
-    step_away(base.text_encoder, moved.text_encoder, scale)
-    return moved
 
 
 class _Run:
@@ -227,7 +175,7 @@ def run_audit(
     runtime: Runtime = Runtime(),
     progress: Progress = silent,
 ) -> Result:
-    """Audit a model that was fine-tuned elsewhere: a folder from `finetune`, or a whole checkpoint.
+    """Audit a model that was fine-tuned elsewhere, whatever tool wrote it (see tuned.py).
 
     The same comparison as `run`, without its first two steps. Raises UserError for invalid input.
     """
@@ -237,13 +185,13 @@ def run_audit(
     model = load_in_one_process(config.model, runtime)
     domain = load_domain(config.domain, config.model, model.resolution)
     check_split(domain)
-    folder, training = Path(config.tuned), None
-    if (folder / "model_index.json").exists():
-        tuned = read_checkpoint(model, folder, runtime, config.unshake is not None)
-    else:
-        tuned, training = read_tuned(model, folder), _training(folder)
+    tuned = read_tuned(model, Path(config.tuned), domain.name, config.unshake is not None)
+    training = _training(Path(config.tuned)) if is_result(Path(config.tuned)) else None
+    notes = [*tuned.notes, *say(caption_notes(tuned, domain))]
     people = partial(calibration_people, config.domain, config.model)
     outcome = audit(Subject.of(model), tuned, domain, config.audit, config.extraction, stages, people, config.unshake)
+    if notes:
+        outcome.record["tuned_notes"] = notes
     return _finish("audit", config, model, domain, outcome, stages, {}, training)
 
 

@@ -32,6 +32,7 @@ COMPARISON = 2  # of given scores and pictures
 RESULT = 2
 CELL = 1
 SPLIT = 1  # what is measured of a split, and the photos of its second source
+BROUGHT = 1  # how the files of other tools are applied to the base model
 UNSHAKE = 1  # how the un-shaken model is made of the two others
 
 
@@ -74,6 +75,11 @@ def finetune(sp_set: str, config: FineTuneConfig, rates: dict[str, float], name:
 def tuned_folder(model: str, config: FineTuneConfig, weights: str) -> str:
     """Key of a fine-tuned model in a user's folder: its settings, and a hash of its weights."""
     return key_of("tuned", model, catalogue.spelled_out(config), weights)
+
+
+def brought(base: str, kind: str, files: str, more: Sequence[str]) -> str:
+    """Key of a fine-tuned model that another tool wrote: a hash of its files, and what else decides how it is used."""
+    return key_of("brought", BROUGHT, base, kind, files, list(more))
 
 
 def unshaken(tuned: str, base: str, config: UnshakeConfig, name: str) -> str:

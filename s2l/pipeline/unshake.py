@@ -49,12 +49,16 @@ class FineTuned:
     scaled   scale -> the base model plus `scale` times the change
     away     the captions of the model after a step away from the change
     name     the person's name, which `subject` replaces in captions; "" if it is not known
+    notes    what it is, where another tool wrote it, and what had to be done to use it, a sentence each
+    tokens   learned words, as its tokenizer knows them
     """
 
     subject: Subject
     scaled: Callable[[float], DiffusionModel] = _unknown_change
     away: Callable[[str], str] = str
     name: str = ""
+    notes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
 
 def unshaken(base: Subject, tuned: FineTuned, config: UnshakeConfig | None) -> Subject:

@@ -1,0 +1,309 @@
+"""LoRA that other tools trained: read whole, checked against the base model, folded into its weights by peft.
+
+A layer with weights W becomes W + scale * (alpha / rank) * up @ down. The alpha stands in tensors (kohya), in the
+file's metadata (diffusers since 0.34) or in adapter_config.json (peft); a file that says nothing has alpha = rank, as
+diffusers takes it. Every tensor has a place, every layer has both matrices, and both have its sizes, or the file is
+refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import safe_open
+from torch import nn
+
+from s2l.errors import UserError
+from s2l.model.configuration import read_json_object
+from s2l.model.headers import parse_json, read_header
+from s2l.model.lora_names import (
+    ALPHA,
+    DOWN,
+    PEFT_ROOT,
+    SUPPORTED,
+    UP,
+    WRAPPERS,
+    Place,
+    Spellings,
+    refuse_other_kinds,
+    tool_of,
+)
+
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PARTS = ("unet", "text_encoder")
+State = dict[str, torch.Tensor]
+METADATA = "lora_adapter_metadata"  # of diffusers: JSON of {"unet.r": 4, ...}
+KINDS = (nn.Linear, nn.Conv2d)
+# Settings of peft that a plain LoRA may have; any other one that is set means more than this file folds.
+SETTINGS = {
+    "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "peft_type", "task_type", "auto_mapping",
+    "peft_version", "base_model_name_or_path", "revision", "inference_mode", "megatron_core", "qalora_group_size",
+    "runtime_config", "eva_config",
+}  # fmt: skip
+PLAIN = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "orthogonal", "eva")}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA in memory. `parts`: {part: (how peft builds it, {"<layer>.lora_A.weight": tensor, ...})}."""
+
+    tool: str
+    parts: dict[str, tuple[LoraConfig, State]]
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> int:
+        return sum(len(state) // 2 for _, state in self.parts.values())
+
+
+def is_peft_folder(folder: Path) -> bool:
+    """Whether peft's `save_pretrained` wrote the folder, or one for each part in it."""
+    return any((folder / part / PEFT_CONFIG).exists() for part in ("", *PARTS))
+
+
+def read_adapter(path: Path, modules: dict[str, nn.Module]) -> Adapter:
+    """The LoRA in a .safetensors file or in a folder of peft, for `modules`, {part: network} of the base model.
+
+    Raises UserError for other kinds of adapters, for tensors without a place and for those that do not fit.
+    """
+    if path.is_dir():
+        return _read_peft(path, modules)
+    header = read_header(path)
+    refuse_other_kinds(header.shapes, path)
+    state = _tensors(path)
+    places, notes = _placed(state, modules, path, None)
+    stated = _metadata(path, header.metadata)
+    alphas: dict[str, dict[str, float]] = {part: {} for part in modules}
+    for name, place in places.items():
+        if place.role == ALPHA:
+            alphas[place.part][place.layer] = _scalar(state[name], name, path)
+    parts = {}
+    for part, module in modules.items():
+        own = {f"{at.layer}.{at.role}": state[n] for n, at in places.items() if at.part == part and at.role != ALPHA}
+        if not own:
+            continue
+        ranks = _check(own, module, part, path)
+        if alphas[part]:
+            if lost := sorted(ranks.keys() - alphas[part].keys()):
+                notes.append(f"{len(lost)} layers of the {part} have no alpha, which counts as their rank")
+            if stray := sorted(alphas[part].keys() - ranks.keys()):
+                raise UserError(f"{path} has an alpha for {stray[0]}, but no LoRA")
+            parts[part] = _config(ranks, {layer: alphas[part].get(layer, rank) for layer, rank in ranks.items()}), own
+        elif part in stated:
+            parts[part] = _from_settings(stated[part], path), own
+        else:
+            notes.append(f"it has no alpha for the {part}: the scale is 1, as in diffusers")
+            parts[part] = _config(ranks, dict(ranks)), own
+    if not parts:
+        raise UserError(f"{path} holds no LoRA of a UNet or a text encoder")
+    return Adapter(tool_of(header.shapes), parts, (path,), tuple(notes))
+
+
+def fold(adapter: Adapter, modules: dict[str, nn.Module], scale: float = 1.0) -> dict[str, nn.Module]:
+    """The networks with `scale` times the adapter in their weights; `modules` are changed in place.
+
+    Raises UserError if peft would build another adapter than the file holds, or if a weight overflows.
+    """
+    folded = {}
+    for part, (config, state) in adapter.parts.items():
+        module = modules[part]
+        with torch.random.fork_rng(devices=[]):  # the random start is overwritten: leave no trace of it
+            try:
+                wrapped = PeftModel(module, config)
+            except ValueError as error:
+                raise UserError(f"{adapter.files[0]} does not fit the {part}: {_line(error)}") from error
+        wanted = {PEFT_ROOT + name for name in state}
+        built = set(get_peft_model_state_dict(wrapped))
+        if built != wanted:
+            name = sorted(built ^ wanted)[0].removeprefix(PEFT_ROOT)
+            has = "lacks" if PEFT_ROOT + name in built else "holds, against its own settings,"
+            raise UserError(f"{adapter.files[0]} {has} {name} of the {part}")
+        set_peft_model_state_dict(wrapped, {PEFT_ROOT + name: tensor for name, tensor in state.items()})
+        for layer in wrapped.modules():
+            if isinstance(getattr(layer, "scaling", None), dict):
+                layer.scaling["default"] *= scale
+        try:
+            module = wrapped.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise UserError(
+                f"{adapter.files[0]} makes weights of the {part} NaN or infinite: {_line(error)}"
+            ) from error
+        for name in ("peft_config", "active_adapter"):
+            if name in vars(module):
+                delattr(module, name)
+        folded[part] = module.requires_grad_(False).eval()
+    return folded
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+def _tensors(path: Path) -> State:
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in list(file.keys())}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() and tensor.numel() > 1:
+            raise UserError(f"{path} holds {name} as {tensor.dtype}: quantized weights are not read")
+        if not tensor.float().isfinite().all():
+            raise UserError(f"{path} holds NaN or infinity in {name}")
+    return state
+
+
+def _placed(
+    state: State, modules: dict[str, nn.Module], path: Path, part: str | None
+) -> tuple[dict[str, Place], list[str]]:
+    """({tensor's name: its place}, notes). Raises UserError for a name without a place, and for a place given twice."""
+    layers = {p: [name for name, layer in m.named_modules() if isinstance(layer, KINDS)] for p, m in modules.items()}
+    spellings = Spellings(layers)
+    places = {name: spellings.place(name, part) for name in state}
+    if lost := sorted(name for name, place in places.items() if place is None):
+        more = f" and for {len(lost) - 1} more" if len(lost) > 1 else ""
+        whose = _other_base(state, modules) or "it belongs to another base model"
+        raise UserError(f"the base model has no place for {lost[0]} of {path}{more}: {whose}")
+    known = {name: place for name, place in places.items() if place is not None}
+    if len(set(known.values())) < len(known):
+        raise UserError(f"{path} gives a layer twice, under two spellings")
+    wrapped = any(WRAPPERS.search(name) for name in state)
+    return known, ["its names had a wrapper (such as `module.`): it was taken off"] if wrapped else []
+
+
+def _check(state: State, module: nn.Module, part: str, path: Path) -> dict[str, int]:
+    """{layer: rank}. Raises UserError for a layer with one matrix only, and for one of other sizes than the model's."""
+    ranks = {}
+    for layer in sorted({name.removesuffix(f".{DOWN}").removesuffix(f".{UP}") for name in state}):
+        down, up = state.get(f"{layer}.{DOWN}"), state.get(f"{layer}.{UP}")
+        if down is None or up is None:
+            raise UserError(f"{path} lacks the {'down' if down is None else 'up'} matrix of {layer} of the {part}")
+        owner, rank = module.get_submodule(layer), down.shape[0] if down.ndim else 0
+        weight = owner.weight
+        wanted = ((rank, *weight.shape[1:]), (weight.shape[0], rank, *(1 for _ in weight.shape[2:])))
+        for tensor, shape in zip((down, up), wanted, strict=True):
+            if tuple(tensor.shape) != shape or rank == 0:
+                other = _other_base(state, {part: module}) or "it was trained on another base model"
+                raise UserError(
+                    f"{path} does not fit the base model: for {layer} of the {part} it has a matrix of shape "
+                    f"{tuple(tensor.shape)} where {shape} is needed; {other}"
+                )
+        ranks[layer] = rank
+    return ranks
+
+
+def _other_base(state: State, modules: dict[str, nn.Module]) -> str | None:
+    """Which Stable Diffusion the width of the context tells, if it is not the base model's."""
+    known = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+    unet = modules.get("unet")
+    own = unet.config.cross_attention_dim if unet is not None else None
+    for name, tensor in state.items():
+        if (
+            re.search(r"attn2[._](processor[._])?to[._][kv]\b|attn2[._](processor\.)?to_[kv]_?", name)
+            and tensor.ndim >= 2
+        ):
+            width = tensor.shape[1]
+            if ("lora_A" in name or "down" in name.rsplit(".", 2)[-2]) and width != own and width in known:
+                return f"it was trained on {known[width]} (context of {width:,} instead of {own:,})"
+    return None
+
+
+def _scalar(tensor: torch.Tensor, name: str, path: Path) -> float:
+    if tensor.numel() != 1:
+        raise UserError(f"{path} holds {name} of shape {tuple(tensor.shape)}, where one number is needed")
+    return float(tensor)
+
+
+def _config(ranks: dict[str, int], alphas: dict[str, float]) -> LoraConfig:
+    """How peft builds layers of these ranks and alphas. Its patterns match the end of a name."""
+    return LoraConfig(
+        r=max(ranks.values()),
+        target_modules=rf"({'|'.join(map(re.escape, ranks))})",
+        rank_pattern={re.escape(layer): rank for layer, rank in ranks.items()},
+        alpha_pattern={re.escape(layer): alpha for layer, alpha in alphas.items()},
+        init_lora_weights=False,
+    )
+
+
+def _metadata(path: Path, metadata: dict[str, str]) -> dict[str, dict]:
+    """{part: peft's settings} that diffusers left in a file's metadata."""
+    if METADATA not in metadata:
+        return {}
+    try:
+        whole = parse_json(metadata[METADATA])
+        found: dict[str, dict] = defaultdict(dict)
+        for name, value in whole.items():
+            part, _, field = name.partition(".")
+            found[part][field] = value
+    except (ValueError, AttributeError):
+        raise UserError(f"the metadata {METADATA} of {path} cannot be read") from None
+    return dict(found)
+
+
+def _from_settings(settings: dict, path: Path) -> LoraConfig:
+    """peft's own configuration. Raises UserError for settings that mean more than a plain LoRA, or are unknown."""
+    kind = settings.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise UserError(f"{path} holds an adapter of the kind {kind}, which is not supported: only LoRA is")
+    for name, value in settings.items():
+        if name not in SETTINGS and value and value not in PLAIN.get(name, ()):
+            what = "DoRA (weight-decomposed LoRA)" if name == "use_dora" else f"a LoRA with {name} = {value!r}"
+            raise UserError(f"{path} holds {what}, which is not supported; {SUPPORTED}")
+    fields = {field.name for field in dataclasses.fields(LoraConfig)} & SETTINGS - {"peft_type", "task_type"}
+    own = {name: value for name, value in settings.items() if name in fields}
+    try:
+        return LoraConfig(**own | {"init_lora_weights": False, "inference_mode": False})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} has settings that peft refuses: {_line(error)}") from None
+
+
+def _read_peft(folder: Path, modules: dict[str, nn.Module]) -> Adapter:
+    """An adapter as peft's `save_pretrained` writes it: for one part, or in a folder for each."""
+    parts: dict[str, tuple[LoraConfig, State]] = {}
+    files: list[Path] = []
+    notes: list[str] = []
+    whole = (folder / PEFT_CONFIG).exists()
+    for given in (None,) if whole else PARTS:
+        place = folder / (given or "")
+        if not (place / PEFT_CONFIG).exists():
+            continue
+        path = place / PEFT_WEIGHTS
+        if not path.exists():
+            pickled = (place / "adapter_model.bin").exists()
+            why = "only pickled weights (.bin), which are never opened: save them as safetensors" if pickled else "none"
+            raise UserError(f"{place} should hold {PEFT_WEIGHTS}, but has {why}")
+        header = read_header(path)
+        settings = read_json_object(place / PEFT_CONFIG)
+        config = _from_settings(settings, place / PEFT_CONFIG)
+        refuse_other_kinds((n.removeprefix(PEFT_ROOT) for n in header.shapes), path)
+        state = _tensors(path)
+        part = given or _part_of(state, modules)
+        found, more = _placed(state, {part: modules[part]}, path, part)
+        notes += more
+        own = {f"{at.layer}.{at.role}": state[name] for name, at in found.items()}
+        if any(at.role == ALPHA for at in found.values()):
+            raise UserError(
+                f"{path} holds alphas in tensors, beside those of {PEFT_CONFIG}: which one counts is not clear"
+            )
+        _check(own, modules[part], part, path)
+        parts[part] = config, own
+        files += [path, place / PEFT_CONFIG]
+    return Adapter("peft", parts, tuple(files), tuple(notes))
+
+
+def _part_of(state: State, modules: dict[str, nn.Module]) -> str:
+    """The part whose layers the names of an adapter are; the UNet if it fits neither."""
+    for part, module in modules.items():
+        layers = [name for name, layer in module.named_modules() if isinstance(layer, KINDS)]
+        spellings = Spellings({part: layers})
+        if any(spellings.place(name, part) is not None for name in state):
+            return part
+    return "unet"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,301 @@
+"""What people bring as the fine-tuned model: told apart by its content, applied to the base model, named in one key.
+
+A folder from `finetune`, a whole checkpoint, its `unet` folder, a merged single file, a LoRA, a Textual Inversion or a
+hypernetwork. Weights that are unlike the base model's raise UserError; what had to be done to use them is printed to
+stderr and kept in the result.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+
+from s2l import finetune
+from s2l.config import FineTuneConfig, checked, replace_name
+from s2l.data.domain import Domain
+from s2l.errors import UserError
+from s2l.finetune import hypernetwork
+from s2l.keys import file_hash
+from s2l.model import adapters, embeddings, parts
+from s2l.model.configuration import read_json_object
+from s2l.model.diffusion import DiffusionModel
+from s2l.model.extrapolated import step_away
+from s2l.model.headers import read_header
+from s2l.model.lora_names import is_lora
+from s2l.pipeline import identity
+from s2l.pipeline.subject import Subject
+from s2l.pipeline.unshake import FineTuned
+
+SUPPORTED = (
+    "supported: a folder from `finetune`, a whole checkpoint (a folder in diffusers layout or one .safetensors file), "
+    "its unet folder, a LoRA of diffusers, peft or kohya, a Textual Inversion of diffusers or A1111"
+)
+PREFERRED = ("pytorch_lora_weights.safetensors", embeddings.WEIGHTS, hypernetwork.WEIGHTS)
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+FEW = 3  # names that a message lists
+
+
+def read_tuned(base: DiffusionModel, path: Path, name: str = "", unshake: bool = False) -> FineTuned:
+    """The fine-tuned model in a folder or a file, whatever tool wrote it.
+
+    `name` is the person's name, in whose place a learned word is put. `unshake`: whether it will be un-shaken. Raises
+    UserError for what is no fine-tuned model, or not one of this base model.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is not a fine-tuned model: there is no such file or folder")
+    tuned = _read(base, path, name, unshake)
+    say(f"{path}: {note}" for note in tuned.notes)
+    return tuned
+
+
+def say(notes: Iterable[str]) -> list[str]:
+    """Print notes to stderr, where those of a loaded model go."""
+    notes = list(notes)
+    for note in notes:
+        print(note, file=sys.stderr, flush=True)
+    return notes
+
+
+def _read(base: DiffusionModel, path: Path, name: str, unshake: bool) -> FineTuned:
+    if path.is_dir():
+        if (path / "model_index.json").exists():
+            return _checkpoint(base, path, name, unshake)
+        if is_result(path):
+            return _result(base, path)
+        if adapters.is_peft_folder(path):
+            return _lora(base, path)
+        if folders := parts.part_folders(path):
+            files = [file for folder in folders.values() for file in folder.iterdir() if file.is_file()]
+            return _parts(base, files, *parts.parts_of_folders(base, path, folders), name, unshake)
+        path, left = _one_file(path)
+        found = _read(base, path, name, unshake)
+        return replace(found, notes=(*found.notes, *left))
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} is {_what(path)}; {SUPPORTED}")
+    header = read_header(path)
+    if parts.is_single_file(header):
+        if (path.with_suffix("") / "model_index.json").exists():
+            return _checkpoint(base, path, name, unshake)
+        return _parts(base, [path], *parts.parts_of_file(base, path), name, unshake)
+    if hypernetwork.is_hypernetwork(header.shapes):
+        return _hypernetwork(base, path)
+    if is_lora(header.shapes):
+        return _lora(base, path)
+    if embeddings.is_embedding(header):
+        return _embedding(base, path, name)
+    names = ", ".join(sorted(header.shapes)[:FEW])
+    raise UserError(f"{path} is not a fine-tuned model that is known here (it holds {names}); {SUPPORTED}")
+
+
+def is_result(folder: Path) -> bool:
+    """Whether `finetune` wrote the folder."""
+    return (folder / "config.json").exists() and "finetune" in read_json_object(folder / "config.json")
+
+
+def fine_tuned(base: DiffusionModel, folder: Path, key: str, name: str, config: FineTuneConfig) -> FineTuned:
+    """A fine-tuning result in a folder as a model. It is loaded when first needed; a cached audit never needs it."""
+    load = cache(lambda: finetune.load_finetuned(base, folder))
+    caption = partial(finetune.map_caption, name=name, config=config)
+    scaled = partial(finetune.load_finetuned, base, folder)
+    return FineTuned(Subject(key, load, caption), scaled, partial(caption, away=True), name)
+
+
+def _result(base: DiffusionModel, folder: Path) -> FineTuned:
+    """A folder from `finetune`. Raises UserError if another base model was fine-tuned."""
+    record = read_json_object(folder / "config.json")
+    if record.get("base_model") != base.weights:
+        raise UserError(f"{folder} was fine-tuned from another model than this one", field="model")
+    config = checked(FineTuneConfig, record["finetune"])
+    key = identity.tuned_folder(base.key, config, file_hash(list(folder.rglob("*.safetensors"))))
+    return fine_tuned(base, folder, key, record["name"], config)
+
+
+# --- changes of the base model -------------------------------------------------------------------
+
+
+def _lora(base: DiffusionModel, path: Path) -> FineTuned:
+    modules = {part: getattr(base, part) for part in adapters.PARTS}
+    adapter = adapters.read_adapter(path, modules)
+
+    def scaled(scale: float) -> DiffusionModel:
+        tuned = base.copy()
+        adapters.fold(adapter, {part: getattr(tuned, part) for part in adapters.PARTS}, scale)
+        return tuned
+
+    layers = ", ".join(f"{len(state) // 2} layers of the {part}" for part, (_, state) in adapter.parts.items())
+    return _change(base, f"a LoRA of {adapter.tool}", list(adapter.files), scaled, [layers, *adapter.notes])
+
+
+def _hypernetwork(base: DiffusionModel, path: Path) -> FineTuned:
+    def scaled(scale: float) -> DiffusionModel:
+        tuned = base.copy()
+        hypernetwork.attach(tuned, path, scale)
+        tuned.unet.requires_grad_(False).eval()
+        return tuned
+
+    return _change(base, "a hypernetwork of `finetune`", [path], scaled, [])
+
+
+def _embedding(base: DiffusionModel, path: Path, name: str) -> FineTuned:
+    learned = embeddings.read_embedding(path, base)
+
+    def scaled(scale: float) -> DiffusionModel:
+        if scale != 1:
+            raise UserError(
+                f"{path} does not say where its embeddings started, so it cannot be un-shaken in weights: un-shake in "
+                "scores instead (--unshake-space scores)"
+            )
+        tuned = base.copy()
+        embeddings.add_word(tuned, learned)
+        return tuned
+
+    n = len(learned.vectors)
+    notes = [f"the word {learned.word!r} ({n} vector{'s' * (n > 1)})"]
+    if learned.word != learned.token:
+        notes.append(f"captions have {learned.token!r} for it")
+    words = ((learned.word, learned.token),)
+    return _change(base, "a Textual Inversion", [path], scaled, notes, name, words)
+
+
+def _change(
+    base: DiffusionModel,
+    kind: str,
+    files: list[Path],
+    scaled: Callable[[float], DiffusionModel],
+    notes: Sequence[str],
+    name: str = "",
+    words: tuple[tuple[str, str], ...] = (),
+) -> FineTuned:
+    """Something that is added to the base model; it is added when the model is first needed."""
+    key = identity.brought(base.key, kind, file_hash(files), [token for _, token in words])
+    caption = partial(with_words, name=name, words=words)
+    subject = Subject(key, cache(lambda: scaled(1.0)), caption)
+    first, *rest = [*notes, ""]
+    said = (f"{kind}: {first}" if first else kind, *filter(None, rest))
+    return FineTuned(subject, scaled, caption, name, tuple(said), tuple(token for _, token in words))
+
+
+# --- whole models --------------------------------------------------------------------------------
+
+
+def _checkpoint(base: DiffusionModel, path: Path, name: str, unshake: bool) -> FineTuned:
+    tuned = DiffusionModel.load(str(path), base.runtime)
+    if tuned.weights == base.weights:
+        raise UserError(f"{path} has the weights of the base model itself: there is nothing to compare")
+    return _whole(base, tuned, tuned.key, path, (), name, unshake)
+
+
+def _parts(
+    base: DiffusionModel, files: list[Path], tuned: DiffusionModel, notes: list[str], name: str, unshake: bool
+) -> FineTuned:
+    key = identity.brought(base.key, "parts", file_hash(files), [tuned.prediction_type])
+    equal = all(_same(getattr(base, part), getattr(tuned, part)) for part in ("unet", "text_encoder"))
+    if equal:
+        raise UserError(f"{files[0]} has the weights of the base model itself: there is nothing to compare")
+    return _whole(base, tuned, key, files[0], notes, name, unshake)
+
+
+def _whole(
+    base: DiffusionModel,
+    tuned: DiffusionModel,
+    key: str,
+    path: Path,
+    notes: Sequence[str],
+    name: str,
+    unshake: bool,
+) -> FineTuned:
+    """A model with weights of its own. Raises UserError if the two cannot be compared, or un-shaken."""
+    if tuned.resolution != base.resolution:
+        raise UserError(f"{path} generates {tuned.resolution} pixels and the base model {base.resolution}")
+    if unshake and not _same(base.vae, tuned.vae):
+        raise UserError(f"{path} has another autoencoder than the base model: un-shake needs the same one in both")
+    words = tuple((word, word) for word in embeddings.added_words(base, tuned))
+    if words:
+        listed = ", ".join(word for word, _ in words)
+        notes = [*notes, f"its tokenizer has words that the base model lacks: {listed}"]
+    caption = partial(with_words, name=name, words=words)
+    subject = Subject(key, lambda: tuned, caption)
+    scaled = partial(_scaled_change, base, tuned)
+    return FineTuned(subject, scaled, caption, name if words else "", tuple(notes), tuple(word for word, _ in words))
+
+
+def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def _scaled_change(base: DiffusionModel, tuned: DiffusionModel, scale: float) -> DiffusionModel:
+    """base + scale (tuned - base), of UNet and text encoder. Raises UserError if the two do not match."""
+    if tuned.prediction_type != base.prediction_type:
+        raise UserError(
+            f"the base model predicts {base.prediction_type} and the fine-tuned one {tuned.prediction_type}, so their "
+            "weights cannot be mixed: un-shake in scores instead (--unshake-space scores)"
+        )
+    moved = tuned.copy()
+    step_away(base.unet, moved.unet, scale)
+    step_away(base.text_encoder, moved.text_encoder, scale)
+    return moved
+
+
+# --- captions ------------------------------------------------------------------------------------
+
+
+def with_words(caption: str, name: str, words: Sequence[tuple[str, str]]) -> str:
+    """The caption with the learned words in the name's place; one that has a word already keeps it.
+
+    `words` are pairs: as a caption may have it, and as the tokenizer knows it.
+    """
+    if any(token in caption for _, token in words):
+        return caption
+    if words and (renamed := replace_name(caption, name, "".join(token for _, token in words))) != caption:
+        return renamed
+    for word, token in words:
+        caption = replace_name(caption, word, token)
+    return caption
+
+
+def caption_notes(tuned: FineTuned, domain: Domain) -> list[str]:
+    """Which captions the fine-tuned model gets where it has learned words, and whether they address what it learned."""
+    if not tuned.tokens:
+        return []
+    captions = domain.membership.all().captions if domain.split is not None else (f"a photo of {domain.name}",)
+    mapped = [tuned.subject.caption(caption) for caption in captions]
+    changed = [(old, new) for old, new in zip(captions, mapped, strict=True) if old != new]
+    notes = [f"for the fine-tuned model, {old!r} is {new!r}" for old, new in changed[:1]]
+    without = sum(not any(token in caption for token in tuned.tokens) for caption in mapped)
+    if without:
+        notes.append(
+            f"{without} of {len(mapped)} captions have neither the name {domain.name!r} nor a learned word "
+            f"({', '.join(tuned.tokens)}): nothing in them addresses what was learned"
+        )
+    return notes
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def _one_file(folder: Path) -> tuple[Path, list[str]]:
+    """The file that a folder is about, and a note on those that are left out. Raises UserError if it is not clear."""
+    files = sorted(folder.glob("*.safetensors"))
+    known = [file for file in files if file.name in PREFERRED]
+    if len(known) == 1 or len(files) == 1:
+        (file,) = known if len(known) == 1 else files
+        rest = [other.name for other in files if other != file]
+        return file, [f"{file.name} is used, not {', '.join(rest[:FEW])}"] if rest else []
+    if files:
+        names = ", ".join(file.name for file in files[:FEW])
+        raise UserError(f"{folder} holds {len(files)} .safetensors files ({names}): name the one that is meant")
+    pickled = next((file for file in sorted(folder.iterdir()) if file.suffix in PICKLES), None)
+    why = f"{pickled.name} is {_what(pickled)}" if pickled else "it has no config.json and no .safetensors file"
+    raise UserError(f"{folder} is not a fine-tuned model that can be read: {why}; {SUPPORTED}")
+
+
+def _what(path: Path) -> str:
+    if path.suffix in PICKLES:
+        return "a pickle, which is never opened because it can run any program: save it as .safetensors"
+    return "not a .safetensors file"
