@@ -369,11 +369,7 @@ class AuditRunConfig(Settings):
     """An audit of a model that was fine-tuned elsewhere; `tuned` is a folder or a file (pipeline/tuned.py)."""
 
     model: str = Field(LAB, title="Model", description=MODEL_HELP)
-    tuned: str = Field(
-        title="Fine-tuned model",
-        description="Fine-tuned model: a folder from `finetune`, a whole checkpoint, a unet folder, or a LoRA or "
-        "Textual Inversion of another tool (.safetensors or its folder).",
-    )
+    tuned: str = Field(title="Fine-tuned model", description="Fine-tuned model: a folder or a file.")
     preset: str = Field("demo", title="Preset", description="Sizes and settings to start from.")
     domain: DomainConfig
     audit: AuditConfig = AuditConfig()

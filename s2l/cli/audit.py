@@ -32,7 +32,7 @@ def audit(
     out: Annotated[
         Path, typer.Option(help="Folder for result.json, roc.png, histograms.png, extractions.png, report.html.")
     ],
-    tuned: base.TunedDir = None,
+    tuned: base.Tuned = None,
     domain: PersonName = None,
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,

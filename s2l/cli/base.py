@@ -16,7 +16,7 @@ from typer.models import OptionInfo
 
 from s2l import labs
 from s2l.cli.console import say
-from s2l.config import PRESETS, AuditRunConfig, UnshakeConfig
+from s2l.config import PRESETS, UnshakeConfig
 from s2l.environment import Program, variable
 from s2l.errors import UserError, unknown
 from s2l.options import checked_preset, declaration, help_of, in_options
@@ -144,7 +144,13 @@ Steps = Annotated[int | None, _of("steps")]
 LearningRate = Annotated[float | None, _of("learning-rate")]
 Rank = Annotated[int | None, _of("rank")]
 TrainBatch = Annotated[int | None, _of("train-batch-size")]
-TunedDir = Annotated[Path | None, typer.Option(help=AuditRunConfig.model_fields["tuned"].description)]
+Tuned = Annotated[
+    Path | None,
+    typer.Option(
+        help="Fine-tuned model: a folder from `finetune`, a checkpoint (folder or .safetensors), a unet folder, or a "
+        "LoRA (diffusers, peft, kohya) or Textual Inversion (diffusers, A1111), a file or its folder."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 DType = Annotated[
     str,

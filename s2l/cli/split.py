@@ -37,7 +37,7 @@ def split_check(
     ] = None,
     n_nonmembers: base.NNonmembers = None,
     model: Annotated[str | None, typer.Option(help=help_of("model") + " Only with --tuned; default: lab.")] = None,
-    tuned: base.TunedDir = None,
+    tuned: base.Tuned = None,
     attacks: base.AttackNames = None,
     seed: base.NoiseSeed = None,
     preset_name: base.Preset = "demo",

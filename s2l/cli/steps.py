@@ -164,7 +164,7 @@ def attack(
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
     n_nonmembers: base.NNonmembers = None,
-    tuned: base.TunedDir = None,
+    tuned: base.Tuned = None,
     unshake: base.Unshake = None,
     unshake_space: base.UnshakeSpace = None,
     attacks: base.AttackNames = None,
@@ -239,7 +239,7 @@ def extract(
         Path | None, typer.Option(help="Folder of pictures to search, instead of generating them.")
     ] = None,
     domain: base.Name = None,
-    tuned: base.TunedDir = None,
+    tuned: base.Tuned = None,
     n: Annotated[int | None, typer.Option("-n", "--n-generations", help="Number of pictures to generate.")] = None,
     guidance: base.Guidance = None,
     seed_pool: base.SeedPool = None,
