@@ -13,6 +13,7 @@ from s2l.cli.base import (
     Device,
     DType,
     Lab,
+    Preset,
     app,
     check_folder,
     check_runtime,
@@ -256,6 +257,38 @@ def showcase(
             experiment.run(settings, runtime=make_runtime(device, dtype, None), progress=progress), out
         )
     print(f"written: {out}, {size / 1e6:.1f} MB")
+
+
+@app.command(epilog=example("frames", 'frames --people "Mira Solwyn,Taro Quillan" --dtype mixed'))
+def frames(
+    people: Annotated[str, typer.Option(help="Names of people, with commas between them.")] = "Mira Solwyn",
+    model: Annotated[str, typer.Option(help="A lab: lab, lab:NAME or a folder.")] = "lab",
+    preset_name: Preset = "demo",
+    out: Annotated[Path, typer.Option(help="Folder to write: one folder per person.")] = Path("s2l/assets/frames"),
+    device: Device = "auto",
+    dtype: DType = "float32",
+) -> None:
+    """Make the pictures and numbers of the app's first screen: one shake of each person, seen at seven weights w.
+
+    Every w is a run like any other and is kept in the cache, so a stopped command continues where it was.
+    """
+    check_runtime(device, dtype, None)
+    from s2l.config import preset
+    from s2l.pipeline import experiment
+    from s2l.report import frames as screen
+    from s2l.tables.cells import slug
+
+    quiet_libraries()
+    runtime = make_runtime(device, dtype, None)
+    for name in (part.strip() for part in people.split(",")):
+        config = preset(preset_name, name, model=model, audit={"attacks": ["loss", "secmi", "sima"]})
+        with console.progress() as progress:
+            results = {
+                w: experiment.run(one, runtime=runtime, progress=progress)
+                for w, one in screen.configs(config).items()
+            }
+        folder = out / slug(results[screen.SHAKEN].record["domain"]["name"])
+        print(f"written: {folder}, {screen.export_frames(results, folder) / 1e3:.0f} kB")
 
 
 @app.command(epilog=example("docs"))

@@ -55,7 +55,7 @@ def _pack(result: Result, folder: Path) -> int:
     for name in (s for s in SETS if s in result.record["folders"]):
         images = result.images(name)
         pixels = images.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3) uint8
-        _sheet(pixels).save(folder / f"{name}.webp", lossless=True, quality=60, method=3)
+        Image.fromarray(sheet(pixels)).save(folder / f"{name}.webp", lossless=True, quality=60, method=3)
         sets[name] = {"n": len(pixels), "columns": COLUMNS, "captions": images.captions, "ids": images.ids}
     write_json(folder / SETS_FILE, sets)
     (folder / "result.json").write_text(json.dumps(result.record, allow_nan=False), encoding="utf-8")
@@ -74,14 +74,14 @@ def load_showcase(folder: str | Path, store: Store) -> Result:
     return Result(record, Store(root))
 
 
-def _sheet(pixels: np.ndarray) -> Image.Image:
-    """(N, H, W, 3) as one picture, COLUMNS wide."""
+def sheet(pixels: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
+    """(N, H, W, 3) as one picture (rows * H, columns * W, 3), row by row."""
     n, height, width, _ = pixels.shape
-    sheet = np.zeros((-(-n // COLUMNS) * height, COLUMNS * width, 3), np.uint8)
+    whole = np.zeros((-(-n // columns) * height, columns * width, 3), np.uint8)
     for i, image in enumerate(pixels):
-        y, x = i // COLUMNS * height, i % COLUMNS * width
-        sheet[y : y + height, x : x + width] = image
-    return Image.fromarray(sheet)
+        y, x = i // columns * height, i % columns * width
+        whole[y : y + height, x : x + width] = image
+    return whole
 
 
 def _unpack(folder: Path, record: dict, root: Path) -> None:
