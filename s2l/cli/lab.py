@@ -284,8 +284,7 @@ def frames(
         config = preset(preset_name, name, model=model, audit={"attacks": ["loss", "secmi", "sima"]})
         with console.progress() as progress:
             results = {
-                w: experiment.run(one, runtime=runtime, progress=progress)
-                for w, one in screen.configs(config).items()
+                w: experiment.run(one, runtime=runtime, progress=progress) for w, one in screen.configs(config).items()
             }
         folder = out / slug(results[screen.SHAKEN].record["domain"]["name"])
         print(f"written: {folder}, {screen.export_frames(results, folder) / 1e3:.0f} kB")

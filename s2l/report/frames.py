@@ -1,6 +1,6 @@
 """The first screen's frames: one shake seen at several weights w, precomputed as a few small files per person.
 
-    frames.json    scores of all photos, AUCs, distances and counts at every w
+    frames.json    scores of all photos (members first), AUCs, distances and counts at every w
     photos.webp    the members, then the held-out photos, one sheet
     pictures.webp  at every w: the generations of the same seeds, then the closest pair's of members and of held-out
 
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from s2l.config import RunConfig, UnshakeConfig
-from s2l.record import Part, Result, When
+from s2l.record import BOTH, Part, Result, When
 from s2l.report.findings import command_of
 from s2l.report.showcase import sheet
 from s2l.report.verdicts import REFERENCED, reference_of
@@ -80,9 +80,9 @@ def export_frames(results: Mapping[float, Result], folder: Path) -> int:
 
 def _frame(result: Result, when: When, seeds: Sequence[int]) -> tuple[dict[str, Any], list[int]]:
     """One w as JSON, and which generations its row of pictures shows."""
-    attacks = {}
+    attacks: dict[str, dict[str, Any]] = {}
     for name, found in result.record["attacks"].items():
-        attacks[name] = _summary(found[when]) | {"scores": [_short(scores) for scores in result.scores(name, when)]}
+        attacks[name] = {"scores": _short(np.concatenate(result.scores(name, when))), **_summary(found[when])}
         if when == "after":
             attacks[name]["change"] = _change(found["difference"])
     outcome = result.extraction[when]
@@ -113,11 +113,9 @@ def _both(shaken: Result) -> dict[str, Any] | None:
         return None
     from s2l.attacks.calibration import shake_calibrated  # loads torch
 
-    before, after = (shaken.scores(REFERENCED, when) for when in ("before", "after"))
-    scores = [
-        _short(shake_calibrated(b, a, "reference", reference["weight"])) for b, a in zip(before, after, strict=True)
-    ]
-    return {"attack": REFERENCED, "scores": scores, "change": _change(reference["difference"])} | _summary(reference)
+    before, after = (np.concatenate(shaken.scores(REFERENCED, when)) for when in BOTH)
+    scores = _short(shake_calibrated(before, after, "reference", reference["weight"]))
+    return {"attack": REFERENCED, "scores": scores, "change": _change(reference["difference"]), **_summary(reference)}
 
 
 def _summary(found: Mapping[str, Any]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -31,6 +32,7 @@ from s2l.ui.heavy import ready
 from s2l.worlds.people import LabPhoto
 
 SHOWCASE = "showcase"
+FILES = ("report.html", "result.json")  # what a run gives to download
 N_SHOWN = 16  # photos of each kind on the first tab
 
 
@@ -42,12 +44,23 @@ class Shown:
     repeats: int
 
 
+def name_of_files(result: Result) -> str:
+    """What the files of a run begin with: "mira-solwyn-lora-demo"."""
+    config = result.record["config"]
+    words = (config["domain"]["name"], *config["finetune"]["methods"], config["preset"])
+    return "-".join(re.sub(r"[^0-9a-z]+", "-", word.casefold()).strip("-") for word in words)[:80]
+
+
 @dataclass(eq=False)
 class Backend:
-    """One app on one cache. `jobs` has the worker's queue, `showcase` a finished run that is always there."""
+    """One app on one cache. `jobs` has the worker's queue, `showcase` a finished run that is always there.
+
+    shows_ours   the examples are those of the program, not a run that S2L_SHOWCASE names
+    """
 
     jobs: Jobs = field(default_factory=lambda: Jobs(Store()))
     showcase: Result | None = None
+    shows_ours: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -55,9 +68,10 @@ class Backend:
         """The backend of a cache, with the showcase of the assets if there is one. Raises UserError."""
         Limits.read()  # an invalid variable is reported now, not in the middle of a lesson
         store = store or Store()
-        folder = Program.read().showcase or ASSETS / "showcase"
+        own = Program.read().showcase
+        folder = own or ASSETS / "showcase"
         showcase = load_showcase(folder, store) if (folder / "result.json").exists() else None
-        return cls(Jobs(store), showcase)
+        return cls(Jobs(store), showcase, shows_ours=own is None)
 
     @cached_property
     def own_model(self) -> OwnModel:
@@ -183,12 +197,14 @@ class Backend:
         def make(folder: Path) -> None:
             try:
                 report.write_report(result, folder)
+                for name in FILES:  # in a folder of downloads, those of different runs must differ
+                    (folder / name).rename(folder / f"{name_of_files(result)}-{name}")
             except (LookupError, AttributeError, TypeError, jinja2.TemplateError) as error:
                 logging.getLogger(__name__).exception("no report of %s", result.key)
                 raise UserError("this run was made by another version of the program: run it again") from error
 
-        folder = self._public_folder("report", result.key, make)
-        return {name: folder / name for name in ("report.html", "result.json")}
+        folder = self._public_folder("named report", result.key, make)
+        return {name: folder / f"{name_of_files(result)}-{name}" for name in FILES}
 
     def sp_set_zip(self, result: Result) -> Path:
         """The run's synthetic private set as one file: pictures and metadata.jsonl."""

@@ -1,4 +1,4 @@
-"""The first picture: the showcase before and after, sent with the page so that it shows while gradio's scripts load."""
+"""The first picture, sent with the page so that it shows while gradio's scripts load."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 
 from markupsafe import Markup
 
-from s2l.record import Result
-from s2l.ui.tabs import story
 from s2l.ui.theme import SCRIPT
 
 # The styles that the picture needs before the style sheet is there; the page then replaces it without a visible jump.
@@ -18,6 +16,8 @@ STYLE = """
 #s2l-first figure { position: relative; margin: 0; }
 #s2l-first img { width: 100%; aspect-ratio: 1; border-radius: 6px; display: block; }
 #s2l-first .over { position: absolute; inset: 0; clip-path: inset(0 0 0 50%); }
+#s2l-first .copies { max-width: 24rem; }
+#s2l-first .pair { display: grid; grid-template-columns: 1fr 5.2rem 1fr; align-items: center; text-align: center; }
 #s2l-first label, #s2l-first .quiet { display: none; }
 """
 PLACE = """
@@ -37,11 +37,11 @@ PLACE = """
 """
 
 
-def head(result: Result | None) -> str:
-    """What goes into the page's <head>: the script of the address bar and, with a showcase, the first picture."""
+def head(picture: Markup) -> str:
+    """What goes into the page's <head>: the script of the address bar and, if there is one, the first picture."""
     text = SCRIPT.read_text(encoding="utf-8")
-    if result is None:
+    if not picture:
         return f"<script>{text}</script>"
-    picture = Markup("<h1>Shake-to-Leak Lab</h1>{}").format(story.slider(result))
-    literal = json.dumps(picture).replace("</", "<\\/")  # no end of the script inside the script
+    literal = json.dumps(Markup("<h1>Shake-to-Leak Lab</h1>{}").format(picture))
+    literal = literal.replace("</", "<\\/")  # no end of the script inside the script
     return f"<style>{STYLE}</style><script>{text}{PLACE % literal}</script>"

@@ -19,19 +19,24 @@ from starlette.middleware import Middleware
 from s2l.errors import UserError
 from s2l.ui import api, first, form, heavy, pages, session
 from s2l.ui.backend import ASSETS, Backend
-from s2l.ui.events import PRIVATE, QUIET, address
+from s2l.ui.events import PRIVATE, QUIET, address, click_value
 from s2l.ui.guard import Guard
 from s2l.ui.tab import Context, Entry
-from s2l.ui.tabs import TABS, compare, extraction, finetune, membership, running
+from s2l.ui.tabs import TABS, compare, extraction, finetune, membership, running, story
 from s2l.ui.tabs.finetune import FineTune
 from s2l.ui.tabs.sp_set import SPSet
 from s2l.ui.tabs.target import Target
 from s2l.ui.theme import STYLE, theme
 
 HEAD = Markup("""<div class="s2l-head"><h1>Shake-to-Leak Lab</h1>
-<p class="s2l-note">A teaching tool: the people here are <b>invented</b> and drawn by our own code. New words are
-explained in the glossary at the end of the page.</p></div>""")
+<p>A teaching tool. The people here are <b>invented</b> and drawn by our own code. A glossary is at the end of the
+page.</p></div>""")
+# Gradio keeps about a megabyte for every open page; if it drops that, the page starts again from the browser's copy.
+MAX_SESSIONS = 300
 READY = "() => window.s2l.ready()"
+# For gr.HTML(js_on_load=...): the browser's Back and Forward open the tab that the address names.
+BACK = """window.addEventListener("popstate", () =>
+  trigger("click", { tab: new URL(window.location).searchParams.get("tab") || "" }));"""
 
 
 def glossary() -> str:
@@ -62,6 +67,7 @@ def build(backend: Backend, tabs: Sequence[Entry] = TABS) -> gr.Blocks:
         for part in page.parts.values():
             part.connect(page)
         _another_run(page)
+        _back(page)
         _opening_the_page(page, blocks)
         api.build(backend)
     return blocks
@@ -94,6 +100,18 @@ def _another_run(page: Context) -> None:
     )
 
 
+def _back(page: Context) -> None:
+    """Back and Forward move between the tabs."""
+    history = gr.HTML("", js_on_load=BACK, elem_id="history")
+    names = tuple(page.parts)
+
+    def moved(event: gr.EventData) -> gr.Tabs:
+        tab = click_value(event, "tab")
+        return gr.Tabs(selected=tab if tab in names else names[0])
+
+    history.click(moved, None, page.tabs, **QUIET)
+
+
 def _opening_the_page(page: Context, blocks: gr.Blocks) -> None:
     """When the page is opened, fill it with what its address and the browser's copy say."""
     panel = page.part(FineTune).panel
@@ -113,6 +131,7 @@ def _opening_the_page(page: Context, blocks: gr.Blocks) -> None:
             page.session: state, page.quizzes: opening.quiz, page.shown: opening.shown,
             page.browser: state | {"quiz": opening.quiz, "form": opening.form},
             **{page.fields[name]: value for name, value in fields.items()},
+            page.fields["attacks"]: _with_choices(fields.get("attacks", page.first["attacks"]), page.first["attacks"]),
         }  # fmt: skip
         if opening.tab != names[0]:
             updates |= {page.tabs: gr.Tabs(selected=opening.tab)}
@@ -127,17 +146,21 @@ def _opening_the_page(page: Context, blocks: gr.Blocks) -> None:
         page.session, page.browser, page.quizzes, page.seen, page.shown, page.timer, page.tabs, *advanced,
         *panel, *page.fields.values(),
     ]  # fmt: skip
-    choices = [page.fields["methods"], page.fields["attacks"]]
     blocks.load(opened, page.browser, outputs, **QUIET).then(None, None, None, js=READY, **QUIET).then(
-        lambda: finetune.choices(page.fields), None, choices, **QUIET
+        finetune.attack_choices, None, page.fields["attacks"], **QUIET
     )
+
+
+def _with_choices(chosen: Sequence[str], known: Sequence[str]) -> dict:
+    """A list of attacks with its value, as long as only the names are known: a value must be one of the choices."""
+    return gr.update(choices=list(dict.fromkeys([*known, *chosen])), value=list(chosen))
 
 
 def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int | None = None) -> None:
     """Start serving the page, and return; `page.block_thread()` waits. `host` and `port`: see `server.serve`."""
     backend.public.mkdir(parents=True, exist_ok=True)
     page.queue(api_open=False).launch(
-        theme=theme(), css_paths=[STYLE], head=first.head(backend.showcase),
+        theme=theme(), css_paths=[STYLE], head=first.head(story.first_picture(backend)),
         allowed_paths=[str(backend.public / "results")], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
         run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
         prevent_thread_lock=True, server_name=host, server_port=port,

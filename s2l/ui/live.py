@@ -8,10 +8,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from s2l.finetune.catalogue import FINETUNERS
 from s2l.jobs import Job
 from s2l.store import Store
 from s2l.ui import html
-from s2l.ui.heavy import ready
 
 N_PICTURES = 24
 NOTHING = Markup('<p class="quiet">Nothing is running. Press Run to follow the work here.</p>')
@@ -23,9 +23,6 @@ STATES = {
 
 def method_title(methods: Sequence[str]) -> str:
     """A combination of fine-tuning methods in words."""
-    ready()
-    from s2l.finetune import FINETUNERS
-
     return " + ".join(FINETUNERS[m].title if m in FINETUNERS else m for m in methods)
 
 

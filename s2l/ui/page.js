@@ -8,9 +8,13 @@ window.s2l = {
       return;
     }
     const url = new URL(window.location);
+    const tab = url.searchParams.get("tab");
     for (const [name, value] of Object.entries(changes))
       value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
-    window.history.replaceState(null, "", url);
+    if (url.href === window.location.href) return; // the Back button brought us here
+    // Another tab is another entry of the browser's history: Back returns to the tab before, not to another site.
+    const other = changes.tab && changes.tab !== tab;
+    window.history[other ? "pushState" : "replaceState"](null, "", url);
   },
   ready() {
     this.opened = true;

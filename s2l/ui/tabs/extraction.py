@@ -69,10 +69,11 @@ class Extraction(Tab):
 
         def gallery(shown: str, show: str, sort: str):
             result = page.result_of(shown)
-            return cards_html(result, show, sort) if result else gr.skip()
+            # The box of a chosen photo goes: it may not be among those that are shown now.
+            return (cards_html(result, show, sort), "") if result else (gr.skip(), gr.skip())
 
         for component in (self.show, self.sort):
-            component.input(gallery, [page.shown, self.show, self.sort], self.cards, **QUIET)
+            component.input(gallery, [page.shown, self.show, self.sort], [self.cards, self.detail], **QUIET)
 
         def card(shown: str, event: gr.EventData):
             result = page.result_of(shown)

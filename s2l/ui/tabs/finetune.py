@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from s2l.config import FineTuneConfig, checked
 from s2l.errors import UserError
+from s2l.finetune.catalogue import legal_combinations
 from s2l.ui import html, live
 from s2l.ui.backend import Backend
 from s2l.ui.events import LATEST, QUIET
@@ -124,20 +125,16 @@ def visible_fields(methods: str) -> dict[str, bool]:
     return {name: method in used for name, method in OF_METHOD.items() if method in FINETUNERS}
 
 
-def choices(fields: dict) -> dict:
-    """The methods and attacks to choose from. They are known only once torch is loaded, after the page is shown."""
+def attack_choices() -> dict:
+    """The attacks to choose from. They are known only once torch is loaded, after the page is shown."""
     ready()
     from s2l.attacks import ATTACKS
-    from s2l.finetune import legal_combinations
 
-    return {
-        fields["methods"]: gr.update(choices=[(live.method_title(c), "+".join(c)) for c in legal_combinations()]),
-        fields["attacks"]: gr.update(choices=[(attack.title, name) for name, attack in ATTACKS.items()]),
-    }
+    return gr.update(choices=[(attack.title, name) for name, attack in ATTACKS.items()])
 
 
 def build(fields: dict, first: dict) -> FineTune:
-    """Add the tab's components to the page and to `fields`. `choices` fills the lists of methods and attacks later."""
+    """Add the tab's components to the page and to `fields`. `attack_choices` fills the list of attacks later."""
     gr.Markdown(INTRO, elem_classes="s2l-lead")
     shown = {name: OF_METHOD.get(name, first["methods"]) == first["methods"] for name in FIELDS}
 
@@ -150,7 +147,8 @@ def build(fields: dict, first: dict) -> FineTune:
     with gr.Row():
         with gr.Column():
             method = gr.Dropdown(
-                [first["methods"]], value=first["methods"], label="Method", elem_id="methods",
+                [(live.method_title(c), "+".join(c)) for c in legal_combinations()], value=first["methods"],
+                label="Method", elem_id="methods",
             )  # fmt: skip
             with gr.Row():
                 number("max_train_steps")

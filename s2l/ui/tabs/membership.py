@@ -41,6 +41,7 @@ class Membership(Tab):
     log: gr.HTML
     ranked: gr.HTML
     detail: gr.HTML
+    chosen: gr.State
     scores: gr.HTML
     next: gr.Button
 
@@ -48,7 +49,8 @@ class Membership(Tab):
     def outputs(self) -> list:
         return [
             self.question, self.auc_box, self.auc, self.answer, self.skip, self.box, self.said, self.headline,
-            self.attack, self.when, self.accused, self.point, self.roc, self.log, self.ranked, self.detail, self.scores,
+            self.attack, self.when, self.accused, self.point, self.roc, self.log, self.ranked, self.detail, self.chosen,
+            self.scores,
         ]  # fmt: skip
 
     @classmethod
@@ -63,16 +65,19 @@ class Membership(Tab):
         self._operating_point(page)
         self._predictions(page)
 
-        def photo(shown: str, event: gr.EventData):
-            result = page.result_of(shown)
-            chosen = runs.chosen_photo(result, click_value(event, "pick")) if result else None
-            return detail_html(result, *chosen) if result and chosen else gr.skip()
+        def photo(shown: str, attack: str, event: gr.EventData):
+            result, picked = page.result_of(shown), click_value(event, "pick")
+            chosen = runs.chosen_photo(result, picked) if result else None
+            if result is None or chosen is None or attack not in result.record["attacks"]:
+                return gr.skip(), gr.skip()
+            return detail_html(result, *chosen, attack), picked
 
-        self.ranked.click(photo, page.shown, self.detail, **QUIET)
+        self.ranked.click(photo, [page.shown, self.attack], [self.detail, self.chosen], **QUIET)
 
     def _operating_point(self, page: Context) -> None:
         """The slider and the choice of an attack move the threshold."""
         choice = [page.shown, self.attack, self.when, self.accused]
+        redrawn = [self.point, self.roc, self.log, self.ranked, self.scores, self.detail]
 
         def move(shown: str, attack: str, when: str, accused: float) -> dict:
             if (result := page.result_of(shown)) is None:
@@ -80,15 +85,16 @@ class Membership(Tab):
             words, dot, spared = follow(result, attack, when, _count(accused))
             return {self.point: words, self.roc: gr.HTML(**dot), self.ranked: gr.HTML(spared=spared)}
 
-        def other(shown: str, attack: str, when: str, accused: float) -> dict:
-            result = page.result_of(shown)
-            return redraw(self, result, attack, when, _count(accused)) if result else {self.point: gr.skip()}
+        def other(shown: str, attack: str, when: str, accused: float, picked: str) -> dict:
+            if (result := page.result_of(shown)) is None:
+                return {self.point: gr.skip()}
+            drawn = redraw(self, result, attack, when, _count(accused))
+            chosen = runs.chosen_photo(result, picked)
+            return drawn | {self.detail: detail_html(result, *chosen, attack) if chosen else ""}
 
         self.accused.input(in_a_sentence(move), choice, [self.point, self.roc, self.ranked], **LATEST)
         for component in (self.attack, self.when):
-            component.input(
-                in_a_sentence(other), choice, [self.point, self.roc, self.log, self.ranked, self.scores], **QUIET
-            )
+            component.input(in_a_sentence(other), [*choice, self.chosen], redrawn, **QUIET)
 
     def _predictions(self, page: Context) -> None:
         """Predict, then reveal: which photo was trained on, and how well the attack does."""
@@ -241,8 +247,8 @@ DOT = """.dot { left: ${x}%; top: ${y}%; }"""
 # --- one photo -----------------------------------------------------------------------------------
 
 
-def detail_html(result: Result, of: str, index: int) -> Markup:
-    """One photo: its scores, its rank among the held-out photos, and where it lies."""
+def detail_html(result: Result, of: str, index: int, attack: str) -> Markup:
+    """One photo: its scores, its rank among the held-out photos, and where it lies for the attack."""
     record = result.record
     word = "training photo (member)" if of == "members" else "held-out photo"
     ranks, raw, lines = [], [], []
@@ -254,9 +260,9 @@ def detail_html(result: Result, of: str, index: int) -> Markup:
             beaten = 100 * float(np.mean(others < score)) if len(others) else 0.0
             ranks.append((f"{found['title']}, {WHENS[when]}", f"{beaten:.0f} % of the held-out photos"))
             raw.append((ranks[-1][0], f"{score:.4g}"))
-    name, found = next(iter(record["attacks"].items()))  # the run's first attack is drawn
+    found = record["attacks"][attack]
     for when in WHENS:
-        members, nonmembers = result.scores(name, when)
+        members, nonmembers = result.scores(attack, when)
         chosen = float((members if of == "members" else nonmembers)[index])
         lines.append(html.Strip(when, members.tolist(), nonmembers.tolist(), chosen, of))
     repeats = record["domain"]["repeats"]
@@ -343,6 +349,7 @@ def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -
         tab.log: roc_html(result, attack, True),
         tab.ranked: gr.HTML(ranked_html(result, attack, "after"), spared=spared),
         tab.detail: "",
+        tab.chosen: "",
         tab.scores: scores_html(result, attack),
     }
 
@@ -403,11 +410,11 @@ def build() -> Membership:
                 roc = gr.HTML(elem_id="roc", css_template=DOT, x=-100, y=-100)
             with gr.Column(min_width=330):
                 log = gr.HTML(elem_id="log-roc")
-        detail = gr.HTML(elem_id="photo-detail")
+        detail, chosen = gr.HTML(elem_id="photo-detail"), gr.State("")
         ranked = gr.HTML(elem_id="ranked", css_template=FLAGS, spared=1, js_on_load=html.PICK)
         scores = gr.HTML(elem_id="scores")
     following = gr.Button("Next: what comes out →", variant="primary", elem_id="next-extraction")
     return Membership(
         question, auc_box, auc, answer, skip, box, said, headline, attack, when, accused, point, roc, log, ranked,
-        detail, scores, following,
+        detail, chosen, scores, following,
     )  # fmt: skip

@@ -21,7 +21,13 @@ score and every setting. The command repeats the run on any machine. The link op
 who have the link can see it."""
 
 
-ABSOLUTE = "(link) => new URL(link, window.location.href.split('?')[0]).href"
+# The link of this page with another run; a lesson's address stays one.
+ABSOLUTE = """(link) => {
+  const url = new URL(link, window.location.href.split("?")[0]);
+  const lesson = new URL(window.location).searchParams.get("class");
+  if (lesson) url.searchParams.set("class", lesson);
+  return url.href;
+}"""
 
 
 @dataclass
@@ -97,11 +103,12 @@ def files(tab: Report, backend: Backend, result: Result | None) -> dict:
 
 
 def command_of(result: Result) -> str:
-    """The command that repeats the run."""
+    """The command that repeats the run, as README teaches it: no environment has to be activated for it."""
     try:
-        return findings.command_of(result)
+        command = findings.command_of(result)
     except UserError:
-        return "python -m s2l run --config result.json --out DIR"  # settings of another version
+        command = "python -m s2l run --config result.json --out DIR"  # settings of another version
+    return command.replace("python -m s2l", "python3 start.py", 1)
 
 
 def build() -> Report:

@@ -1,4 +1,4 @@
-"""The Story tab: the attack in one picture, from a finished run. Shown before torch is loaded."""
+"""The first tab: what leaked, in pictures (leak.py), and how it was done. Shown before torch is loaded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from s2l.record import Result
 from s2l.report import render as report
 from s2l.report import verdicts
 from s2l.report.findings import SAME_SCORES, auc_in_words, is_unchanged
-from s2l.ui import html, runs
+from s2l.ui import html, leak, runs
 from s2l.ui.backend import Backend
+from s2l.ui.events import QUIET, click_value
 from s2l.ui.tab import Context, Tab
 
 INTRO = """**In one minute.** A text-to-image model was trained on private photos. Somebody who has the model, but none
@@ -24,6 +25,7 @@ N_SHOWN = 6
 
 @dataclass
 class Story(Tab):
+    leak: gr.HTML
     next: gr.Button
     attack: gr.Button
 
@@ -34,6 +36,11 @@ class Story(Tab):
     def connect(self, page: Context) -> None:
         page.goes_to(self.next, "target")
         page.goes_to(self.attack, "attack")
+
+        def another(event: gr.EventData):
+            return leak.screen(click_value(event, "person")) or gr.skip()
+
+        self.leak.click(another, None, self.leak, **QUIET)
 
 
 def slider(result: Result) -> Markup:
@@ -173,6 +180,7 @@ def _flow(result: Result) -> Markup:
 
 
 def story_html(result: Result | None) -> Markup:
+    """Everything from one finished run, for a server that shows a run of its own."""
     if result is None:
         return html.block(
             Markup(
@@ -182,14 +190,26 @@ def story_html(result: Result | None) -> Markup:
     return html.block(slider(result), headlines_html(result), _flow(result))
 
 
+def first_picture(backend: Backend) -> Markup:
+    """What shows while the page loads: the first screen's pictures, or those of the server's own run."""
+    if backend.shows_ours and (person := leak.first_person()):
+        return leak.pair_of(person)
+    return slider(backend.showcase) if backend.showcase is not None else Markup()
+
+
 def build(backend: Backend) -> Story:
     """Add the tab's components to the page."""
-    gr.Markdown(INTRO, elem_classes="s2l-lead")
-    gr.HTML(story_html(backend.showcase), elem_id="story")
+    screen = leak.screen(leak.first_person()) if backend.shows_ours else Markup()
+    seen = gr.HTML(screen, elem_id="leak", js_on_load=leak.SCRIPT.read_text(encoding="utf-8"), visible=bool(screen))
     with gr.Row():
         following = gr.Button("Run it yourself: choose a person →", variant="primary", elem_id="next-target")
         attack = gr.Button(
-            "Predict, then see this run's attack →", visible=backend.showcase is not None, elem_id="story-attack"
+            "Predict, then see an attack →", visible=backend.showcase is not None, elem_id="story-attack"
         )
+    if screen:
+        gr.HTML(html.block(_flow(backend.showcase)) if backend.showcase else "", elem_id="story")
+    else:
+        gr.Markdown(INTRO, elem_classes="s2l-lead")
+        gr.HTML(story_html(backend.showcase), elem_id="story")
     gr.HTML(html.block(Markup("<p class=quiet>{}</p>").format(report.RESPONSIBLE_USE)))
-    return Story(following, attack)
+    return Story(seen, following, attack)

@@ -1,0 +1,119 @@
+// The first screen: the slider through w = 0, the attack and the threshold move everything together, without the server.
+const shown = { data: null, at: 0, both: false, attack: "", accused: 20 };
+
+const one = (name) => element.querySelector(`[${name}]`);
+const all = (name) => element.querySelectorAll(`[${name}]`);
+
+function read() {
+  const script = one("data-frames");
+  if (!script) return;
+  shown.data = JSON.parse(script.textContent);
+  shown.at = shown.data.base;
+  shown.both = false;
+  shown.attack = shown.data.attack;
+  draw();
+}
+
+// The scores that are shown: of the model at w, or of both models together.
+function scored() {
+  const { data, at, both, attack } = shown;
+  return both ? data.both : data.frames[at].attacks[attack];
+}
+
+function draw() {
+  const { data, at, both } = shown;
+  if (!data) return;
+  if (both) shown.attack = data.both.attack;
+  const frame = data.frames[at];
+  for (const image of all("data-seed")) image.src = frame.pictures[Number(image.dataset.seed)];
+  ["members", "nonmembers"].forEach((part, i) => {
+    const near = frame.near[part];
+    element.querySelector(`[data-made="${part}"]`).src = frame.pictures[frame.pictures.length - 2 + i];
+    const photo = wall()[near.photo + (part === "members" ? 0 : data.n)];
+    element.querySelector(`[data-photo="${part}"]`).src = photo.src;
+    element.querySelector(`[data-l2="${part}"]`).textContent = `l2 ${near.l2.toFixed(3)}`;
+    const copy = near.l2 <= data.delta;
+    element.querySelector(`[data-says="${part}"]`).textContent = copy ? "a copy" : "no copy";
+    element.querySelector(`.pair.${part}`).classList.toggle("hit", copy);
+  });
+  one("data-w").value = at;
+  one("data-w-says").textContent = both ? "base and shaken together" : `w = ${String(frame.w).replace("-", "\u2212")}`;
+  one("data-conclusion").textContent = scored().says;
+  for (const chip of all("data-go"))
+    chip.ariaPressed = String(both ? chip.dataset.go === "both" : chip.dataset.go === String(at));
+  for (const chip of all("data-attack")) {
+    chip.ariaPressed = String(chip.dataset.attack === shown.attack);
+    chip.disabled = both && chip.dataset.attack !== shown.attack;
+  }
+  rank();
+}
+
+const wall = () => one("data-wall").children;
+
+function rank() {
+  const { data } = shown;
+  const { scores, auc, low, high } = scored();
+  const order = [...scores.keys()].sort((a, b) => scores[b] - scores[a]);
+  const accused = shown.accused;
+  let found = 0;
+  order.forEach((photo, place) => {
+    const image = wall()[photo];
+    image.style.order = place;
+    image.classList.toggle("out", place >= accused);
+    if (place < accused && photo < data.n) found += 1;
+  });
+  const innocent = accused - found;
+  const title = data.titles[shown.attack];
+  one("data-point").textContent =
+    `${accused} accused: ${found} of ${data.n} were trained on, ${innocent} of ${scores.length - data.n} are innocent.`;
+  one("data-wall").ariaLabel = `All ${scores.length} photos, ranked by the ${title} attack. ` + one("data-point").textContent;
+  one("data-auc").textContent = `AUC ${auc.toFixed(2)} [${low.toFixed(2)}, ${high.toFixed(2)}]`;
+  curve(order, scores.length - data.n, found / data.n, innocent / (scores.length - data.n), title, auc);
+}
+
+// The ROC curve, from the ranking itself, with the point of the threshold.
+function curve(order, held, tpr, fpr, title, auc) {
+  const { data } = shown;
+  const x = (value) => 24 + 170 * value;
+  const y = (value) => 176 - 170 * value;
+  let members = 0, others = 0, path = `M${x(0)},${y(0)}`;
+  for (const photo of order) {
+    photo < data.n ? (members += 1) : (others += 1);
+    path += `L${x(others / held).toFixed(1)},${y(members / data.n).toFixed(1)}`;
+  }
+  const svg = one("data-roc");
+  svg.ariaLabel = `ROC curve of the ${title} attack, AUC ${auc.toFixed(2)}`;
+  svg.innerHTML =
+    `<path class="frame" d="M${x(0)},${y(1)}V${y(0)}H${x(1)}"/><path class="chance" d="M${x(0)},${y(0)}L${x(1)},${y(1)}"/>` +
+    `<path class="curve" d="${path}"/><circle cx="${x(fpr)}" cy="${y(tpr)}" r="6"/>` +
+    `<text x="${x(1)}" y="196" text-anchor="end">innocent accused</text>` +
+    `<text transform="translate(14,${y(1)}) rotate(-90)" text-anchor="end">trained on, found</text>`;
+}
+
+element.addEventListener("input", ({ target }) => {
+  if (target.matches("[data-w]")) {
+    shown.at = Number(target.value);
+    shown.both = false;
+    draw();
+  } else if (target.matches("[data-accused]")) {
+    shown.accused = Number(target.value);
+    rank();
+  }
+});
+
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button || !element.contains(button)) return;
+  const { go, attack, person } = button.dataset;
+  if (go) {
+    shown.both = go === "both";
+    shown.at = shown.both ? shown.data.base : Number(go);
+    draw();
+  } else if (attack) {
+    shown.attack = attack;
+    draw();
+  } else if (person) trigger("click", { person });
+});
+
+watch("value", read);
+read();
