@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import gradio as gr
 import numpy as np
@@ -32,9 +33,10 @@ from s2l.finetune import FINETUNERS
 from s2l.jobs import Job
 from s2l.jobs.limits import OwnModel
 from s2l.record import Result
+from s2l.report.frames import export_frames
 from s2l.store import Store, read_json, write_json
 from s2l.tables import view as table_view
-from s2l.ui import first, html, layout, live, own, quiz, runs
+from s2l.ui import first, html, layout, leak, live, own, quiz, runs
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.tabs import compare, extraction, finetune, membership, report, running, sp_set, story, target
 
@@ -195,6 +197,15 @@ def own_refused(s: Scene) -> str:
     return taken.fn(f"lab:{s.text}", "", [], [], True)[1]
 
 
+def first_screen(s: Scene, part: str) -> str:
+    """The first screen without what its script reads, which test_frames.py tries."""
+    folder = s.store.root / "frames"
+    export_frames({-1.0: s.result, 1.0: s.result}, folder)
+    with patch.object(leak, "shipped", lambda: {s.text: leak.Frames(folder)}):
+        text = leak.screen.__wrapped__(s.text) if part == "screen" else leak.pair_of(s.text)
+    return re.sub(r"data-frames>.*?</script>", "></script>", text, flags=re.DOTALL)
+
+
 # {function: pieces of HTML it makes}; several for one function are told apart by a word.
 PIECES: dict[str, Callable[[Scene], str]] = {
     "html.picture": lambda s: html.picture(s.text, s.text, f"{s.text}\n{s.text}", True) + html.picture("", "", s.text),
@@ -226,6 +237,9 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "quiz.extracted_html": lambda s: quiz.extracted_html(s.result, ANSWERS),
     "own.chosen_html": lambda s: own.chosen_html(own.NOT_OWN | {"model": s.text, "name": s.text}, True),
     "own.build refused": own_refused,
+    "leak.screen": lambda s: first_screen(s, "screen"),
+    "leak.pair_of": lambda s: first_screen(s, "pair"),
+    "story.first_picture": lambda s: story.first_picture(SimpleNamespace(shows_ours=False, showcase=s.result)),
     "story.slider": lambda s: story.slider(s.result),
     "story.headlines_html": lambda s: story.headlines_html(s.result),
     "story.story_html": lambda s: story.story_html(s.result),
@@ -299,7 +313,7 @@ def test_the_first_picture_ends_no_script(scenes):
     """The page's head: the picture is a text of a script."""
     read = {}
     for text in (PLAIN, HOSTILE):
-        head = first.head(scenes(text).result)
+        head = first.head(story.slider(scenes(text).result))
         assert [token[1] for token in Tokens(head).read if token[0] != "text"] == ["style", "style", "script", "script"]
         read[text] = Tokens(json.loads(re.search(r'innerHTML = (".*");$', head, re.MULTILINE)[1])).read
     assert renamed(read[HOSTILE]) == renamed(read[PLAIN]) and read[HOSTILE] != read[PLAIN]

@@ -94,7 +94,7 @@ def test_the_page_is_built_without_torch(tmp_path):
         "import sys; from s2l import ui; b = ui.Backend.open(); page = ui.build(b)\n"
         "assert b.showcase is not None\n"
         "text = str([c.get('props', {}).get('value') for c in page.get_config_file()['components']])\n"
-        "assert text.count('data:image/webp') > 20 and 'id=\"before-after\"' in text\n"
+        "assert text.count('data:image/webp') > 20 and 'class=\"leak\"' in text\n"
         "heavy = [name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules]\n"
         "assert not heavy, heavy\n"
     )

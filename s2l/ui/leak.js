@@ -64,10 +64,13 @@ function rank() {
   });
   const innocent = accused - found;
   const title = data.titles[shown.attack];
-  one("data-point").textContent =
-    `${accused} accused: ${found} of ${data.n} were trained on, ${innocent} of ${scores.length - data.n} are innocent.`;
-  one("data-wall").ariaLabel = `All ${scores.length} photos, ranked by the ${title} attack. ` + one("data-point").textContent;
+  one("data-point").innerHTML =
+    `${accused} accused: <b class="m">${found} of ${data.n} were trained on</b>, ` +
+    `<b class="h">${innocent} of ${scores.length - data.n} are innocent</b>`;
+  one("data-wall").ariaLabel =
+    `All ${scores.length} photos, ranked by the ${title} attack. ` + one("data-point").textContent;
   one("data-auc").textContent = `AUC ${auc.toFixed(2)} [${low.toFixed(2)}, ${high.toFixed(2)}]`;
+  one("data-pairs").textContent = `A photo it was trained on ranks above an innocent one in ${Math.round(100 * auc)} % of pairs.`;
   curve(order, scores.length - data.n, found / data.n, innocent / (scores.length - data.n), title, auc);
 }
 

@@ -108,10 +108,8 @@ def sentence(data: dict[str, Any], frame: dict[str, Any], attack: str) -> str:
     else:
         says = f"The {title} attack shows no clear change on {place(w)}"
     first = data["frames"][_base(data)]["near"]["members"]["copies"]
-    return (
-        f"{says}: AUC {auc}, a change of {_interval(change)} from the base model. {came[:1].upper()}{came[1:]}; {first} "
-        "did on the base model."
-    )
+    moved = f"AUC {auc}, a change of {_interval(change)} from the base model"
+    return f"{says}: {moved}. {came}; {first} did on the base model."
 
 
 def both_sentence(data: dict[str, Any]) -> str:
@@ -121,8 +119,8 @@ def both_sentence(data: dict[str, Any]) -> str:
     says = "is stronger" if change["low"] > 0 else "is weaker" if change["high"] < 0 else "shows no clear change"
     return (
         f"With both models, the attacker asks how much worse the shaken model predicts a photo. The {title} attack "
-        f"{says}: AUC {both['auc']:.2f} [{both['low']:.2f}, {both['high']:.2f}], a change of {_interval(change)} from the "
-        "base model alone."
+        f"{says}: AUC {both['auc']:.2f} [{both['low']:.2f}, {both['high']:.2f}], a change of {_interval(change)} from "
+        "the base model alone."
     )
 
 
@@ -218,10 +216,11 @@ def _ranking(frames: Frames, base: int) -> Markup:
         for name, title in data["attacks"].items()
     )
     return Markup(
-        '<div class="rank"><div class="line"><span>Which photos was it trained on? Most suspicious first, by the '
+        '<div class="rank"><div class="line"><span>Which photos was it trained on? The most suspicious first, by the '
         'attack</span><span role="group" aria-label="Attack" class="chips">{}</span></div><div class="row">'
         '<div class="wall" role="img" data-wall>{}</div><div class="roc-box"><svg data-roc viewBox="0 0 200 200" '
-        'role="img"></svg><p data-auc></p></div></div><div class="line"><label class="accuse"><span>accuse</span>'
+        'role="img"></svg><p data-auc></p><p class="quiet" data-pairs></p></div></div>'
+        '<div class="line"><label class="accuse"><span>accuse</span>'
         '<input type="range" min="0" max="{}" value="{}" data-accused aria-label="How many photos to accuse"></label>'
         '<p data-point role="status"></p></div></div>'
     ).format(attacks, photos, n + data["n_nonmembers"], ACCUSED)

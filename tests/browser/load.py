@@ -171,8 +171,8 @@ def first_picture(base: str, visits: int = 5) -> dict:
             context = browser.new_context(viewport={"width": 1280, "height": 900})  # an empty cache each time
             page, began = context.new_page(), time.perf_counter()
             page.goto(base, wait_until="commit")
-            page.wait_for_selector("#s2l-first img, #story img")
-            page.wait_for_selector("#story img")
+            page.wait_for_selector("#s2l-first img, #leak img")
+            page.wait_for_selector("#leak img")
             whole.append(1000 * (time.perf_counter() - began))
             paints = page.evaluate("performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)")
             first.append(paints[0])

@@ -10,14 +10,48 @@ def until(page, holds: str):
     page.evaluate(f"async () => {{ while (!({holds})) await new Promise((go) => setTimeout(go, 50)); }}")
 
 
-def test_the_showcase_draws_at_once_and_a_person_is_picked(page):
+def test_the_first_screen_moves_everything_together(page):
     from playwright.sync_api import expect
 
-    expect(page.locator("#story #before-after img").first).to_be_visible(timeout=60_000)
-    edge = page.locator("#before-after")
-    page.locator("#before-after input").fill("90")
-    assert edge.evaluate("e => e.style.getPropertyValue('--x')") == "10%"
-    expect(page.locator("#story .heads .card")).to_have_count(3)  # told apart, came out, both models
+    screen = page.locator("#leak")
+    curve, says = screen.locator(".curve"), screen.locator("[data-conclusion]")
+    expect(curve).to_be_visible(timeout=60_000)
+    # Everything is seen without scrolling, and nothing is wider than the page.
+    assert says.bounding_box()["y"] + says.bounding_box()["height"] < 800
+    expect(says).to_contain_text("The base model already leaks")
+    expect(screen.locator(".pair.members")).to_contain_text("a copy")
+    expect(screen.locator(".pair.nonmembers")).to_contain_text("no copy")
+
+    def seen() -> list[str]:
+        order = "e => [...e.children].map((x) => x.style.order).join()"
+        return [
+            curve.get_attribute("d"), screen.locator("[data-seed]").first.get_attribute("src"),
+            screen.locator("[data-wall]").evaluate(order), says.inner_text(), screen.locator("[data-auc]").inner_text(),
+        ]  # fmt: skip
+
+    base = seen()
+    screen.locator("[data-w]").press("ArrowRight")  # with the keyboard
+    assert all(new != old for new, old in zip(seen(), base, strict=True))
+    screen.get_by_role("button", name="shaken", exact=True).click()
+    expect(says).to_contain_text("on the shaken model")
+    screen.get_by_role("button", name="both models").click()
+    expect(says).to_contain_text("With both models")
+    expect(screen.get_by_role("button", name="SecMI")).to_be_disabled()
+    screen.get_by_role("button", name="base", exact=True).click()
+    assert seen() == base
+    screen.locator("[data-accused]").fill("160")
+    expect(screen.locator("[data-point]")).to_contain_text("40 of 40 were trained on, 120 of 120 are innocent")
+    other = screen.locator("[data-person]").nth(1)
+    name = other.inner_text().strip()
+    other.click()
+    expect(screen.locator(".says")).to_contain_text(name)
+    expect(screen.locator("[data-point]")).to_contain_text("160 accused")
+    assert seen() != base
+
+
+def test_a_person_is_picked(page):
+    from playwright.sync_api import expect
+
     page.locator("#next-target").click()
     expect(page).to_have_url(re.compile("tab=target"))
     expect(page.locator("#people img")).to_have_count(4)
