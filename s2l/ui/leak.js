@@ -5,9 +5,9 @@ const one = (name) => element.querySelector(`[${name}]`);
 const all = (name) => element.querySelectorAll(`[${name}]`);
 
 function read() {
-  const script = one("data-frames");
-  if (!script) return;
-  shown.data = JSON.parse(script.textContent);
+  const kept = one("data-frames");
+  if (!kept) return;
+  shown.data = JSON.parse(kept.dataset.frames);
   shown.at = shown.data.base;
   shown.both = false;
   shown.attack = shown.data.attack;
