@@ -119,7 +119,7 @@ def test_the_files_of_a_run_are_there_to_download(visitor):
     values = dict(zip(drawing["outputs"], output["data"], strict=True))
     answer = visitor.file(values[button]["value"]["path"])
     assert answer.status_code == 200 and answer.content.startswith(b"PK")
-    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''sp-set.zip"
+    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''mira-solwyn-lora-demo-sp-set.zip"
 
 
 @pytest.mark.brings("Visitors", "A site that frames the page", "only Hugging Face may")

@@ -208,11 +208,12 @@ class Backend:
 
     def sp_set_zip(self, result: Result) -> Path:
         """The run's synthetic private set as one file: pictures and metadata.jsonl."""
+        name = f"{name_of_files(result)}-sp-set.zip"
 
         def make(folder: Path) -> None:
             source = result.store.root / result.record["folders"]["sp_set"]
-            with zipfile.ZipFile(folder / "sp-set.zip", "w") as archive:  # pictures are compressed already
+            with zipfile.ZipFile(folder / name, "w") as archive:  # pictures are compressed already
                 for path in [*sorted(source.glob("*.png")), source / "metadata.jsonl"]:
                     archive.write(path, f"sp-set/{path.name}")
 
-        return self._public_folder("sp-set", result.key, make) / "sp-set.zip"
+        return self._public_folder("named sp-set", result.key, make) / name

@@ -31,8 +31,6 @@ from s2l.ui.theme import STYLE, theme
 HEAD = Markup("""<div class="s2l-head"><h1>Shake-to-Leak Lab</h1>
 <p>A teaching tool. The people here are <b>invented</b> and drawn by our own code. A glossary is at the end of the
 page.</p></div>""")
-# Gradio keeps about a megabyte for every open page; if it drops that, the page starts again from the browser's copy.
-MAX_SESSIONS = 300
 READY = "() => window.s2l.ready()"
 # For gr.HTML(js_on_load=...): the browser's Back and Forward open the tab that the address names.
 BACK = """window.addEventListener("popstate", () =>

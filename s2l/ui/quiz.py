@@ -17,6 +17,7 @@ from s2l.report.findings import auc_in_words
 from s2l.ui import backend, html, runs
 
 ROUNDS, CHOICES = 3, 4
+ORDINAL = ("first", "second", "third", "last")
 ENOUGH = 10  # photos of a kind that must be left to ask about
 
 
@@ -91,15 +92,13 @@ def revealed(answers: dict, tab: str) -> bool:
 
 
 def question_html(result: Result, answers: dict) -> Markup:
-    """The next photo round, with the outcome of the last one."""
+    """The next photo round, above the rounds that were answered: their photos stay, with what the attack says."""
     rounds = answers.get("rounds", [])
-    last, frame = Markup(), Markup('<div class="quiz">{}{}</div>')
-    if rounds:
-        chosen, right = rounds[-1]
-        said = "Right!" if chosen == right else f"No: photo {right + 1} was the training photo; you chose {chosen + 1}."
-        last = Markup('<p role="status"><b>{}</b></p>').format(said)
+    frame = Markup('<div class="quiz">{}{}</div>')
+    past = [answered_html(result, number, chosen) for number, (chosen, _) in enumerate(rounds)]
     if len(rounds) >= ROUNDS:
-        return html.block(frame.format(last, score_html(result, answers)))
+        return html.block(frame.format(score_html(result, answers), Markup("").join(past)))
+    last = Markup("").join(reversed(past))
     photos, _ = four(result, len(rounds))
     name = result.record["domain"]["name"]
     cards = Markup("").join(
@@ -110,7 +109,43 @@ def question_html(result: Result, answers: dict) -> Markup:
         "<h3>First your prediction, {} of {}: which of these four was a training photo?</h3><p class=quiet>One of them "
         'is a member; the model was never trained on the others. All show {}.</p><div class="choose four">{}</div>'
     ).format(len(rounds) + 1, ROUNDS, name, cards)
-    return html.block(frame.format(last, question))
+    return html.block(frame.format(question, last))
+
+
+def answered_html(result: Result, number: int, chosen: int) -> Markup:
+    """A round that was answered: its photos, which was the member, what was chosen, and the order of the attack."""
+    photos, right = four(result, number)
+    found = next(iter(result.record["attacks"].values()))
+    scores = [found["scores"]["after"][of][i] for of, i in photos]
+    places = np.argsort(np.argsort([-score for score in scores])) + 1
+    repeats = result.record["domain"]["repeats"]
+    cards = []
+    for j, (of, i) in enumerate(photos):
+        words = [f"photo {j + 1}" + (" (you)" if j == chosen else ""), f"attack: {ORDINAL[places[j] - 1]}"]
+        if j == right:
+            words.append("training photo" + (f", {repeats[i]} ×" if repeats else ""))
+        cards.append(
+            html.picture(
+                runs.picture_uris(result, of, [i])[0],
+                f"photo {j + 1} of round {number + 1}",
+                "\n".join(words),
+                j == right,
+            )
+        )
+    said = "Right" if chosen == right else "No"
+    why = (
+        "The attack found it too."
+        if places[right] == 1
+        else f"The attack puts it {ORDINAL[places[right] - 1]} of four."
+    )
+    return Markup(
+        '<div class="answered"><p role="status"><b>Round {}: {}. Photo {} was the training photo{}.</b> {} It orders '
+        "the four by its {} score: first is the most suspicious. × is how often a photo was repeated in training.</p>"
+        '<div class="choose four">{}</div></div>'
+    ).format(
+        number + 1, said, right + 1, "" if chosen == right else f"; you chose {chosen + 1}", why, found["title"],
+        Markup("").join(cards),
+    )  # fmt: skip
 
 
 def score_html(result: Result, answers: dict) -> Markup:

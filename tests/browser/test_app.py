@@ -76,10 +76,10 @@ def test_a_run_from_click_to_roc(page, chromium, expect):
     page.locator("#next-compare").click()
     expect(page.locator("#sides")).to_contain_text("SecMI")  # the example and this run, side by side
     page.locator("#next-report").click()
-    expect(page.locator("#command")).to_contain_text("python -m s2l run --domain")
+    expect(page.locator("#command")).to_contain_text("python3 start.py run --domain")
     with page.expect_download() as download:
         page.locator("#result-json").click()
-    assert download.value.suggested_filename == "result.json"
+    assert download.value.suggested_filename.endswith("-lora-quick-result.json")
     link = page.locator("#share-link textarea, #share-link input").input_value()
     # Once more: the cache answers at once, and still shows the curve and the samples.
     tab(page, 3)

@@ -81,15 +81,17 @@ def test_every_tab_follows_the_next_button(page, server, expect):
     page.goto(server.url + "?tab=compare")
     expect(page.locator("#tables")).to_contain_text("DreamBooth + LoRA")
     page.locator("#next-report").click()
-    expect(page.locator("#command")).to_contain_text("python -m s2l run")
+    expect(page.locator("#command")).to_contain_text("python3 start.py run")
     expect(page.locator("#share-link textarea, #share-link input")).to_have_value(
         re.compile(r"^http.*\?run=showcase&tab=attack$")
     )
+    page.goto(server.url + "?tab=report&class=1")  # a lesson's link opens a lesson
+    expect(page.locator("#share-link textarea, #share-link input")).to_have_value(re.compile("run=showcase.*class=1$"))
     page.reload()
-    expect(page.locator("#command")).to_contain_text("python -m s2l run")
+    expect(page.locator("#command")).to_contain_text("python3 start.py run")
     with page.expect_download() as download:
         page.locator("#result-json").click()
-    assert download.value.suggested_filename == "result.json"
+    assert download.value.suggested_filename == "mira-solwyn-lora-demo-result.json"
 
 
 def test_the_sp_set_is_shown_and_downloaded(page, server, expect):
@@ -98,11 +100,25 @@ def test_the_sp_set_is_shown_and_downloaded(page, server, expect):
     expect(page.locator("#preview")).to_contain_text("a photo of")
     with page.expect_download() as download:
         page.locator("#sp-zip").click()
-    assert download.value.suggested_filename == "sp-set.zip"
+    assert download.value.suggested_filename == "mira-solwyn-lora-demo-sp-set.zip"
     page.get_by_role("tab", name=re.compile("^1 ")).click()
     page.locator(f'#people [data-name="{LAB_NAMES[1]}"]').click()
     page.locator("#next-sp-set").click()
-    expect(page.locator("#sp-pictures")).to_contain_text(f"not of {LAB_NAMES[1]}")
+    expect(page.locator("#sp-pictures")).to_contain_text(f"no pictures of {LAB_NAMES[1]} yet")
+    expect(page.locator("#sp-pictures img").first).to_be_hidden()  # somebody else's: folded
+
+
+def test_back_goes_to_the_tab_before(page, server, expect):
+    for button, tab in (("next-target", "target"), ("next-sp-set", "sp-set")):
+        page.locator(f"#{button}").click()
+        expect(page).to_have_url(re.compile(f"tab={tab}$"))
+    page.go_back()
+    expect(page).to_have_url(re.compile("tab=target$"))
+    expect(page.locator("#people")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#leak")).to_be_visible()
+    page.go_forward()
+    expect(page.locator("#people")).to_be_visible()
 
 
 def test_a_table_is_whole_on_a_small_screen(context, server, expect):

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from s2l.config import FineTuneConfig, checked
 from s2l.errors import UserError
 from s2l.finetune.catalogue import legal_combinations
-from s2l.ui import html, live
+from s2l.record import Result
+from s2l.ui import html, live, runs
 from s2l.ui.backend import Backend
 from s2l.ui.events import LATEST, QUIET
 from s2l.ui.form import FIELDS, in_words
@@ -51,7 +52,7 @@ class FineTune(Tab):
 
     @classmethod
     def build(cls, page: Context) -> FineTune:
-        return build(page.fields, page.first)
+        return build(page.fields, page.first, page.backend.showcase)
 
     @property
     def panel(self) -> list:
@@ -107,6 +108,16 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
     return html.block(Markup('<div class="card">{}</div>').format(Markup("").join(parts)))
 
 
+def example_html(example: Result | None) -> Markup:
+    """The training curve of the example, until there is a run of one's own."""
+    rows = [] if example is None else example.training.get("log", [])
+    curve = html.loss_curve([[row["step"], row["loss"]] for row in rows if "loss" in row], len(rows))
+    if example is None or not curve:
+        return Markup()
+    title = Markup("<h3>An example, run by us: the training loss of {} (thick: running mean)</h3>")
+    return html.block(title.format(runs.what(example)), curve)
+
+
 def run_label(person: str, own: dict) -> str:
     """The label of the Run button, with the person of the next run."""
     return f"Run: {person_of_next_run(person, own)}"
@@ -133,7 +144,7 @@ def attack_choices() -> dict:
     return gr.update(choices=[(attack.title, name) for name, attack in ATTACKS.items()])
 
 
-def build(fields: dict, first: dict) -> FineTune:
+def build(fields: dict, first: dict, example: Result | None) -> FineTune:
     """Add the tab's components to the page and to `fields`. `attack_choices` fills the list of attacks later."""
     gr.Markdown(INTRO, elem_classes="s2l-lead")
     shown = {name: OF_METHOD.get(name, first["methods"]) == first["methods"] for name in FIELDS}
@@ -191,7 +202,7 @@ def build(fields: dict, first: dict) -> FineTune:
         cancel = gr.Button("Stop", variant="stop", visible=False, elem_id="cancel")
         resume = gr.Button("Resume", visible=False, elem_id="resume")
         see = gr.Button("See the results →", variant="primary", visible=False, elem_id="see-results")
-    loss = gr.HTML(elem_id="live-loss")
+    loss = gr.HTML(example_html(example), elem_id="live-loss")
     samples = gr.HTML(elem_id="live-samples")
     pictures = gr.HTML(elem_id="live-pictures")
     with gr.Accordion("Log", open=False):
