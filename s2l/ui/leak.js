@@ -33,7 +33,8 @@ function draw() {
     element.querySelector(`[data-photo="${part}"]`).src = photo.src;
     element.querySelector(`[data-l2="${part}"]`).textContent = `l2 ${near.l2.toFixed(3)}`;
     const copy = near.l2 <= data.delta;
-    element.querySelector(`[data-says="${part}"]`).textContent = copy ? "a copy" : "no copy";
+    const close = part === "members" ? "a copy" : "alike by chance"; // nothing is a copy of what it never saw
+    element.querySelector(`[data-says="${part}"]`).textContent = copy ? close : "no copy";
     element.querySelector(`.pair.${part}`).classList.toggle("hit", copy);
   });
   one("data-w").value = at;

@@ -86,7 +86,9 @@ def place(w: float) -> str:
         return "the base model"
     if w == -1:
         return "the shaken model"
-    return f"the model {'half' if w == -0.5 else f'{w:g} x'} {'towards the shake' if w < 0 else 'away from the shake'}"
+    if w == 1:
+        return "the un-shaken model"
+    return f"the model at w = {w:g}".replace("-", "−")
 
 
 def sentence(data: dict[str, Any], frame: dict[str, Any], attack: str) -> str:
@@ -183,7 +185,7 @@ def _copies(frames: Frames, base: int) -> Markup:
     members, held = (
         pair.format(
             kind=part, made=tiles[SEEDS + i], l2=f"l2 {near[part]['l2']:.3f}", what=what,
-            says=verdict(near[part]["l2"], data["delta"]), photo=frames.photos[near[part]["photo"] + first],
+            says=verdict(part, near[part]["l2"], data["delta"]), photo=frames.photos[near[part]["photo"] + first],
         )
         for i, (part, what, first) in enumerate(
             (("members", "a private photo", 0), ("nonmembers", "a photo it never saw", data["n_members"]))
@@ -198,8 +200,9 @@ def _copies(frames: Frames, base: int) -> Markup:
     ).format(data["person"], members, held, seeds)
 
 
-def verdict(l2: float, delta: float) -> str:
-    return "a copy" if l2 <= delta else "no copy"
+def verdict(part: str, l2: float, delta: float) -> str:
+    """What a distance means: nothing can be a copy of a photo that the model never saw."""
+    return "no copy" if l2 > delta else "a copy" if part == "members" else "alike by chance"
 
 
 def _ranking(frames: Frames, base: int) -> Markup:
@@ -216,8 +219,8 @@ def _ranking(frames: Frames, base: int) -> Markup:
         for name, title in data["attacks"].items()
     )
     return Markup(
-        '<div class="rank"><div class="line"><span>Which photos was it trained on? The most suspicious first, by the '
-        'attack</span><span role="group" aria-label="Attack" class="chips">{}</span></div><div class="row">'
+        '<div class="rank"><div class="line"><span>Which photos was it trained on? Most suspicious first, by</span>'
+        '<span role="group" aria-label="Attack" class="chips">{}</span></div><div class="row">'
         '<div class="wall" role="img" data-wall>{}</div><div class="roc-box"><svg data-roc viewBox="0 0 200 200" '
         'role="img"></svg><p data-auc></p><p class="quiet" data-pairs></p></div></div>'
         '<div class="line"><label class="accuse"><span>accuse</span>'
