@@ -23,6 +23,7 @@
     search    run what is missing of a search for settings
     table     run the missing cells of a results table
     cell      run one committed cell of a table again, and compare
+    frames    make the first screen of the app again
     showcase  make the example run of the app again
     docs      rewrite the figures in README and docs from the results
     warm      fill the app's cache before a lesson

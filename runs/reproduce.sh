@@ -44,6 +44,7 @@ python -m s2l table split
 # 6. Speed, the example run of the app, and thirty visitors of the app.
 python -m s2l bench --demo --quality 3 --growth
 python -m s2l showcase
+python -m s2l frames --people "Oona Brask,Taro Quillan,Felix Marrow" --dtype mixed
 python -m s2l app --port 7860 &
 APP=$!
 trap 'kill $APP' EXIT
