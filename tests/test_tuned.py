@@ -22,6 +22,7 @@ from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.pipeline.subject import Subject
 from s2l.pipeline.tuned import caption_notes, read_tuned
 from s2l.pipeline.unshake import unshaken
+from s2l.training import CHECKPOINT
 from tests import sd_layout
 
 CPU = Runtime(device="cpu", dtype="float32", batch_size=4)
@@ -345,6 +346,54 @@ def test_every_tensor_of_a_lora_is_accounted_for(base, plain, tmp_path):
         assert says in refusal(base, tmp_path / "lora.safetensors")
 
 
+@pytest.mark.brings(
+    "Tuned models",
+    "`adapter_model.safetensors` of peft alone; with settings that contradict its matrices",
+    "refused: what is missing, or which matrix it is",
+)
+def test_a_file_of_peft_needs_its_settings(base, plain, tmp_path):
+    trained(plain.unet, ["to_q"]).save_pretrained(tmp_path / "lora")
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    assert read_tuned(base, file).subject.key == read_tuned(base, tmp_path / "lora").subject.key
+    sd_layout.change_json(tmp_path / "lora" / "adapter_config.json", r=8)
+    assert "contradicts its own settings" in refusal(base, tmp_path / "lora")
+    (tmp_path / "lora" / "adapter_config.json").unlink()
+    assert "adapter_config.json should lie beside" in refusal(base, file)
+
+
+@pytest.mark.brings(
+    "Tuned models",
+    "A LoRA in half precision or float8, or with matrices for 1 x 1 convolutions",
+    "loaded; quantized: refused",
+)
+def test_the_same_lora_in_other_forms(base, plain, tmp_path):
+    path = tmp_path / "lora.safetensors"
+    state = in_kohya({"unet": layers_of(plain.unet, ["to_q", "proj_in"])})
+    save_file(state, path)
+    reference = weights(read_tuned(base, path).subject.load().pipe)
+    flat = {n: x.flatten(1) if x.ndim == 4 else x for n, x in state.items()}
+    assert any(x.ndim == 4 for x in state.values())
+    for form, tolerance in ((flat, 0), ({n: x.half() for n, x in state.items()}, 1e-3)):
+        save_file(form, path)
+        assert equal(weights(read_tuned(base, path).subject.load().pipe), reference, tolerance)
+    save_file({n: x.to(torch.int8) if x.ndim else x for n, x in state.items()}, path)
+    assert "quantized" in refusal(base, path)
+    save_file({n: torch.zeros_like(x) if "lora_up" in n else x for n, x in state.items()}, path)
+    assert "it changes nothing" in " ".join(read_tuned(base, path).notes)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_lora_fits_a_base_model_in_any_precision(folder, plain, tmp_path, dtype):
+    model = DiffusionModel.load(str(folder), Runtime(device="cpu", dtype=dtype, batch_size=4))
+    state = in_kohya({"unet": layers_of(plain.unet, ["to_q"])}, alpha=8.0)
+    save_file(state, tmp_path / "lora.safetensors")
+    tuned = read_tuned(model, tmp_path / "lora.safetensors").subject.load()
+    assert {x.dtype for x in tuned.unet.state_dict().values()} == {getattr(torch, dtype)}
+    reference = fused(plain, dict(state))
+    got = {n: x.float() for n, x in weights(tuned.pipe).items()}
+    assert equal(got, reference, 0.02) and not equal({n: x.float() for n, x in weights(model.pipe).items()}, got, 0.02)
+
+
 # --- folders and files that are none ---------------------------------------------------------------
 
 
@@ -361,6 +410,8 @@ def test_what_cannot_be_read_is_a_sentence(base, plain, tmp_path):
     pickled.mkdir()
     shutil.copy(tmp_path / "a.pt", pickled / "pytorch_lora_weights.bin")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / CHECKPOINT).write_bytes(b"")
     for path, says in (
         ("a.pt", "pickle"),
         ("pointer.safetensors", "git lfs pull"),
@@ -371,6 +422,7 @@ def test_what_cannot_be_read_is_a_sentence(base, plain, tmp_path):
         ("empty", "no .safetensors file"),
         ("nowhere", "no such file"),
         (".", "name the one that is meant"),
+        ("stopped", "not finished"),
     ):
         assert says in refusal(base, tmp_path / path), path
 
@@ -429,9 +481,24 @@ def test_embeddings_that_do_not_fit_are_refused(base, tmp_path):
         ({"emb_params": vectors(2, 768)}, "Stable Diffusion 1.x"),
         ({"emb_params": vectors(40)}, "room for 24"),
         ({"<a>": vectors(), "<b>": vectors()}, "one word"),
+        ({"emb_params": torch.full((2, 32), torch.nan)}, "NaN or infinity"),
     ):
         save_file(state, path)
         assert says in refusal(base, path)
+
+
+@pytest.mark.brings(
+    "Tuned models", "A folder with a LoRA and the Textual Inversion that was trained with it", "both are applied"
+)
+def test_a_lora_and_its_word_in_one_folder(base, plain, tmp_path):
+    state = in_kohya({"unet": layers_of(plain.unet, ["to_q"])})
+    save_file(state, tmp_path / "lora.safetensors")
+    save_file({"clip_l": vectors()}, tmp_path / "me_emb.safetensors")
+    tuned = read_tuned(base, tmp_path, NAME)
+    plain.load_textual_inversion({"<me-emb>": vectors()}, token="<me-emb>")
+    fused(plain, dict(state))
+    caption = tuned.subject.caption(f"a photo of {NAME}")
+    assert caption == "a photo of <me-emb>" and same_predictions(tuned.subject.load(), plain, caption)
 
 
 def test_captions_that_address_nothing_are_said(base, tmp_path):
@@ -537,6 +604,8 @@ def test_words_that_a_pipeline_added_are_found(base, other, tmp_path):
     assert tuned.tokens == ("<me>",) and "<me>" in " ".join(tuned.notes)
     caption = tuned.subject.caption(f"a photo of {NAME}")
     assert caption == "a photo of <me>" and same_predictions(tuned.subject.load(), other, caption)
+    with pytest.raises(UserError, match="un-shake in scores"):
+        tuned.scaled(-1.0)
 
 
 @pytest.mark.brings("Tuned models", "A hypernetwork of `finetune` without its folder", "loaded")
@@ -574,6 +643,9 @@ def test_the_commands_take_a_lora_and_a_word(tiny_lab, tiny_model, tmp_path, cap
             assert said in told and (tuned == lora or "<face>" in told), told
     record = json.loads((tmp_path / "face audit" / "result.json").read_text())
     assert any("<face>" in note for note in record["tuned_notes"])
+    assert "Notes on the fine-tuned model" in (tmp_path / "face audit" / "report.html").read_text()
+    for file in ("face attack.json", "face extract/extraction.json"):
+        assert any("<face>" in note for note in json.loads((tmp_path / file).read_text())["tuned_notes"])
     change = json.loads((tmp_path / "lora attack.json").read_text())["attacks"]["loss"]
     assert change["before"]["auc"] != change["after"]["auc"]
     words = ["attack", "--tuned", tmp_path / "nothing.pt", *fast, "--out", tmp_path / "a.json"]

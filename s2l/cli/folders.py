@@ -40,6 +40,7 @@ from s2l.pipeline import guidance, membership
 from s2l.pipeline.experiment import load_domain as any_domain
 from s2l.pipeline.stages import Stages
 from s2l.pipeline.subject import Subject
+from s2l.pipeline.tuned import caption_notes
 from s2l.pipeline.unshake import FineTuned, unshake_record, unshaken
 from s2l.progress import Progress, silent
 from s2l.store import Store, read_json, write_json
@@ -194,6 +195,7 @@ def attack_record(
     after = unshaken(base, tuned, unshake) if tuned is not None else None
     scored = membership.score_attacks(base, after, domain, config, stages, people)
     unshaken_part = unshake_record(unshake, base, tuned, domain, config, stages) if tuned is not None else None
+    notes = [*tuned.notes, *caption_notes(tuned, domain)] if tuned is not None else []
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "attack",
@@ -204,6 +206,7 @@ def attack_record(
         "attacks": {
             name: membership.attack_record(name, config, scored[name], unshake is not None) for name in config.attacks
         },
+        **({"tuned_notes": notes} if notes else {}),
         **({"unshake": unshaken_part} if unshaken_part is not None else {}),
     }
 

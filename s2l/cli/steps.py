@@ -295,7 +295,7 @@ def extract(
         images, notes = folders.read_generations(generations, resolution)
         photos = folders.load_domain(target, model, resolution)
         source: dict[str, str | None] = {"generations": str(generations)}
-        cost = None
+        cost, tuned_notes = None, []
     else:
         loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
         after = None
@@ -303,13 +303,14 @@ def extract(
             fine_tuned = read_tuned(loaded, tuned, target.name, unshake_config is not None)
             after = unshaken(Subject.of(loaded), fine_tuned, unshake_config)
         photos = folders.load_domain(target, model, loaded.resolution)  # before generating: wrong folders fail at once
-        if tuned is not None:
-            say(caption_notes(fine_tuned, photos))
+        tuned_notes = [*fine_tuned.notes, *say(caption_notes(fine_tuned, photos))] if tuned is not None else []
         with console.progress() as progress:
             images = folders.make_generations(loaded, after, target.name, settings, out / "generations", progress)
         source = {"model": loaded.key, "tuned": after.key if after is not None else None}
         cost = generation_cost(settings, "before" if tuned is None else "after", unshake_config)
     record = folders.extraction_record(images, photos, settings, source)
+    if tuned_notes:
+        record["tuned_notes"] = tuned_notes
     extraction = extraction_from_dict(record["extraction"])
     if cost is not None:
         rates = efficiency(extraction, cost.unet_evaluations)

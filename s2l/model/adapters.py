@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import safe_open
 from torch import nn
 
 from s2l.errors import UserError
 from s2l.model.configuration import read_json_object
 from s2l.model.headers import parse_json, read_header
+from s2l.model.loading import read_finite
 from s2l.model.lora_names import (
     ALPHA,
     DOWN,
@@ -78,7 +78,11 @@ def read_adapter(path: Path, modules: dict[str, nn.Module]) -> Adapter:
         return _read_peft(path, modules)
     header = read_header(path)
     refuse_other_kinds(header.shapes, path)
-    state = _tensors(path)
+    if tool_of(header.shapes) == "peft" or path.name == PEFT_WEIGHTS:
+        if path.name == PEFT_WEIGHTS and (path.parent / PEFT_CONFIG).exists():
+            return _read_peft(path.parent, modules)
+        raise UserError(f"{path} is a LoRA of peft without its alpha: {PEFT_CONFIG} should lie beside {PEFT_WEIGHTS}")
+    state = read_finite(path)
     places, notes = _placed(state, modules, path, None)
     stated = _metadata(path, header.metadata)
     alphas: dict[str, dict[str, float]] = {part: {} for part in modules}
@@ -104,6 +108,8 @@ def read_adapter(path: Path, modules: dict[str, nn.Module]) -> Adapter:
             parts[part] = _config(ranks, dict(ranks)), own
     if not parts:
         raise UserError(f"{path} holds no LoRA of a UNet or a text encoder")
+    if not any(bool(t.any()) for _, own in parts.values() for name, t in own.items() if name.endswith(UP)):
+        notes.append("all its up matrices are zero: it changes nothing")
     return Adapter(tool_of(header.shapes), parts, (path,), tuple(notes))
 
 
@@ -126,6 +132,13 @@ def fold(adapter: Adapter, modules: dict[str, nn.Module], scale: float = 1.0) ->
             name = sorted(built ^ wanted)[0].removeprefix(PEFT_ROOT)
             has = "lacks" if PEFT_ROOT + name in built else "holds, against its own settings,"
             raise UserError(f"{adapter.files[0]} {has} {name} of the {part}")
+        for name, tensor in get_peft_model_state_dict(wrapped).items():
+            given = state[name.removeprefix(PEFT_ROOT)]
+            if given.shape != tensor.shape:
+                raise UserError(
+                    f"{adapter.files[0]} contradicts its own settings: {name.removeprefix(PEFT_ROOT)} of the {part} "
+                    f"has the shape {tuple(given.shape)} where they say {tuple(tensor.shape)}"
+                )
         set_peft_model_state_dict(wrapped, {PEFT_ROOT + name: tensor for name, tensor in state.items()})
         for layer in wrapped.modules():
             if isinstance(getattr(layer, "scaling", None), dict):
@@ -146,17 +159,6 @@ def fold(adapter: Adapter, modules: dict[str, nn.Module], scale: float = 1.0) ->
 # --- reading ---------------------------------------------------------------------------------------
 
 
-def _tensors(path: Path) -> State:
-    with safe_open(path, "pt") as file:
-        state = {name: file.get_tensor(name) for name in list(file.keys())}
-    for name, tensor in state.items():
-        if not tensor.is_floating_point() and tensor.numel() > 1:
-            raise UserError(f"{path} holds {name} as {tensor.dtype}: quantized weights are not read")
-        if not tensor.float().isfinite().all():
-            raise UserError(f"{path} holds NaN or infinity in {name}")
-    return state
-
-
 def _placed(
     state: State, modules: dict[str, nn.Module], path: Path, part: str | None
 ) -> tuple[dict[str, Place], list[str]]:
@@ -166,7 +168,7 @@ def _placed(
     places = {name: spellings.place(name, part) for name in state}
     if lost := sorted(name for name, place in places.items() if place is None):
         more = f" and for {len(lost) - 1} more" if len(lost) > 1 else ""
-        whose = _other_base(state, modules) or "it belongs to another base model"
+        whose = _other_base(state, modules) or "it may belong to another base model"
         raise UserError(f"the base model has no place for {lost[0]} of {path}{more}: {whose}")
     known = {name: place for name, place in places.items() if place is not None}
     if len(set(known.values())) < len(known):
@@ -185,9 +187,11 @@ def _check(state: State, module: nn.Module, part: str, path: Path) -> dict[str, 
         owner, rank = module.get_submodule(layer), down.shape[0] if down.ndim else 0
         weight = owner.weight
         wanted = ((rank, *weight.shape[1:]), (weight.shape[0], rank, *(1 for _ in weight.shape[2:])))
-        for tensor, shape in zip((down, up), wanted, strict=True):
-            if tuple(tensor.shape) != shape or rank == 0:
-                other = _other_base(state, {part: module}) or "it was trained on another base model"
+        for role, tensor, shape in zip((DOWN, UP), (down, up), wanted, strict=True):
+            if tensor.numel() and [n for n in tensor.shape if n > 1] == [n for n in shape if n > 1]:
+                state[f"{layer}.{role}"] = tensor.reshape(shape)  # of a 1 x 1 convolution, as a matrix or the reverse
+            elif tuple(tensor.shape) != shape or rank == 0:
+                other = _other_base(state, {part: module}) or "it may belong to another base model"
                 raise UserError(
                     f"{path} does not fit the base model: for {layer} of the {part} it has a matrix of shape "
                     f"{tuple(tensor.shape)} where {shape} is needed; {other}"
@@ -280,7 +284,7 @@ def _read_peft(folder: Path, modules: dict[str, nn.Module]) -> Adapter:
         settings = read_json_object(place / PEFT_CONFIG)
         config = _from_settings(settings, place / PEFT_CONFIG)
         refuse_other_kinds((n.removeprefix(PEFT_ROOT) for n in header.shapes), path)
-        state = _tensors(path)
+        state = read_finite(path)
         part = given or _part_of(state, modules)
         found, more = _placed(state, {part: modules[part]}, path, part)
         notes += more

@@ -99,7 +99,8 @@ def files_in(folder: Path, part: str) -> tuple[list[Path], str]:
             return [index.parent / x for x in sorted(names)], variant
         if whole.exists():
             return [whole], variant
-    raise UserError(f"{folder} has no {name}.safetensors")
+    pickled = any(folder.glob("*.bin"))
+    raise UserError(f"{folder} has no {name}.safetensors" + (": pickles (.bin) are never opened" if pickled else ""))
 
 
 def check_name(model: str) -> None:

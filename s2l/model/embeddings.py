@@ -15,7 +15,7 @@ import torch
 from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.headers import Header, read_header
-from s2l.model.loading import read_tensors
+from s2l.model.loading import read_finite
 
 WEIGHTS = "learned_embeds.safetensors"  # the name diffusers looks for
 NAMELESS = ("emb_params", "clip_l")  # the word is the file's name
@@ -56,7 +56,7 @@ def read_embedding(path: Path, base: DiffusionModel) -> Learned:
     if len(header.shapes) > 1:
         names = ", ".join(sorted(header.shapes)[:3])
         raise UserError(f"{path} holds {len(header.shapes)} embeddings ({names}): give a file with one word")
-    ((name, vectors),) = read_tensors(path).items()
+    ((name, vectors),) = read_finite(path).items()
     word = path.stem if name in NAMELESS else name
     vectors = vectors.reshape(-1, vectors.shape[-1]) if vectors.ndim else vectors.reshape(1, 1)
     width = base.text_encoder.get_input_embeddings().weight.shape[1]

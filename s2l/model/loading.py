@@ -127,6 +127,17 @@ def read_tensors(*paths: Path) -> State:
     return state
 
 
+def read_finite(path: Path) -> State:
+    """All tensors of a file. Raises UserError for a tensor that is quantized, NaN or infinite."""
+    state = read_tensors(path)
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() and tensor.numel() > 1:
+            raise UserError(f"{path} holds {name} as {tensor.dtype}: quantized weights are not read")
+        if not tensor.float().isfinite().all():
+            raise UserError(f"{path} holds NaN or infinity in {name}")
+    return state
+
+
 def _from_folder(checkpoint: Checkpoint, notes: list[str]) -> dict[str, tuple[nn.Module, State]]:
     sources = {}
     for part in LEFTOVERS:

@@ -24,12 +24,14 @@ from s2l.keys import file_hash
 from s2l.model import adapters, embeddings, parts
 from s2l.model.configuration import read_json_object
 from s2l.model.diffusion import DiffusionModel
+from s2l.model.embeddings import Learned
 from s2l.model.extrapolated import step_away
 from s2l.model.headers import read_header
 from s2l.model.lora_names import is_lora
 from s2l.pipeline import identity
 from s2l.pipeline.subject import Subject
 from s2l.pipeline.unshake import FineTuned
+from s2l.training import CHECKPOINT
 
 SUPPORTED = (
     "supported: a folder from `finetune`, a whole checkpoint (a folder in diffusers layout or one .safetensors file), "
@@ -38,6 +40,7 @@ SUPPORTED = (
 PREFERRED = ("pytorch_lora_weights.safetensors", embeddings.WEIGHTS, hypernetwork.WEIGHTS)
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 FEW = 3  # names that a message lists
+Words = tuple[tuple[str, str], ...]  # learned words: as a caption may have it, and as the tokenizer knows it
 
 
 def read_tuned(base: DiffusionModel, path: Path, name: str = "", unshake: bool = False) -> FineTuned:
@@ -72,10 +75,12 @@ def _read(base: DiffusionModel, path: Path, name: str, unshake: bool) -> FineTun
         if folders := parts.part_folders(path):
             files = [file for folder in folders.values() for file in folder.iterdir() if file.is_file()]
             return _parts(base, files, *parts.parts_of_folders(base, path, folders), name, unshake)
+        if (pair := _lora_with_word(path)) is not None:
+            return _lora(base, pair[0], embeddings.read_embedding(pair[1], base), name)
         path, left = _one_file(path)
         found = _read(base, path, name, unshake)
         return replace(found, notes=(*found.notes, *left))
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path} is {_what(path)}; {SUPPORTED}")
     header = read_header(path)
     if parts.is_single_file(header):
@@ -118,17 +123,24 @@ def _result(base: DiffusionModel, folder: Path) -> FineTuned:
 # --- changes of the base model -------------------------------------------------------------------
 
 
-def _lora(base: DiffusionModel, path: Path) -> FineTuned:
+def _lora(base: DiffusionModel, path: Path, learned: Learned | None = None, name: str = "") -> FineTuned:
+    """A LoRA, and the word that was learned together with it if there is one."""
     modules = {part: getattr(base, part) for part in adapters.PARTS}
     adapter = adapters.read_adapter(path, modules)
 
     def scaled(scale: float) -> DiffusionModel:
         tuned = base.copy()
         adapters.fold(adapter, {part: getattr(tuned, part) for part in adapters.PARTS}, scale)
+        if learned is not None:
+            _add(tuned, learned, scale)
         return tuned
 
     layers = ", ".join(f"{len(state) // 2} layers of the {part}" for part, (_, state) in adapter.parts.items())
-    return _change(base, f"a LoRA of {adapter.tool}", list(adapter.files), scaled, [layers, *adapter.notes])
+    files, notes = list(adapter.files), [layers, *adapter.notes]
+    words: Words = ()
+    if learned is not None:
+        files, notes, words = [*files, learned.file], [*notes, *_said(learned)], ((learned.word, learned.token),)
+    return _change(base, f"a LoRA of {adapter.tool}", files, scaled, notes, name, words)
 
 
 def _hypernetwork(base: DiffusionModel, path: Path) -> FineTuned:
@@ -145,21 +157,27 @@ def _embedding(base: DiffusionModel, path: Path, name: str) -> FineTuned:
     learned = embeddings.read_embedding(path, base)
 
     def scaled(scale: float) -> DiffusionModel:
-        if scale != 1:
-            raise UserError(
-                f"{path} does not say where its embeddings started, so it cannot be un-shaken in weights: un-shake in "
-                "scores instead (--unshake-space scores)"
-            )
         tuned = base.copy()
-        embeddings.add_word(tuned, learned)
+        _add(tuned, learned, scale)
         return tuned
 
+    words = ((learned.word, learned.token),)
+    return _change(base, "a Textual Inversion", [path], scaled, _said(learned), name, words)
+
+
+def _add(tuned: DiffusionModel, learned: Learned, scale: float) -> None:
+    if scale != 1:
+        raise UserError(
+            f"{learned.file} does not say where its embeddings started, so it cannot be un-shaken in weights: un-shake "
+            "in scores instead (--unshake-space scores)"
+        )
+    embeddings.add_word(tuned, learned)
+
+
+def _said(learned: Learned) -> list[str]:
     n = len(learned.vectors)
     notes = [f"the word {learned.word!r} ({n} vector{'s' * (n > 1)})"]
-    if learned.word != learned.token:
-        notes.append(f"captions have {learned.token!r} for it")
-    words = ((learned.word, learned.token),)
-    return _change(base, "a Textual Inversion", [path], scaled, notes, name, words)
+    return notes if learned.word == learned.token else [*notes, f"captions have {learned.token!r} for it"]
 
 
 def _change(
@@ -169,7 +187,7 @@ def _change(
     scaled: Callable[[float], DiffusionModel],
     notes: Sequence[str],
     name: str = "",
-    words: tuple[tuple[str, str], ...] = (),
+    words: Words = (),
 ) -> FineTuned:
     """Something that is added to the base model; it is added when the model is first needed."""
     key = identity.brought(base.key, kind, file_hash(files), [token for _, token in words])
@@ -236,6 +254,11 @@ def _scaled_change(base: DiffusionModel, tuned: DiffusionModel, scale: float) ->
             f"the base model predicts {base.prediction_type} and the fine-tuned one {tuned.prediction_type}, so their "
             "weights cannot be mixed: un-shake in scores instead (--unshake-space scores)"
         )
+    if words := embeddings.added_words(base, tuned):
+        raise UserError(
+            f"the fine-tuned model has words that the base model lacks ({', '.join(words[:FEW])}), so their weights "
+            "cannot be mixed: un-shake in scores instead (--unshake-space scores)"
+        )
     moved = tuned.copy()
     step_away(base.unet, moved.unet, scale)
     step_away(base.text_encoder, moved.text_encoder, scale)
@@ -245,14 +268,11 @@ def _scaled_change(base: DiffusionModel, tuned: DiffusionModel, scale: float) ->
 # --- captions ------------------------------------------------------------------------------------
 
 
-def with_words(caption: str, name: str, words: Sequence[tuple[str, str]]) -> str:
-    """The caption with the learned words in the name's place; one that has a word already keeps it.
-
-    `words` are pairs: as a caption may have it, and as the tokenizer knows it.
-    """
+def with_words(caption: str, name: str, words: Words) -> str:
+    """The caption with the learned words in the name's place; one that has a word already keeps it."""
     if any(token in caption for _, token in words):
         return caption
-    if words and (renamed := replace_name(caption, name, "".join(token for _, token in words))) != caption:
+    if words and (renamed := replace_name(caption, name, " ".join(token for _, token in words))) != caption:
         return renamed
     for word, token in words:
         caption = replace_name(caption, word, token)
@@ -279,8 +299,21 @@ def caption_notes(tuned: FineTuned, domain: Domain) -> list[str]:
 # --- folders -------------------------------------------------------------------------------------
 
 
+def _lora_with_word(folder: Path) -> tuple[Path, Path] | None:
+    """(LoRA, Textual Inversion) if a folder holds one of each and nothing else: they were trained together."""
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 2:
+        return None
+    headers = {file: read_header(file) for file in files}
+    loras = [file for file in files if is_lora(headers[file].shapes)]
+    words = [file for file in files if file not in loras and embeddings.is_embedding(headers[file])]
+    return (loras[0], words[0]) if len(loras) == len(words) == 1 else None
+
+
 def _one_file(folder: Path) -> tuple[Path, list[str]]:
     """The file that a folder is about, and a note on those that are left out. Raises UserError if it is not clear."""
+    if (folder / CHECKPOINT).exists():
+        raise UserError(f"{folder} is not a fine-tuned model yet: its training is not finished, so run it again")
     files = sorted(folder.glob("*.safetensors"))
     known = [file for file in files if file.name in PREFERRED]
     if len(known) == 1 or len(files) == 1:

@@ -229,7 +229,8 @@ def _method(record: RunRecord) -> str:
     from s2l.finetune import FINETUNERS
 
     if record["finetune"] is None:
-        return f"The checkpoint {record['config']['tuned']}"
+        path, notes = record["config"]["tuned"], record.get("tuned_notes")
+        return f"The model in {path}: {notes[0]}" if notes else f"The checkpoint {path}"
     names = record["finetune"]["methods"]
     titles = " + ".join(FINETUNERS[m].title if m in FINETUNERS else m for m in names)
     return f"{titles} on {record['finetune']['sp_images']} of the model's own pictures"
