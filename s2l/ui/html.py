@@ -61,11 +61,39 @@ def choice(uri: str, alt: str, caption: str = "", **data: str | int) -> Markup:
     return button.format(attributes, uri, alt, below)
 
 
-# For gr.HTML(js_on_load=...): a click on a button sends the button's data to the server.
-PICK = """element.addEventListener("click", (event) => {
+# For gr.HTML(js_on_load=...): a click on a button sends the button's data to the server. In a ranking, one button is a
+# tab stop and the arrow keys reach the others. When new content replaces what was clicked, the focus stays here.
+PICK = """let picked = false;
+const buttons = () => [...element.querySelectorAll("button[data-pick]")];
+const rove = () => {
+  if (element.querySelector(".ranked")) buttons().forEach((button, i) => (button.tabIndex = i ? -1 : 0));
+};
+element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-pick]");
-  if (button) trigger("click", {...button.dataset});
-});"""
+  if (!button) return;
+  picked = true;
+  trigger("click", {...button.dataset});
+});
+element.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  const all = buttons(), at = all.indexOf(event.target);
+  if (!step || at < 0 || !element.querySelector(".ranked")) return;
+  event.preventDefault();
+  const next = all[Math.min(Math.max(at + step, 0), all.length - 1)];
+  all[at].tabIndex = -1;
+  next.tabIndex = 0;
+  next.focus();
+});
+watch("value", () => {
+  rove();
+  if (!picked || (document.activeElement && document.activeElement !== document.body)) return;
+  picked = false;
+  const target = element.querySelector("button[data-pick], [role=status]");
+  if (!target) return;
+  if (target.tagName !== "BUTTON") target.tabIndex = -1;
+  target.focus({ preventScroll: true });
+});
+rove();"""
 
 
 def pictures(figures: Iterable[str]) -> Markup:

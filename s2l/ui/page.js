@@ -16,8 +16,22 @@ window.s2l = {
     const other = changes.tab && changes.tab !== tab;
     window.history[other ? "pushState" : "replaceState"](null, "", url);
   },
+  // Arrow keys move between tabs, Home and End to the first and the last one (WAI-ARIA, pattern "tabs").
+  arrows(event) {
+    const tab = event.target.closest?.('[role="tab"]');
+    const steps = { ArrowLeft: -1, ArrowRight: 1, Home: 0, End: 0 };
+    if (!tab || !(event.key in steps)) return;
+    const tabs = [...tab.parentElement.querySelectorAll('[role="tab"]')];
+    const last = tabs.length - 1;
+    const at = tabs.indexOf(tab) + steps[event.key];
+    const next = tabs[event.key === "Home" ? 0 : event.key === "End" ? last : at < 0 ? last : at > last ? 0 : at];
+    event.preventDefault();
+    next.click();
+    next.focus();
+  },
   ready() {
     this.opened = true;
     this.address(this.waiting); // what a quick visitor clicked meanwhile
   },
 };
+document.addEventListener("keydown", (event) => window.s2l.arrows(event));

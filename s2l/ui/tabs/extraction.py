@@ -173,6 +173,16 @@ def _trio(result: Result, of: Part, card: Card) -> list[Markup]:
     return [*shots, html.picture(photo, f"{kind} {card.photo + 1}", below)]
 
 
+def _in_words(result: Result, of: Part, card: Card) -> str:
+    """What a card says to those who do not see it."""
+    delta = result.extraction["after"]["delta"]
+    kind, hit = ("Training photo", "extracted") if of == "members" else ("Held-out photo", "false alarm")
+    sides = (
+        f"l2 {l2:.3f} {when}" + (f", {hit}" if l2 <= delta else "") for when, l2 in zip(BOTH, card.l2, strict=True)
+    )
+    return f"{kind} {card.photo + 1}: {'; '.join(sides)}. See it among all photos."
+
+
 def cards_html(result: Result, show: str, sort: str) -> Markup:
     """The gallery of a filter and an order; each card can be chosen."""
 
@@ -180,12 +190,9 @@ def cards_html(result: Result, show: str, sort: str) -> Markup:
         of, found = selected(result, show, sort)
         if not found:
             return html.block(Markup("<p>No photo of this kind: {}.</p>").format(SHOW.get(show, show)))
-        button = Markup(
-            '<button type="button" class="card three" data-pick="{} {}" '
-            'aria-label="Photo {}: see it on the histogram">{}</button>'
-        )
+        button = Markup('<button type="button" class="card three" data-pick="{} {}" aria-label="{}">{}</button>')
         drawn = Markup("").join(
-            button.format(of, card.photo, card.photo + 1, Markup("").join(_trio(result, of, card)))
+            button.format(of, card.photo, _in_words(result, of, card), Markup("").join(_trio(result, of, card)))
             for card in found[:MOST]
         )
         of_all = f"the first {MOST} of {len(found)}" if len(found) > MOST else str(len(found))

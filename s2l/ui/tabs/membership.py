@@ -240,7 +240,8 @@ def ranked_html(result: Result, attack: str, when: When) -> Markup:
 
 
 # Frames and fades without drawing 160 pictures again.
-FLAGS = """.ranked .pic:nth-child(n+${spared}) { border-color: transparent; opacity: .42; }"""
+FLAGS = """.ranked .pic:nth-child(n+${spared}) { border-color: transparent; }
+.ranked .pic:nth-child(n+${spared}) img { opacity: .42; }"""
 DOT = """.dot { left: ${x}%; top: ${y}%; }"""
 
 

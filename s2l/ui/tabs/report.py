@@ -119,7 +119,7 @@ def build() -> Report:
         html_file = gr.DownloadButton("Report (HTML)", visible=False, elem_id="report-html")
         json_file = gr.DownloadButton("result.json", visible=False, elem_id="result-json")
     command = gr.Code(
-        label="The command that repeats this run", language="shell", interactive=False, visible=False,
+        label="The command that repeats this run", language=None, interactive=False, visible=False,
         elem_id="command",
     )  # fmt: skip
     link = gr.Textbox(
