@@ -67,17 +67,14 @@ class Membership(Tab):
 
         def photo(shown: str, attack: str, event: gr.EventData):
             result, picked = page.result_of(shown), click_value(event, "pick")
-            chosen = runs.chosen_photo(result, picked) if result else None
-            if result is None or chosen is None or attack not in result.record["attacks"]:
-                return gr.skip(), gr.skip()
-            return detail_html(result, *chosen, attack), picked
+            chosen = runs.chosen_photo(result, picked) if result and attack in result.record["attacks"] else None
+            return (detail_html(result, *chosen, attack), picked) if result and chosen else (gr.skip(), gr.skip())
 
         self.ranked.click(photo, [page.shown, self.attack], [self.detail, self.chosen], **QUIET)
 
     def _operating_point(self, page: Context) -> None:
         """The slider and the choice of an attack move the threshold."""
-        choice = [page.shown, self.attack, self.when, self.accused]
-        redrawn = [self.point, self.roc, self.log, self.ranked, self.scores, self.detail]
+        choice, linked = [page.shown, self.attack, self.when, self.accused], [self.point, self.roc, self.ranked]
 
         def move(shown: str, attack: str, when: str, accused: float) -> dict:
             if (result := page.result_of(shown)) is None:
@@ -92,9 +89,11 @@ class Membership(Tab):
             chosen = runs.chosen_photo(result, picked)
             return drawn | {self.detail: detail_html(result, *chosen, attack) if chosen else ""}
 
-        self.accused.input(in_a_sentence(move), choice, [self.point, self.roc, self.ranked], **LATEST)
+        self.accused.input(in_a_sentence(move), choice, linked, **LATEST)
         for component in (self.attack, self.when):
-            component.input(in_a_sentence(other), [*choice, self.chosen], redrawn, **QUIET)
+            component.input(
+                in_a_sentence(other), [*choice, self.chosen], [*linked, self.log, self.scores, self.detail], **QUIET
+            )
 
     def _predictions(self, page: Context) -> None:
         """Predict, then reveal: which photo was trained on, and how well the attack does."""
