@@ -578,3 +578,15 @@ def test_one_more_tab_is_a_class_and_an_entry(backend, tiny_lab):
     opening = next(fn for fn in drawing if len(fn.outputs) == 2)  # the other one draws whichever tab is open
     value = opening.fn("", {}, {"visitor": "", "job": ""}, "Mira & Taro", own.NOT_OWN)
     assert value[said] == "<p>Mira &amp; Taro, </p>" and len(drawing) == 2
+
+
+def test_previews_check_their_numbers(backend):
+    for rank, says in ((10**9, "Rank"), (0, "Rank"), (0.5, "Rank"), (-1, "Rank")):
+        assert says in finetune.card_html(backend, "lora", rank, None, False), rank
+    for seed, size, says in (
+        (-1, 8, "First seed"),
+        (None, 8, "First seed"),
+        (0, 10**9, "Set size"),
+        (0, 0, "Set size"),
+    ):
+        assert says in sp_set.preview_html("Ada", "Ada", "", 100, "", seed, size), (seed, size)

@@ -274,6 +274,10 @@ def test_wrong_arguments_are_no_error_of_the_server(visitor, body):
 @pytest.mark.parametrize(("accused", "attack"), [(None, "loss"), ("x", "loss"), (10**9, "loss"), (3, "nothing")])
 def test_a_threshold_that_is_none_is_a_sentence(visitor, accused, attack):
     moving = visitor.handler("accused", "input")
+    if not isinstance(accused, int):
+        joined = visitor.join(moving, ["showcase", attack, "after", accused])
+        assert joined.status_code == 400 and "should be a number" in joined.json()["detail"]
+        return
     success, output = visitor.call(moving, ["showcase", attack, "after", accused])
     assert not success and output["error"], output
     log = visitor.server.log.read_text()
@@ -285,3 +289,43 @@ def test_texts_that_are_no_unicode_go_no_further(visitor):
     run = {"fn_index": 0, "data": ["\ud800"], "session_hash": "x"}
     answer = visitor.client.post("gradio_api/queue/join", content=json.dumps(run))
     assert answer.status_code == 400 and "not valid Unicode" in answer.json()["detail"]
+
+
+@pytest.mark.brings("Visitors", "A number, text or list that the page never sends", "one sentence; no handler sees it")
+@pytest.mark.parametrize(
+    ("element", "value", "says"),
+    [
+        ("delta", "x", "should be a number"), ("delta", [1], "should be a number"),
+        ("rank", True, "should be a number"),
+        ("share", None, "should be a number"), ("suffix", {}, "should be a text"), ("person", [], "should be a text"),
+        ("attacks", "loss", "should be a list of texts"), ("train_text_encoder", "no", "should be true or false"),
+        ("rank", 10**30, "a number in a call should be"), ("rank", float("nan"), "a number in a call should be"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_call_sends_what_its_components_have(visitor, element, value, says):
+    run = visitor.handler("run")
+    of = next(c["id"] for c in visitor.page["components"] if c["props"].get("elem_id") == element)
+    values = [value if i == of else v for i, v in zip(run["inputs"], visitor.values_of(run), strict=True)]
+    body = json.dumps({"fn_index": run["id"], "data": values, "session_hash": visitor.session})
+    answer = visitor.client.post("gradio_api/queue/join", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and says in answer.json()["detail"], answer.text
+    assert visitor.join(run, visitor.values_of(run)[:-1]).status_code == 400
+
+
+@pytest.mark.parametrize("kept", ["x", 7, ["x"], {"visitor": 1, "job": [], "quiz": 3, "form": {"rank": "x"}}], ids=str)
+def test_a_copy_that_a_visitor_has_edited_is_read_with_care(visitor, kept):
+    """What the browser keeps (test_ui.py has `opening`): two handlers that write to it."""
+    for name, event in (("quiz-skip", "click"), ("sp-set", "select")):
+        of = next(i for i, c in enumerate(visitor.page["components"]) if c["type"] == "browserstate")
+        browser = visitor.page["components"][of]["id"]
+        handler = next(
+            d for d in visitor.page["dependencies"]
+            if browser in d["inputs"] and [*visitor.handler(name, event)["targets"][0]] in map(list, d["targets"])
+        )  # fmt: skip
+        values = [
+            kept if i == browser else v for i, v in zip(handler["inputs"], visitor.values_of(handler), strict=True)
+        ]
+        success, output = visitor.call(handler, values)
+        assert success, output
+    assert "unsupported operand" not in visitor.server.log.read_text()

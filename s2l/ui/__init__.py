@@ -7,7 +7,8 @@ session.py, own.py      what survives a refresh and what an address opens; a vis
 html.py, runs.py        pictures, sliders, tables; a finished run in words and pictures
 live.py, quiz.py        the live panel; predict, then reveal
 first.py, heavy.py      the first picture, shown before torch is imported; the import of torch in the background
-guard.py, pages.py      what is served, uploaded and named in a call; what the server keeps of an open page
+guard.py, arguments.py  what is served, what may be uploaded, and what a call may name and send
+pages.py                what the server keeps of an open page
 events.py, api.py       how events are sent; the public API
 theme.py, style.css, page.js    colours, fonts and the address bar
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -82,6 +83,19 @@ OFF: dict[str, object] = {"unshake": None, "unshake_space": "weights"}
 SPECIAL = ("person", "prompt", "prompt2", "share", "preset", "methods")
 
 
+def checked_value(name: str, value: Any) -> Any:
+    """The value of a plain field, no more than the page allows. Raises UserError that begins with the field's label."""
+    field = FIELDS[name]
+    if value is None or value == []:
+        raise UserError(f"{field.label} is empty: enter a value")
+    if field.most is not None and value > field.most:
+        raise UserError(
+            f"{field.label} is at most {field.most:,} on this page (given: {value:,}); "
+            "the command line has no such limit"
+        )
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _get(values: dict, path: str):
     for part in path.split("."):
         values = values[part]
@@ -137,14 +151,7 @@ def config_of(form: dict, names: list[str], own: dict | None = None, own_prompts
             continue
         if name in OFF and form["unshake"] is None:
             continue
-        if value is None or value == []:
-            raise UserError(f"{field.label} is empty: enter a value")
-        if field.most is not None and value > field.most:
-            raise UserError(
-                f"{field.label} is at most {field.most:,} on this page (given: {value:,}); "
-                "the command line has no such limit"
-            )
-        _set(over, field.path, tuple(value) if isinstance(value, list) else value)
+        _set(over, field.path, checked_value(name, value))
     parts = FIXED_PROMPTS if fixed_prompts(own, own_prompts) else _parts(form)
     _set(over, "sp_set.prompts", parts)
     _set(over, "extraction.prompts", [{"template": parts[0]["template"]}])

@@ -4,7 +4,8 @@ Gradio by itself serves whatever is in its folders, takes any file, and lets a c
 With the guard,
     a served file    is one of the public results, and always a download that runs nothing;
     an upload        is a picture, moved to a folder with an unguessable name, from which nothing is served;
-    a call           may name only a file in such a folder: only its uploader knows the name.
+    a call           may name only a file in such a folder: only its uploader knows the name; its values are of the
+                     kinds that the page sends (arguments.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import gradio as gr
 from anyio.to_thread import run_sync
 from gradio.utils import get_upload_folder
 from starlette.responses import JSONResponse
@@ -30,6 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from s2l.errors import UserError
 from s2l.jobs import uploads
 from s2l.jobs.limits import Limits
+from s2l.ui import arguments
 from s2l.ui.backend import Backend
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ CALL = re.compile(r"(?:^|/)(?:queue/join|component_server|(?:run|api|call|call/v
 UNUSED = re.compile(r"(?:^|/)(?:proxy=|process_recording|(?:undo-)?vibe-|stream/|deep_link|monitoring|run-history/)")
 MAX_CALL_BYTES = 1_000_000
 MAX_DEPTH = 30  # of the values in a call
+MAX_NUMBER = 2**53  # of the values in a call: larger ones lose digits, and gradio cannot send them back
 PLACE = "visitors"  # below gradio's upload folder: one folder per upload, with an unguessable name
 # Hugging Face shows an app in a frame.
 PAGE = (
@@ -72,11 +76,13 @@ def uploaded(path: str) -> bool:
 
 
 def named_files(values: object, depth: int = 0) -> Iterator[str]:
-    """Every path that a call names. Raises Refused for texts and nestings that nothing on the page sends."""
+    """Every path that a call names. Raises Refused for texts, numbers and nestings that nothing on the page sends."""
     if depth > MAX_DEPTH:
         raise Refused(400, f"the values of a call are nested at most {MAX_DEPTH} deep")
     if isinstance(values, str) and re.search("[\ud800-\udfff]", values):
         raise Refused(400, "a text has characters that are not valid Unicode")
+    if isinstance(values, int | float) and not abs(values) <= MAX_NUMBER:  # NaN compares false
+        raise Refused(400, f"a number in a call should be from -{MAX_NUMBER} to {MAX_NUMBER}")
     if isinstance(values, dict):
         if "path" in values:
             yield str(values["path"])
@@ -91,8 +97,9 @@ def named_files(values: object, depth: int = 0) -> Iterator[str]:
 class Guard:
     """ASGI middleware around gradio's app."""
 
-    def __init__(self, app: ASGIApp, backend: Backend):
+    def __init__(self, app: ASGIApp, backend: Backend, page: gr.Blocks):
         self.app = app
+        self.page = page
         self.backend = backend
         self.uploading = 0
         self.originals: set[Path] = set()  # where gradio put uploads; the same picture twice has one place
@@ -111,7 +118,7 @@ class Guard:
             elif UPLOAD.fullmatch(path.removeprefix(scope.get("root_path", "")).removeprefix("/gradio_api")):
                 await self._upload(scope, receive, send)
             elif scope["method"] == "POST" and CALL.search(path):
-                checked = await _checked_call(receive)
+                checked = await _checked_call(receive, self.page)
                 try:  # gradio fails on arguments that fit no endpoint; what an endpoint does runs in its queue
                     await self.app(scope, checked, _with_headers(send))
                 except (TypeError, ValueError, LookupError, AttributeError) as error:
@@ -183,7 +190,7 @@ def _taken(originals: list[Path]) -> list[str]:
     return taken
 
 
-async def _checked_call(receive: Receive) -> Receive:
+async def _checked_call(receive: Receive, page: gr.Blocks) -> Receive:
     """The same request, its body read and checked. Raises Refused."""
     body, more = b"", True
     while more:
@@ -199,6 +206,10 @@ async def _checked_call(receive: Receive) -> Receive:
         raise Refused(400, "the body of a call should be JSON") from None
     if not all(uploaded(path) for path in named_files(values)):
         raise Refused(403, "a call may name only the files that this visitor has just uploaded")
+    try:
+        arguments.check(page, values)
+    except UserError as error:
+        raise Refused(400, str(error)) from None
     sent = False
 
     async def again() -> Message:

@@ -162,7 +162,8 @@ def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int
         allowed_paths=[str(backend.public / "results")], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
         run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
         prevent_thread_lock=True, server_name=host, server_port=port,
-        state_session_capacity=pages.MAX_PAGES, app_kwargs={"middleware": [Middleware(Guard, backend=backend)]},
+        state_session_capacity=pages.MAX_PAGES,
+        app_kwargs={"middleware": [Middleware(Guard, backend=backend, page=page)]},
     )  # fmt: skip
     pages.keep_little(page)
 

@@ -16,7 +16,7 @@ from gradio.blocks import Block
 from gradio.state_holder import SessionState, StateHolder
 
 # If gradio drops a page's values, the page starts again from the browser's copy.
-MAX_PAGES = 1000
+MAX_PAGES = 300
 
 
 class _Nothing(dict):

@@ -138,6 +138,6 @@ def chosen_photo(result: Result, picked: object) -> tuple[Part, int] | None:
     domain = result.record["domain"]
     counts: dict[Part, int] = {"members": domain["n_members"], "nonmembers": domain["n_nonmembers"]}
     for of, count in counts.items():
-        if of == name and number.isdecimal() and int(number) < count:
+        if of == name and number.isdecimal() and len(number) < 10 and int(number) < count:
             return of, int(number)
     return None

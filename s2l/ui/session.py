@@ -30,9 +30,14 @@ class Opening:
     classroom: bool
 
 
+def changed(kept: object, **changes: object) -> dict:
+    """What the browser should keep from now on: `kept`, whatever a visitor made of it, with changes."""
+    return EMPTY | (kept if isinstance(kept, dict) else {}) | changes
+
+
 def opening(kept: object, address: dict[str, str], backend: Backend, tabs: tuple[str, ...], first: dict) -> Opening:
     """What to show: what the browser kept and what the address asks for, without anything invalid."""
-    kept = EMPTY | (kept if isinstance(kept, dict) else {})
+    kept = changed(kept)
     visitor = kept["visitor"] if isinstance(kept["visitor"], str) and len(kept["visitor"]) >= 20 else ""
     visitor = visitor or secrets.token_urlsafe(16)
     asked = address.get("run") or address.get("job") or ""

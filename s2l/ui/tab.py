@@ -134,7 +134,8 @@ class Context:
         """Opening the tab writes the fields into the browser's copy: a refresh gives them back."""
 
         def keep(data: dict) -> dict:
-            return data[self.browser] | {"form": {n: data[component] for n, component in self.fields.items()}}
+            form = {n: data[component] for n, component in self.fields.items()}
+            return session.changed(data[self.browser], form=form)
 
         self.select[name].select(keep, {self.browser, *self.fields.values()}, self.browser, **QUIET)
 
@@ -181,7 +182,7 @@ class Context:
             quizzes = quizzes | {shown: quizzes.get(shown, {}) | answer}
             return self.draw(name, shown, quizzes, state, person, own) | {
                 self.quizzes: quizzes,
-                self.browser: data[self.browser] | {"quiz": quizzes},
+                self.browser: session.changed(data[self.browser], quiz=quizzes),
             }
 
         inputs = {*self.drawn_from, self.browser, *more}

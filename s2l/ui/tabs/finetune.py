@@ -15,7 +15,7 @@ from s2l.record import Result
 from s2l.ui import html, live, runs
 from s2l.ui.backend import Backend
 from s2l.ui.events import LATEST, QUIET
-from s2l.ui.form import FIELDS, in_words
+from s2l.ui.form import FIELDS, checked_value, in_words
 from s2l.ui.heavy import ready
 from s2l.ui.own import NOT_OWN, person_of_next_run
 from s2l.ui.tab import Context, Tab
@@ -86,9 +86,9 @@ def card_html(backend: Backend, methods: str, rank: float | None, num_vectors: f
     try:
         named, settings = parse(methods), {}
         if rank is not None and "lora" in named:
-            settings["lora"] = {"rank": int(rank)}
+            settings["lora"] = {"rank": checked_value("rank", rank)}
         if num_vectors is not None and "textual_inversion" in named:
-            settings["textual_inversion"] = {"num_vectors": int(num_vectors)}
+            settings["textual_inversion"] = {"num_vectors": checked_value("num_vectors", num_vectors)}
         values = {"methods": named, "train_text_encoder": bool(text), "settings": settings}
         config = checked(FineTuneConfig, values)
         trained, total = backend.trained_parameters(config)

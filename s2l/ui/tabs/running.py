@@ -12,7 +12,7 @@ from s2l.jobs import Job
 from s2l.jobs.store import RESUMABLE
 from s2l.pipeline.stages import SP_SET as DRAWING
 from s2l.store import Store
-from s2l.ui import form, heavy, html, live
+from s2l.ui import form, heavy, html, live, session
 from s2l.ui.events import QUIET
 from s2l.ui.tab import Context
 from s2l.ui.tabs.sp_set import SPSet
@@ -79,7 +79,7 @@ def connect(page: Context, tab: FineTune) -> None:
         state = state | {"job": job.id}
         return {
             tab.error: gr.update(value="", visible=False), page.session: state,
-            page.browser: data[page.browser] | {"job": job.id, "form": values},
+            page.browser: session.changed(data[page.browser], job=job.id, form=values),
             page.seen: signature(job), page.timer: gr.Timer(active=job.active),
             **dict(zip(panel, show_job(store, job, state["visitor"]), strict=True)),
         } | ({page.shown: job.id} if job.state == "done" else {})  # fmt: skip

@@ -9,6 +9,7 @@ from functools import partial
 import gradio as gr
 from markupsafe import Markup
 
+from s2l.config import SPSetConfig, checked
 from s2l.errors import UserError
 from s2l.jobs import Job
 from s2l.pipeline.stages import SP_SET
@@ -16,7 +17,7 @@ from s2l.record import Result
 from s2l.store import Store
 from s2l.ui import html, live, runs
 from s2l.ui.events import LATEST, QUIET
-from s2l.ui.form import FIELDS, fixed_prompts, prompt_parts
+from s2l.ui.form import FIELDS, checked_value, fixed_prompts, in_words, prompt_parts
 from s2l.ui.heavy import ready
 from s2l.ui.own import NOT_OWN, person_of_next_run
 from s2l.ui.tab import Context, Tab, View
@@ -85,10 +86,13 @@ def preview_html(
     form = {"person": person, "prompt": prompt, "prompt2": prompt2, "share": share}
     try:
         parts = prompt_parts(form, fixed=fixed_prompts(own, own_prompts))
-        first, size, name = int(seed or 0), min(int(size or 0), COUNTED), person_of_next_run(person, own)
-        texts = Counter(prompt_of(parts, name, str(suffix or ""), s) for s in range(first, first + size))
-    except (UserError, ValueError) as error:
-        return html.block(Markup("<p>{}</p>").format(error))
+        values = {"seed": checked_value("sp_seed", seed), "set_size": checked_value("set_size", size)}
+        sp_set = checked(SPSetConfig, values | {"suffix": suffix or ""})
+        seeds = range(sp_set.seed, sp_set.seed + min(sp_set.set_size, COUNTED))
+        name = person_of_next_run(person, own)
+        texts = Counter(prompt_of(parts, name, sp_set.suffix, seed) for seed in seeds)
+    except UserError as error:
+        return html.block(Markup("<p>{}</p>").format(in_words(error, "sp_set")))
     items = Markup("").join(Markup("<li>{} × “{}”</li>").format(n, text) for text, n in texts.most_common())
     note = Markup("<p class=quiet>{}</p>").format(BY_SEED) if len(parts) > 1 else ""
     return html.block(Markup("<h3>What your run will generate</h3><ul>{}</ul>{}").format(items, note))
