@@ -67,7 +67,7 @@ class Fuzzer:
         kind = self.rng.random()
         if kind < 0.01:
             return self.any_of(REFUSED)
-        if kind < 0.5 and isinstance(value, int | float | str):
+        if kind < 0.8 and isinstance(value, int | float | str):
             return self.any_of(TEXTS if isinstance(value, str) else NUMBERS)
         return self.any_of(WRONG)
 
@@ -138,7 +138,7 @@ def test_no_arguments_are_an_error_of_the_server(tmp_path, tiny_checkpoint, fore
             what, status = fuzzer.call()
             if status >= 500:
                 failed.append(f"{status} {ascii(what)[:300]}")
-        assert visitor.client.get("").status_code == 200 and fuzzer.reached > CALLS // 4
+        assert visitor.client.get("").status_code == 200 and fuzzer.reached > CALLS // 10
     finally:
         server.stop(signal.SIGKILL)
     found = tracebacks(Path(server.log).read_text())
