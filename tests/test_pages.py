@@ -7,7 +7,9 @@ import gc
 import gradio as gr
 import pytest
 
+from s2l.jobs import Jobs
 from s2l.ui import heavy
+from s2l.ui.backend import Backend
 from s2l.ui.layout import launch
 from s2l.ui.pages import MAX_PAGES, OpenPages
 from tests.browser.conftest import free_port
@@ -59,13 +61,10 @@ def test_only_the_last_pages_are_kept(pages):
     assert [*pages.session_data] == ["a", "c"]
 
 
-def test_the_page_is_served_so(blocks, tmp_path, monkeypatch):
+def test_the_page_is_served_so(blocks, store, monkeypatch):
     monkeypatch.setattr(heavy, "begin", lambda then: None)
 
-    class Backend:
-        public, showcase, jobs = tmp_path / "public", None, type("Jobs", (), {"folder": tmp_path})
-
-    launch(blocks, Backend(), "127.0.0.1", free_port())
+    launch(blocks, Backend(Jobs(store)), "127.0.0.1", free_port())
     try:
         assert isinstance(blocks.app.state_holder, OpenPages) and blocks.state_holder is blocks.app.state_holder
         assert blocks.app.state_holder.capacity == MAX_PAGES
