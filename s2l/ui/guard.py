@@ -144,6 +144,7 @@ class Guard:
         if not self.backend.own_model.enabled:
             raise Refused(403, "this server accepts no uploads: its owner does not allow models of your own")
         answer: list[Message] = []
+        taken: list[str] | None = None
 
         async def keep(message: Message) -> None:
             answer.append(message)
@@ -155,14 +156,15 @@ class Guard:
             if answer[0]["status"] == 200:
                 originals = [Path(path) for path in json.loads(body)]
                 self.originals.update(originals)
-                await JSONResponse(await run_sync(_taken, originals))(scope, receive, _with_headers(send))
-                return
+                taken = await run_sync(_taken, originals)
         finally:
             self.uploading -= 1
             if not self.uploading:  # another visitor may just be uploading the same picture
                 for original in self.originals:
                     shutil.rmtree(original.parent, ignore_errors=True)
                 self.originals.clear()
+        if taken is not None:  # gradio's own copies are gone by now
+            return await JSONResponse(taken)(scope, receive, _with_headers(send))
         for message in answer:
             await _with_headers(send)(message)
 
