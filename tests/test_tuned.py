@@ -155,17 +155,15 @@ def test_a_lora_of_diffusers_is_what_diffusers_makes_of_it(base, folder, plain, 
 @pytest.mark.brings(
     "Tuned models",
     "A LoRA of diffusers whose layers have names of two kinds (attention `.lora.down.`, others `.lora_A.`)",
-    "loaded whole, where diffusers itself drops the attention without a word",
+    "loaded whole (diffusers 0.42 drops the attention without a word)",
 )
-def test_mixed_names_lose_nothing(base, folder, plain, tmp_path):
+def test_mixed_names_lose_nothing(base, plain, tmp_path):
     file = in_diffusers(plain, tmp_path / "lora")
     names = load_file(file).keys()
     assert any(".lora.down." in name for name in names) and any("unet" in n and ".lora_A." in n for n in names)
     plain.fuse_lora()
     plain.unload_lora_weights()
     assert equal(weights(read_tuned(base, file).subject.load().pipe), weights(plain))
-    half = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    assert not equal(fused(half, file.parent), weights(plain))  # if this fails, diffusers was mended
 
 
 @pytest.mark.brings(
@@ -235,9 +233,8 @@ def test_a_lora_of_peft_is_what_peft_makes_of_it(base, plain, tmp_path, more):
         wrapped = trained(getattr(plain, part), targets, **(more if part == "unet" else {}))
         wrapped.save_pretrained(tmp_path / part)
         setattr(plain, part, wrapped.merge_and_unload())
-        alone = read_tuned(base, tmp_path / part).subject.load()
-        same = {n: torch.allclose(x, weights(alone.pipe)[n], atol=1e-6) for n, x in weights(plain).items()}
-        assert all(ok for n, ok in same.items() if n.startswith(part))
+        alone = weights(read_tuned(base, tmp_path / part).subject.load().pipe)
+        assert all(torch.allclose(x, alone[n], atol=1e-6) for n, x in weights(plain).items() if n.startswith(part))
     tuned = read_tuned(base, tmp_path)
     assert equal(weights(tuned.subject.load().pipe), weights(plain)) and "LoRA of peft" in tuned.notes[0]
 
@@ -305,6 +302,8 @@ def test_relatives_of_lora_are_refused_by_name(base, plain, tmp_path, name, kind
         ({"something_new": True}, "something_new"),
         ({"target_modules": ["to_q", "to_k"]}, "lacks"),
         ({"r": 0}, "positive integer"),
+        ({"target_modules": 3}, "does not fit the unet"),
+        ({"rank_pattern": True}, "does not fit the unet"),
     ],
 )
 def test_settings_of_peft_that_mean_more_are_refused(base, plain, tmp_path, changes, says):
@@ -325,6 +324,10 @@ def test_a_lora_of_another_base_is_refused(base, plain, tmp_path, width, says):
     save_file(wide, tmp_path / "lora.safetensors")
     told = refusal(base, tmp_path / "lora.safetensors")
     assert says in told and "does not fit the base model" in told and str(width) in told
+    blocks = {n.replace("mid_block_attentions_0", "input_blocks_4_1"): x for n, x in wide.items()}
+    save_file(blocks, tmp_path / "lora.safetensors")
+    told = refusal(base, tmp_path / "lora.safetensors")
+    assert says.replace("another", "may belong to another") in told and "has no place for" in told
 
 
 @pytest.mark.brings("Tuned models", "A LoRA with a name, a matrix or a number too many or too few", "refused by name")
@@ -337,6 +340,7 @@ def test_every_tensor_of_a_lora_is_accounted_for(base, plain, tmp_path):
         ({n: x for n, x in state.items() if n != f"{stem}.lora_up.weight"}, "lacks the up matrix"),
         (state | {"lora_unet_foreign.lora_down.weight": torch.ones(4, 4)}, "has no place for lora_unet_foreign"),
         (state | {"note": torch.ones(1)}, "has no place for note"),
+        (state | {"lora_unet_x_attn2_to_k": torch.ones(4, 9)}, "has no place for lora_unet_x"),
         (state | {f"{stem}.alpha": torch.ones(2)}, "one number is needed"),
         (state | {down: torch.full_like(state[down], torch.nan)}, "NaN or infinity"),
         ({n: x for n, x in state.items() if n.endswith(".alpha")}, "no LoRA"),
@@ -631,12 +635,13 @@ def test_the_commands_take_a_lora_and_a_word(tiny_lab, tiny_model, tmp_path, cap
     word = tmp_path / "face.safetensors"
     save_file({"emb_params": vectors(2, tiny_model.unet.config.cross_attention_dim)}, word)
     fast = ["--preset", "quick", "--device", "cpu", "--dtype", "float32", "--domain", NAME]
-    for command, more, out in (
-        ("attack", ["--attacks", "loss"], "attack.json"),
-        ("extract", ["-n", "2"], "extract"),
-        ("audit", ["--attacks", "loss", "--n-generations", "2"], "audit"),
+    for command, more, out, brought in (
+        ("attack", ["--attacks", "loss"], "attack.json", (lora, word)),
+        ("extract", ["-n", "2"], "extract", (word,)),
+        ("audit", ["--attacks", "loss", "--n-generations", "2"], "audit", (word,)),
     ):
-        for tuned, said in ((lora, "a LoRA of kohya"), (word, "for the fine-tuned model, 'a ")):
+        for tuned in brought:
+            said = "a LoRA of kohya" if tuned == lora else "for the fine-tuned model, 'a "
             words = [command, "--tuned", tuned, *more, *fast, "--out", tmp_path / f"{tuned.stem} {out}"]
             assert cli.main([str(w) for w in words]) == 0, capfd.readouterr().err
             told = capfd.readouterr().err

@@ -19,12 +19,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from s2l.config import FineTuneConfig
 from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
+from s2l.model.loading import read_finite
 
 WEIGHTS = "hypernetwork.safetensors"
 NAME = re.compile(r".+\.attn2\.[kv]\.(up|down)\.(weight|bias)")
@@ -114,9 +115,9 @@ def is_hypernetwork(names: Iterable[str]) -> bool:
 def attach(model: DiffusionModel, file: Path, scale: float = 1.0) -> None:
     """The same for a file without its folder. Raises UserError for networks of another base model."""
     weights = {}
-    for name, tensor in load_file(file).items():
+    for name, tensor in read_finite(file).items():
         layer, rest = name.split(".attn2.")
-        weights[f"{layer.replace('.', '/')}/attn2.{rest}"] = tensor * scale if ".down." in rest else tensor
+        weights[f"{layer.replace('.', '/')}/attn2.{rest}"] = tensor.float() * (scale if ".down." in rest else 1)
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten: leave no trace of it
         try:
             _attach(model).load_state_dict(weights)

@@ -21,7 +21,7 @@ from torch import nn
 from s2l.errors import UserError
 from s2l.model.configuration import read_json_object
 from s2l.model.headers import parse_json, read_header
-from s2l.model.loading import read_finite
+from s2l.model.loading import faults_as_a_sentence, read_finite
 from s2l.model.lora_names import (
     ALPHA,
     DOWN,
@@ -121,11 +121,9 @@ def fold(adapter: Adapter, modules: dict[str, nn.Module], scale: float = 1.0) ->
     folded = {}
     for part, (config, state) in adapter.parts.items():
         module = modules[part]
-        with torch.random.fork_rng(devices=[]):  # the random start is overwritten: leave no trace of it
-            try:
-                wrapped = PeftModel(module, config)
-            except ValueError as error:
-                raise UserError(f"{adapter.files[0]} does not fit the {part}: {_line(error)}") from error
+        # The random start is overwritten: leave no trace of it.
+        with torch.random.fork_rng(devices=[]), faults_as_a_sentence(f"{adapter.files[0]} does not fit the {part}"):
+            wrapped = PeftModel(module, config)
         wanted = {PEFT_ROOT + name for name in state}
         built = set(get_peft_model_state_dict(wrapped))
         if built != wanted:
@@ -143,12 +141,8 @@ def fold(adapter: Adapter, modules: dict[str, nn.Module], scale: float = 1.0) ->
         for layer in wrapped.modules():
             if isinstance(getattr(layer, "scaling", None), dict):
                 layer.scaling["default"] *= scale
-        try:
+        with faults_as_a_sentence(f"{adapter.files[0]} makes weights of the {part} NaN or infinite"):
             module = wrapped.merge_and_unload(safe_merge=True)
-        except ValueError as error:
-            raise UserError(
-                f"{adapter.files[0]} makes weights of the {part} NaN or infinite: {_line(error)}"
-            ) from error
         for name in ("peft_config", "active_adapter"):
             if name in vars(module):
                 delattr(module, name)
@@ -211,7 +205,7 @@ def _other_base(state: State, modules: dict[str, nn.Module]) -> str | None:
             and tensor.ndim >= 2
         ):
             width = tensor.shape[1]
-            if ("lora_A" in name or "down" in name.rsplit(".", 2)[-2]) and width != own and width in known:
+            if re.search(r"lora_A|down(\.weight)?$", name) and width != own and width in known:
                 return f"it was trained on {known[width]} (context of {width:,} instead of {own:,})"
     return None
 

@@ -55,7 +55,7 @@ OTHER_ENDS = {".diff": "full differences of weights (LyCORIS full)", ".diff_b": 
               ".a1.weight": "GLoRA", ".w_norm": "norms of layers"}  # fmt: skip
 OTHER_BASES = {
     "lora_te2_": "SDXL", "text_encoder_2.": "SDXL", "lora_te3_": "SD3", "lora_transformer_": "another architecture",
-    "transformer.": "another architecture", "diffusion_model.": "another architecture",
+    "transformer.": "another architecture", "diffusion_model.": "another program (ComfyUI) or architecture",
 }  # fmt: skip
 SUPPORTED = "LoRA of diffusers, peft and kohya is supported"
 
