@@ -169,6 +169,32 @@ def test_what_expires(jobs, monkeypatch):
     assert sweep(jobs) == 0
 
 
+@pytest.mark.brings(
+    "Visitors", "More photos than `S2L_UPLOAD_MAX_GB`, or photos that no run uses", "the oldest are deleted"
+)
+def test_uploads_have_an_age_and_a_size(jobs, monkeypatch):
+    monkeypatch.setenv("S2L_UPLOAD_MAX_GB", "0.01")
+    root, hour = jobs.store.root, 3600
+    incoming, kept = root / "public" / "visitors", root / "uploads"
+    ages = {
+        incoming / "expired": 30,
+        kept / "used": 20,
+        kept / "a": 3,
+        incoming / "b": 2,
+        kept / "c": 1,
+        incoming / "d": 0,
+    }
+    for folder, hours in ages.items():
+        (folder / "members").mkdir(parents=True)
+        (folder / "members" / "0000.png").write_bytes(bytes(4_000_000))
+        os.utime(folder, (time.time() - hours * hour,) * 2)
+    domain = quick().domain.model_copy(update={"members": str(kept / "used" / "members"), "nonmembers": "n"})
+    jobs.enqueue(quick().model_copy(update={"domain": domain}), "a")
+    assert sweep(jobs) == 3  # what has expired, and the oldest two of the four that are too large together
+    assert {p.name for place in (incoming, kept) for p in place.iterdir()} == {"used", "c", "d"}
+    assert sweep(jobs) == 0
+
+
 def test_visitors_see_their_own_jobs_only(jobs):
     ours, theirs = jobs.enqueue(quick(), "a"), jobs.enqueue(quick(TARO), "b")
     assert [j.id for j in jobs.jobs_of("a")] == [ours.id]

@@ -31,6 +31,9 @@ class Limits(Variables):
         description="after this time, reports that nobody opens and runs that have ended are deleted",
     )
     upload_hours: float = Field(24, ge=0.1, le=1e6, description="after this time, a visitor's own photos are deleted")
+    upload_max_gb: float = Field(
+        2, ge=0.01, le=1e6, description="photos beyond this size that no run uses are deleted, the oldest first"
+    )
     max_queue: int = Field(20, ge=1, le=10_000, description="how many runs may wait")
     max_queue_per_visitor: int = Field(5, ge=1, le=10_000, description="how many runs of one visitor may wait")
 

@@ -75,6 +75,11 @@ def keep(store: Store, kinds: Mapping[str, Sequence[str | Path]]) -> dict[str, s
     return folders
 
 
+def folders(root: Path) -> list[Path]:
+    """Every upload in a cache: those that the page has just taken (ui/guard.py), and those that were kept for a run."""
+    return [folder for place in ("public/visitors", "uploads") for folder in (root / place).glob("*")]
+
+
 def discard(folder: Path) -> None:
     """Delete one visitor's pictures."""
     shutil.rmtree(folder, ignore_errors=True)

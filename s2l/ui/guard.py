@@ -16,7 +16,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from s2l.errors import UserError
 from s2l.jobs import uploads
-from s2l.jobs.limits import Limits
+from s2l.jobs.housekeeping import sweep_uploads
 from s2l.ui import arguments
 from s2l.ui.backend import Backend
 
@@ -157,6 +156,7 @@ class Guard:
                 originals = [Path(path) for path in json.loads(body)]
                 self.originals.update(originals)
                 taken = await run_sync(_taken, originals)
+                await run_sync(sweep_uploads, self.backend.jobs)
         finally:
             self.uploading -= 1
             if not self.uploading:  # another visitor may just be uploading the same picture
@@ -173,11 +173,6 @@ def _taken(originals: list[Path]) -> list[str]:
     """Move uploads to a folder of their own, under names that say nothing about the visitor. Raises Refused."""
     place = place_of_uploads()
     place.mkdir(parents=True, exist_ok=True)
-    before = time.time() - 3600 * Limits.read().upload_hours
-    for old in place.iterdir():
-        with suppress(OSError):
-            if old.stat().st_mtime < before:
-                shutil.rmtree(old, ignore_errors=True)
     folder = place / secrets.token_urlsafe(24)
     folder.mkdir()
     taken = []
