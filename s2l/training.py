@@ -136,6 +136,7 @@ class State:
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "batches": batches.state_dict(),
+            "log": self.log,  # the file may have been cut while it was written
         }
         self.write_log(folder)
         path = folder / CHECKPOINT
@@ -158,10 +159,13 @@ class State:
                 self.average.load_state_dict(state["average"])
             batches.load_state_dict(state["batches"])
             self.step, self.first_loss = state["step"], state["first_loss"]
-        self.log = log.read_text().splitlines(keepends=True)[: self.step] if log.exists() else []
+            rows = log.read_text().splitlines(keepends=True)[: self.step] if log.exists() else []
+            self.log = state.get("log", rows)
 
     def write_log(self, folder: Path) -> None:
-        (folder / LOG).write_text("".join(self.log))
+        path = folder / LOG
+        path.with_suffix(".tmp").write_text("".join(self.log))
+        os.replace(path.with_suffix(".tmp"), path)
 
 
 def new_state(

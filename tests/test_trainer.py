@@ -198,6 +198,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(base, sp_set, tmp_path):
     unbroken, rest = run("unbroken", Listener()), Listener()
     with pytest.raises(RuntimeError):  # no chance to save: the state of an earlier step is on disk
         run("killed", Listener(5, RuntimeError))
+    os.truncate(tmp_path / "killed" / "log.jsonl", 50)  # killed while it was written
     resumed = run("killed", rest)
     assert 1 < rest.events[0].step <= 6
     assert all(torch.equal(a, b) for a, b in zip(unbroken, resumed, strict=True))
