@@ -277,7 +277,8 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "compare.tables_html": lambda s: compare.tables_html(s.tables),
     "compare.sides_html": lambda s: compare.sides_html(s.result, s.other),
     "report.loss_html": lambda s: report.loss_html(s.result),
-    "report.draw": lambda s: shown_by(report.draw(s.tabs.report, s.result, "run", True)),
+    "report.closing_html": lambda s: report.closing_html(s.result, ANSWERS),
+    "report.draw": lambda s: shown_by(report.draw(s.tabs.report, s.result, "run", True, ANSWERS)),
 }  # fmt: skip
 # Nothing in these has a name.
 NUMBERS = {

@@ -72,6 +72,7 @@ function rank() {
     `All ${scores.length} photos, ranked by the ${title} attack. ` + one("data-point").textContent;
   one("data-auc").textContent = `AUC ${auc.toFixed(2)} [${low.toFixed(2)}, ${high.toFixed(2)}]`;
   one("data-pairs").textContent = `A photo it was trained on ranks above an innocent one in ${Math.round(100 * auc)} % of pairs.`;
+  one("data-word").textContent = data.words[shown.attack];
   curve(order, scores.length - data.n, found / data.n, innocent / (scores.length - data.n), title, auc);
 }
 

@@ -27,6 +27,12 @@ FOLDER = ASSETS / "frames"
 SCRIPT = Path(__file__).with_name("leak.js")
 FIRST_ATTACK = "loss"
 ACCUSED = 20  # photos at first
+# What each attack looks at, in one line.
+WORDS = {
+    "loss": "Loss: add noise to the photo, let the model remove it. It does better on photos it has seen.",
+    "secmi": "SecMI: add noise step by step, take one step back. The model finds its way back better on photos it has seen.",
+    "sima": "SimA: ask how much noise the model sees in the clean photo. It sees less in photos it has seen.",
+}
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,8 @@ def _ranking(frames: Frames, base: int) -> Markup:
         '<div class="rank"><div class="line"><span>Which photos was it trained on? Most suspicious first, by</span>'
         '<span role="group" aria-label="Attack" class="chips">{}</span></div><div class="row">'
         '<div class="wall" role="img" data-wall>{}</div><div class="roc-box"><svg data-roc viewBox="0 0 200 200" '
-        'role="img"></svg><p data-auc></p><p class="quiet" data-pairs></p></div></div>'
+        'role="img"></svg><p data-auc></p><p class="quiet" data-pairs></p>'
+        '<p class="quiet" data-word></p></div></div>'
         '<div class="line"><label class="accuse"><span>accuse</span>'
         '<input type="range" min="0" max="{}" value="{}" data-accused aria-label="How many photos to accuse"></label>'
         '<p data-point role="status"></p></div></div>'
@@ -257,6 +264,7 @@ def _payload(frames: Frames, base: int) -> Markup:
         "base": base,
         "attack": FIRST_ATTACK if FIRST_ATTACK in attacks else attacks[0],
         "titles": data["attacks"],
+        "words": {name: WORDS.get(name, "") for name in attacks},
         "frames": [
             {
                 "w": frame["w"],

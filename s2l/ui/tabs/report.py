@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from s2l.errors import UserError
 from s2l.record import Result
 from s2l.report import findings
-from s2l.ui import html, runs
+from s2l.ui import html, quiz, runs
 from s2l.ui.backend import Backend
 from s2l.ui.events import PRIVATE, QUIET
 from s2l.ui.tab import Context, Tab, View
@@ -30,6 +30,20 @@ ABSOLUTE = """(link) => {
 }"""
 
 
+# Said by the authors and the literature (docs/teaching.md); what this project has measured is in the Compare tab.
+PROTECTS = Markup("""<h3>What protects people?</h3>
+<ul><li><b>Before training:</b> leave private photos out, or remove repeated ones. A photo that is repeated 20 times is the
+first to come out.</li>
+<li><b>In training:</b> differential privacy for the <em>private</em> photos. It costs quality, and it bounds what any attack
+can learn about one photo.</li>
+<li><b>At a fine-tuning service:</b> a check that refuses pictures which the model itself has drawn, and a limit to the
+steps (<code>python3 start.py gate</code>).</li>
+<li><b>What does not help:</b> differential privacy in the fine-tuning. It protects the drawings, not the photos.</li></ul>
+<p>More: <a href="https://arxiv.org/abs/2403.09450" target="_blank" rel="noopener">the paper</a>; in the project's folder,
+docs/lab.md has all measurements, docs/threat-model.md says how to audit a model of one's own, and docs/teaching.md is a
+lesson plan.</p>""")
+
+
 @dataclass
 class Report(Tab):
     headline: gr.HTML
@@ -38,17 +52,18 @@ class Report(Tab):
     command: gr.Code
     link: gr.Textbox
     loss: gr.HTML
+    closing: gr.HTML
 
     @property
     def outputs(self) -> list:
-        return [self.headline, self.html_file, self.json_file, self.command, self.link, self.loss]
+        return [self.headline, self.html_file, self.json_file, self.command, self.link, self.loss, self.closing]
 
     @classmethod
     def build(cls, page: Context) -> Report:
         return build()
 
     def draw(self, page: Context, view: View) -> dict:
-        return draw(self, view.result, view.shown, view.example)
+        return draw(self, view.result, view.shown, view.example, view.answers)
 
     def connect(self, page: Context) -> None:
         self.link.change(None, self.link, self.link, js=ABSOLUTE, **QUIET)
@@ -72,7 +87,27 @@ def loss_html(result: Result) -> Markup:
     return html.block(Markup('<h3>Training loss</h3><div class="narrow">{}</div>').format(curve))
 
 
-def draw(tab: Report, result: Result | None, run: str, example: bool) -> dict:
+def closing_html(result: Result, answers: dict) -> Markup:
+    """The end of the lesson: what the visitor predicted and what happened, and what protects people."""
+    record, rows = result.record, []
+    if rounds := answers.get("rounds"):
+        mine = sum(chosen == right for chosen, right in rounds)
+        rows.append(("Which of four was a training photo?", f"{mine} of {len(rounds)} right", "see step 4"))
+    if record["attacks"] and "auc" in answers:
+        found = quiz.asked_attack(result)
+        asked = f"AUC of the {found['title']} attack after the shake"
+        rows.append((asked, f"{answers['auc']:.2f}", findings.auc_in_words(found["after"])))
+    if record["extraction"] is not None and "extracted" in answers:
+        count = record["extraction"]["difference"]["after"]
+        rows.append(("Training photos that come out after the shake", f"{answers['extracted']:.0f}", str(count)))
+    yours = Markup()
+    if rows:
+        head = ("", "you said", "measured")
+        yours = Markup("<h3>Your predictions, and what happened</h3>{}").format(html.table(head, rows))
+    return html.block(yours, PROTECTS)
+
+
+def draw(tab: Report, result: Result | None, run: str, example: bool, answers: dict) -> dict:
     """What the tab shows for a run at once; `files` adds the files later."""
     if result is None:
         hidden = {c: gr.update(visible=False) for c in tab.outputs if c is not tab.headline}
@@ -84,6 +119,7 @@ def draw(tab: Report, result: Result | None, run: str, example: bool) -> dict:
         tab.command: gr.update(value=command_of(result), visible=True),
         tab.link: gr.update(value=f"?run={run}&tab=attack", visible=True),
         tab.loss: gr.update(value=loss_html(result), visible=True),
+        tab.closing: gr.update(value=closing_html(result, answers), visible=True),
     }
 
 
@@ -127,4 +163,5 @@ def build() -> Report:
         interactive=False, visible=False, buttons=["copy"], elem_id="share-link",
     )  # fmt: skip
     loss = gr.HTML(elem_id="loss")
-    return Report(headline, html_file, json_file, command, link, loss)
+    closing = gr.HTML(elem_id="closing")
+    return Report(headline, html_file, json_file, command, link, loss, closing)
