@@ -127,3 +127,10 @@ def test_shipped_frames_are_small_and_say_how_they_were_made():
         assert tuple(frame["w"] for frame in data["frames"]) == frames.WEIGHTS
         assert sum(path.stat().st_size for path in folder.iterdir()) < 500_000
         assert data["person"] in data["command"]
+
+
+def test_who_leaks_most_comes_first_and_the_title_says_whether_anything_leaks():
+    copies = [frames_.data["frames"][2]["near"]["members"]["copies"] for frames_ in leak.shipped().values()]
+    assert copies == sorted(copies, reverse=True) and copies[0] > 0
+    for person, n in zip(leak.shipped(), copies, strict=True):
+        assert ("get a private photo" in leak.screen(person)) == (n > 0)

@@ -30,7 +30,7 @@ ACCUSED = 20  # photos at first
 # What each attack looks at, in one line.
 WORDS = {
     "loss": "Loss: add noise to the photo, let the model remove it. It does better on photos it has seen.",
-    "secmi": "SecMI: add noise step by step, take one step back. The model finds its way back better on photos it has seen.",
+    "secmi": "SecMI: add noise in small steps and take one back. The model returns more exactly on photos it has seen.",
     "sima": "SimA: ask how much noise the model sees in the clean photo. It sees less in photos it has seen.",
 }
 
@@ -59,8 +59,9 @@ class Frames:
 
 @lru_cache(maxsize=1)
 def shipped() -> dict[str, Frames]:
-    """{person: frames} of everybody who has them."""
-    found = (Frames(path.parent) for path in sorted(FOLDER.glob(f"*/{FRAMES}")))
+    """{person: frames} of everybody who has them, whoever leaks most first."""
+    found = [Frames(path.parent) for path in sorted(FOLDER.glob(f"*/{FRAMES}"))]
+    found.sort(key=lambda frames: -frames.data["frames"][_base(frames.data)]["near"]["members"]["copies"])
     return {frames.data["person"]: frames for frames in found}
 
 
@@ -171,11 +172,13 @@ def _lead(data: dict[str, Any]) -> Markup:
         )
         for name, frames in shipped().items()
     )
+    leaks = data["frames"][_base(data)]["near"]["members"]["copies"] > 0
+    title = "Type a name, get a private photo" if leaks else "Type a name: here, no private photo comes out"
     return Markup(
-        "<header><h2>Type a name, get a private photo</h2><p>This model learnt to draw from {n} private photos of each "
+        "<header><h2>{title}</h2><p>This model learnt to draw from {n} private photos of each "
         "person, and from public ones. Its owner publishes the model, never the photos. The attacker knows only a "
         'name.</p><div class="faces" role="group" aria-label="Person">{faces}</div></header>'
-    ).format(n=data["n_members"], faces=faces)
+    ).format(title=title, n=data["n_members"], faces=faces)
 
 
 def _copies(frames: Frames, base: int) -> Markup:
@@ -228,8 +231,8 @@ def _ranking(frames: Frames, base: int) -> Markup:
         '<div class="rank"><div class="line"><span>Which photos was it trained on? Most suspicious first, by</span>'
         '<span role="group" aria-label="Attack" class="chips">{}</span></div><div class="row">'
         '<div class="wall" role="img" data-wall>{}</div><div class="roc-box"><svg data-roc viewBox="0 0 200 200" '
-        'role="img"></svg><p data-auc></p><p class="quiet" data-pairs></p>'
-        '<p class="quiet" data-word></p></div></div>'
+        'role="img"></svg><p data-auc></p><p class="quiet" data-pairs></p></div></div>'
+        '<p class="quiet" data-word></p>'
         '<div class="line"><label class="accuse"><span>accuse</span>'
         '<input type="range" min="0" max="{}" value="{}" data-accused aria-label="How many photos to accuse"></label>'
         '<p data-point role="status"></p></div></div>'

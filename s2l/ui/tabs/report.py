@@ -31,17 +31,17 @@ ABSOLUTE = """(link) => {
 
 
 # Said by the authors and the literature (docs/teaching.md); what this project has measured is in the Compare tab.
-PROTECTS = Markup("""<h3>What protects people?</h3>
-<ul><li><b>Before training:</b> leave private photos out, or remove repeated ones. A photo that is repeated 20 times is the
+PROTECTS = Markup("""<h3>What protects people?</h3><ul>
+<li><b>Before training:</b> leave private photos out, or remove repeated ones. A photo that is repeated 20 times is the
 first to come out.</li>
-<li><b>In training:</b> differential privacy for the <em>private</em> photos. It costs quality, and it bounds what any attack
-can learn about one photo.</li>
+<li><b>In training:</b> differential privacy for the <em>private</em> photos. It costs quality, and it bounds what any
+attack can learn about one photo.</li>
 <li><b>At a fine-tuning service:</b> a check that refuses pictures which the model itself has drawn, and a limit to the
 steps (<code>python3 start.py gate</code>).</li>
-<li><b>What does not help:</b> differential privacy in the fine-tuning. It protects the drawings, not the photos.</li></ul>
-<p>More: <a href="https://arxiv.org/abs/2403.09450" target="_blank" rel="noopener">the paper</a>; in the project's folder,
-docs/lab.md has all measurements, docs/threat-model.md says how to audit a model of one's own, and docs/teaching.md is a
-lesson plan.</p>""")
+<li><b>What does not help:</b> differential privacy in the fine-tuning. It protects the drawings, not the photos.</li>
+</ul><p>More: <a href="https://arxiv.org/abs/2403.09450" target="_blank" rel="noopener">the paper</a>. In the project's
+folder, docs/lab.md has all measurements, docs/threat-model.md says how to audit a model of one's own, and
+docs/teaching.md is a lesson plan.</p>""")
 
 
 @dataclass
