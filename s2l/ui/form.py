@@ -88,7 +88,7 @@ def checked_value(name: str, value: Any) -> Any:
     field = FIELDS[name]
     if value is None or value == []:
         raise UserError(f"{field.label} is empty: enter a value")
-    if field.most is not None and value > field.most:
+    if field.most is not None and isinstance(value, int | float) and value > field.most:
         raise UserError(
             f"{field.label} is at most {field.most:,} on this page (given: {value:,}); "
             "the command line has no such limit"
