@@ -68,7 +68,7 @@ class Program(Variables):
         "`lab.json` beside `model_index.json`",
     )
     showcase: Path | None = Field(
-        None, description="folder of the example run that the Story shows; default: the shipped one"
+        None, description="folder of the example run that the page shows; default: the shipped one"
     )
     accept_responsible_use: Switch = Field(
         False,

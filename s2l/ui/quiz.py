@@ -175,7 +175,7 @@ def score_html(result: Result, answers: dict) -> Markup:
 
 
 def asked_attack(result: Result) -> AttackOutcome:
-    """The attack whose AUC the visitor guesses: the last one, because the Story shows the first one's."""
+    """The attack whose AUC the visitor guesses: the last one of the run."""
     return list(result.record["attacks"].values())[-1]
 
 

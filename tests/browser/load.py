@@ -159,7 +159,7 @@ class Visitor(threading.Thread):
 
 
 def first_picture(base: str, visits: int = 5) -> dict:
-    """Milliseconds from opening the page to its first picture and to the whole Story, in chromium; medians."""
+    """Milliseconds from opening the page to its first picture and to the whole first screen, in chromium; medians."""
     from playwright.sync_api import sync_playwright
 
     from tests.browser.conftest import ARGUMENTS, CHROMIUM

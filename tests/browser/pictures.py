@@ -16,7 +16,7 @@ MODES = {"light": (1280, ""), "dark": (1280, "&__theme=dark"), "phone": (390, ""
 SETTLE = 6000  # milliseconds until a tab has drawn, on a busy machine too
 # What README shows: tab, theme, what the picture begins with ("" for the top of the page), its height in pixels.
 IN_README = {
-    "app": ("story", "light", "", 1060),
+    "app": ("story", "light", "", 800),
     "membership": ("attack", "light", "#accused", 718),
     "extraction": ("extraction", "dark", "#extraction .cards", 546),
     "compare": ("compare", "light", "#tables", 710),

@@ -4,7 +4,7 @@ from s2l.ui.tab import Entry
 from s2l.ui.tabs import compare, extraction, finetune, membership, report, sp_set, story, target
 
 TABS = (
-    Entry("story", "Story", story.Story),
+    Entry("story", "See the leak", story.Story),
     Entry("target", "1 Target", target.Target),
     Entry("sp-set", "2 SP set", sp_set.SPSet),
     Entry("finetune", "3 Fine-tune", finetune.FineTune),
