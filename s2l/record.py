@@ -425,6 +425,48 @@ class Checkpoint(TypedDict):
     notes: NotRequired[Annotated[list[str], "what had to be done to load it, such as wrappers taken off names"]]
 
 
+class LeftOut(TypedDict):
+    """Photos of a folder that are not used for one reason."""
+
+    reason: Annotated[str, "why"]
+    count: Annotated[int, "number of photos"]
+    names: Annotated[list[str], "the first names"]
+
+
+class NearCopies(TypedDict):
+    """Photos that are nearly equal: by a perceptual hash, confirmed by their pixels."""
+
+    count: Annotated[int, "photos that have a near-copy; between the folders, held-out photos"]
+    pairs: Annotated[list[list[str]], "the first pairs of names"]
+
+
+class FolderFacts(TypedDict):
+    """One folder of photos; counts by kind are over the photos used."""
+
+    found: Annotated[int, "photos in the folder: `used`, `unread` and those left out"]
+    used: Annotated[int, "photos that are used"]
+    unread: Annotated[int, "photos that were not needed"]
+    left_out: Annotated[list[LeftOut], "by reason"]
+    other_files: Annotated[dict[str, int], "files that are neither pictures nor captions, by suffix"]
+    captioned: Annotated[int, "used photos with a caption of their own"]
+    unmatched_captions: Annotated[int, "captions that match no picture"]
+    formats: Annotated[dict[str, int], "photos by file format"]
+    sizes: Annotated[dict[str, int], "photos by width x height in pixels, upright"]
+    jpeg_qualities: Annotated[dict[str, int], "JPEGs by quality, estimated from the quantization tables"]
+    jpeg_tables: Annotated[int, "different sets of quantization tables"]
+    metadata: Annotated[dict[str, int], "photos by kind of metadata, such as EXIF"]
+    near_copies: Annotated[NearCopies, "within the folder"]
+
+
+class FolderReport(TypedDict):
+    """What the two folders hold."""
+
+    members: Annotated[FolderFacts, "the members' folder"]
+    nonmembers: Annotated[FolderFacts, "the held-out photos' folder"]
+    near_copies: Annotated[NearCopies, "between the folders: [held-out photo, member]"]
+    differences: Annotated[list[str], "in words: how the files of the two folders were saved differently"]
+
+
 class Person(TypedDict):
     """The person under test."""
 
@@ -436,6 +478,7 @@ class Person(TypedDict):
     repeats: NotRequired[Annotated[list[int], "how often each member was repeated; empty if unknown"]]
     notes: Annotated[list[str], "what was left out or looks wrong, such as unreadable files and duplicates"]
     key: Annotated[str, "a hash of the photos and captions"]
+    report: NotRequired[Annotated[FolderReport, "of photos of your own: what the folders hold and how it was saved"]]
 
 
 class LogLine(TypedDict):
@@ -506,7 +549,8 @@ class RunRecord(TypedDict):
 
 # The page's sections, in its order.
 SECTIONS: tuple[type, ...] = (
-    RunRecord, Checkpoint, Person, Training, LogLine, Timing, AttackOutcome, Summary, BestAccuracy, OperatingPoint,
+    RunRecord, Checkpoint, Person, FolderReport, FolderFacts, LeftOut, NearCopies, Training, LogLine, Timing,
+    AttackOutcome, Summary, BestAccuracy, OperatingPoint,
     Change, Interval, Reference, OriginalCaptions, Calibration, Scale, FrozenPoint, FrozenRates, SetEvidence,
     ExposedPhoto, SplitScores, ExtractionOutcome, Extraction, Search, Match, CountChange, Floor, Cost, Opinion,
     Growth, Blind, Flags, Cluster, BlindScore, Control, Unshake, UnshakePoint,

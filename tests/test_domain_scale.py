@@ -55,7 +55,7 @@ def test_a_jsonl_list_gives_paths_below_it_and_captions(folder):
 def test_a_list_may_hold_absolute_paths_and_no_captions(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("elsewhere") / "list.jsonl"
     path.write_text(json.dumps({"file_name": str(folder / "a" / "0.png")}) + "\n\n")
-    ((listed,), _) = list_photos(path)
+    (listed,) = list_photos(path).photos
     assert listed.path == folder / "a" / "0.png" and listed.caption is None
 
 

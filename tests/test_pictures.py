@@ -330,4 +330,4 @@ def test_generations_of_two_sizes_are_refused(tmp_path):
 def test_a_listing_reads_no_side_files(tmp_path):
     Image.fromarray(smooth()).save(tmp_path / "a.png")
     Image.fromarray(smooth()).save(tmp_path / "a.txt", format="PNG")
-    assert [photo.name for photo in list_photos(tmp_path)[0]] == ["a.png"]
+    assert [photo.name for photo in list_photos(tmp_path).photos] == ["a.png"]

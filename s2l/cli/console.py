@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s2l.progress import Event, Progress
 
@@ -22,6 +22,14 @@ SHORT, LONG = 2.0, 30.0  # seconds between two lines of a running stage: at leas
 def say(message: str) -> None:
     """One line on stderr."""
     print(" ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def say_folders(report: Mapping[str, Any] | None) -> None:
+    """The report of the two folders, a line each on stderr; None for a lab's photos, which need none."""
+    from s2l.data.folder_report import report_lines
+
+    for line in report_lines(report) if report is not None else ():
+        say(line[0].upper() + line[1:])
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -218,6 +218,7 @@ def _domain_record(domain: Domain) -> dict:
         "n_nonmembers": len(domain.membership.nonmembers),
         "notes": list(domain.notes),
         "key": domain.key,
+        **({"report": domain.report.record()} if domain.report is not None else {}),
     }
 
 

@@ -115,6 +115,7 @@ def show(result: Result, paths: list[Path]) -> None:
     if rows := outcome(result):
         print(console.outcome_table(rows), end="\n\n")
     print(console.stage_table(result.record["stages"]), end="\n\n")
+    console.say_folders(result.record["domain"].get("report"))
     for note in result.record["domain"]["notes"]:
         console.say(f"Note: {note}")
     print("written: " + ", ".join(str(path) for path in paths))

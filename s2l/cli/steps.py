@@ -218,6 +218,7 @@ def attack(
     if fine_tuned is not None and (caution := unchanged_note(record["attacks"])):
         print(f"Warning: {caution}\n")
     print(console.columns(rows))
+    console.say_folders(record["domain"].get("report"))
     for note in photos.notes:
         console.say(f"Note: {note}")
     print(f"\nwritten: {out}")
@@ -332,6 +333,7 @@ def extract(
             f"cost: {cost.unet_evaluations:,} UNet evaluations ({cost.selection:,} to choose seeds); per 1,000 of them "
             f"{rates.per_1000:.2f} [{rates.low:.2f}, {rates.high:.2f}] training photos"
         )
+    console.say_folders(record["domain"].get("report"))
     for note in (*notes, *photos.notes):
         console.say(f"Note: {note}")
     print(f"\nwritten: {out / 'extraction.json'}, {out / 'extractions.png'}")

@@ -151,6 +151,7 @@ class _Folder:
     by_stem: dict[str, list[str]]  # "a/b" -> its pictures, "a/b.png" and the like
     captions: dict[str, str]
     notes: list[str]
+    unmatched: int = 0
 
     def matches(self, name: str) -> list[str]:
         """The pictures that a name without, or with, their suffix stands for."""
@@ -179,6 +180,7 @@ class _Folder:
                 self.captions |= dict.fromkeys(pictures, row.caption)
             if not pictures:
                 lost.append(row.path)
+        self.unmatched += len(lost)
         if lost:
             self.notes.append(f"{table}: {len(lost)} of {n} rows match no picture, such as {lost[0]!r}")
 
@@ -193,8 +195,10 @@ class _Folder:
             return []
 
 
-def folder_captions(root: Path, pictures: Iterable[str], others: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """({picture: caption}, notes) of a folder; names are relative to it, with slashes.
+def folder_captions(
+    root: Path, pictures: Iterable[str], others: Iterable[str]
+) -> tuple[dict[str, str], list[str], int]:
+    """({picture: caption}, notes, number of captions that match no picture) of a folder; names are relative to it.
 
     `others` are its files that are not pictures. The notes say what matches no picture and what could not be read.
     Raises UserError for a table (TABLES) that cannot be read.
@@ -206,9 +210,10 @@ def folder_captions(root: Path, pictures: Iterable[str], others: Iterable[str]) 
     texts = [name for name in others if PurePosixPath(name).suffix in BESIDE]
     lost = [name for name in texts if not folder.beside(name)]
     if (lost and len(lost) < len(texts)) or len(lost) > 1:
+        folder.unmatched += len(lost)
         folder.notes.append(f"{len(lost)} of {len(texts)} caption files match no picture, such as {lost[0]}")
     for name in others:
         path = PurePosixPath(name)
         if path.name in TABLES or path.suffix == ".json":
             folder.table(name)
-    return folder.captions, folder.notes
+    return folder.captions, folder.notes, folder.unmatched

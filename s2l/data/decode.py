@@ -17,6 +17,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from s2l.data.files import Traits, traits
+
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2",
 )  # fmt: skip
@@ -29,16 +31,6 @@ AVIF, HEIC = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b
 
 class Unreadable(ValueError):
     """A file that cannot be read as a picture; the message is the reason, without the file's name."""
-
-
-@dataclass(frozen=True)
-class Traits:
-    """How a file was saved: its format, its upright size in pixels, and a JPEG's quantisation tables."""
-
-    format: str
-    width: int
-    height: int
-    quantization: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,15 +112,12 @@ def header(path: str | Path) -> tuple[int, int]:
 
 
 def _upright(image: Image.Image) -> Decoded:
-    kind, quantization = image.format or "", getattr(image, "quantization", None) or {}
-    if kind == "MPO":  # a phone's JPEG with a second picture after the first
-        kind = "JPEG"
     profile = image.info.get("icc_profile")
-    tables = tuple(tuple(quantization[i]) for i in sorted(quantization))
+    tables = getattr(image, "quantization", None) or {}
     image.load()
     upright = _turned(image)
     rgb, note = _rgb(upright, profile)
-    return Decoded(rgb, Traits(kind, *rgb.size, tables), note)
+    return Decoded(rgb, traits(image, rgb.size, tables), note)
 
 
 def _turned(image: Image.Image) -> Image.Image:

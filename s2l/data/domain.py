@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from s2l.config import DomainConfig
+from s2l.data.folder_report import FolderReport, folder_report
 from s2l.data.photos import gather, join, read_photos
 from s2l.errors import UserError
 from s2l.keys import key_of
@@ -110,6 +111,7 @@ class Domain:
     role: str = ""  # "calibration" or "reporting" in a lab
     key: str = ""  # names this domain's data in cache keys
     notes: tuple[str, ...] = field(default=())  # what was skipped or looks wrong, for the report
+    report: FolderReport | None = None  # of the two folders; None for a lab
 
     @property
     def membership(self) -> MembershipSplit:
@@ -157,8 +159,13 @@ def folder_domain(config: DomainConfig, resolution: int) -> Domain:
         config.nonmembers, resolution, caption, config.n_nonmembers, config.seed, known, "held-out photos"
     )
     members, nonmembers = (ImageSet(p.images, p.captions, p.names) for p in (inside, outside))
+    report = folder_report(inside, outside)
     notes = inside.notes + outside.notes
+    if copies := report.near_copies.count:
+        first, second = report.near_copies.pairs[0]
+        notes += (f"{copies} held-out photos are near-copies of members, such as {first} of {second}",)
+    notes += tuple(f"the folders differ in how files were saved: {each}" for each in report.differences)
     content = [inside.hashes, outside.hashes, members.captions, nonmembers.captions]
     key = key_of("folder", config.name, resolution, *content)
-    domain = Domain(config.name, MembershipSplit(members, nonmembers), key=key, notes=notes)
+    domain = Domain(config.name, MembershipSplit(members, nonmembers), key=key, notes=notes, report=report)
     return domain.with_calibration(config.calibration_share, config.seed) if config.calibration_share else domain

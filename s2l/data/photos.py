@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 
 from s2l.data.captions import READERS, folder_captions, table_rows
 from s2l.data.decode import HEAD, IMAGE_SUFFIXES, Unreadable, decode, looks_like_picture, open_regular
+from s2l.data.files import Traits
 from s2l.errors import UserError
 from s2l.store import cache_root
 from s2l.worlds.people import photo_hash
@@ -26,6 +28,7 @@ from s2l.worlds.people import photo_hash
 MIN_SIDE = 32  # pixels; smaller files are thumbnails, not photos
 IN_MEMORY = 2**28  # bytes; larger arrays lie in a file
 ROWS = 64  # images that are copied at once
+MEMBER_TOO = "among the members too"  # why a held-out photo is left out
 SIDE_FILES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet", ".md", ".yaml", ".safetensors", ".npz")
 
 
@@ -81,20 +84,32 @@ class Listed:
     caption: str | None
 
 
-def list_photos(source: str | Path) -> tuple[list[Listed], list[str]]:
-    """What a folder or a list holds, unread, and notes on its captions.
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds, unread: its photos, notes on its captions, and what was passed over."""
+
+    photos: list[Listed]
+    notes: list[str] = field(default_factory=list)
+    unmatched: int = 0  # captions that match no picture
+    others: dict[str, int] = field(default_factory=dict)  # files that are neither pictures nor captions, by suffix
+
+
+def list_photos(source: str | Path) -> Listing:
+    """What a folder or a list holds, unread.
 
     Raises UserError when it is neither, for a list without paths, and for a table of captions that cannot be read.
     """
     source = Path(source)
     if source.is_dir():
         names, others = _files(source)
-        captions, notes = folder_captions(source, names, others)
-        return [Listed(name, source / name, captions.get(name)) for name in names], notes
+        captions, notes, unmatched = folder_captions(source, names, others)
+        kinds = Counter(suffix for name in others if (suffix := _suffix(name)) not in SIDE_FILES)
+        photos = [Listed(name, source / name, captions.get(name)) for name in names]
+        return Listing(photos, notes, unmatched, dict(kinds.most_common()))
     if not source.is_file() or source.suffix not in READERS:
         raise UserError(f"{source} is not a folder of images, nor a list of them ({', '.join(READERS)})")
     # An absolute path stays what it is.
-    return [Listed(row.path, source.parent / row.path, row.caption) for row in table_rows(source)], []
+    return Listing([Listed(row.path, source.parent / row.path, row.caption) for row in table_rows(source)])
 
 
 def picture_files(folder: Path) -> list[str]:
@@ -108,20 +123,25 @@ def picture_files(folder: Path) -> list[str]:
 
 def _files(folder: Path) -> tuple[list[str], list[str]]:
     """(pictures, other files) of a folder and of those below it."""
-    pictures: list[Path] = []
-    others: list[Path] = []
+    pictures: list[str] = []
+    others: list[str] = []
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        below = Path(here).relative_to(folder)
+        relative = Path(here).relative_to(folder).as_posix()
+        below = "" if relative == "." else relative + "/"
         for name in files:
             if name.startswith("._"):  # what a Mac writes beside a file
                 continue
-            suffix = os.path.splitext(name)[1].lower()
+            suffix = _suffix(name)
             is_picture = suffix in IMAGE_SUFFIXES or (
                 suffix not in SIDE_FILES and _is_picture(os.path.join(here, name))
             )
-            (pictures if is_picture else others).append(below / name)
-    return [path.as_posix() for path in sorted(pictures, key=lambda path: path.parts)], [p.as_posix() for p in others]
+            (pictures if is_picture else others).append(below + name)
+    return sorted(pictures, key=lambda path: path.split("/")), others
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _is_picture(path: str) -> bool:
@@ -136,6 +156,19 @@ def _is_picture(path: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Account:
+    """What became of a source's photos: `found` = used + `unread` (beyond the limit) + those left out."""
+
+    found: int
+    unread: int
+    left_out: dict[str, list[str]]  # reason: names
+    unmatched: int  # captions that match no picture
+    others: dict[str, int]  # files that are neither pictures nor captions, by suffix
+    captioned: int  # used photos with a caption of their own
+    traits: tuple[Traits, ...]  # of the used photos
+
+
+@dataclass(frozen=True)
 class Photos:
     """N photos: images (N, 3, H, W) uint8, with names, captions, content hashes, and notes on what was left out."""
 
@@ -144,6 +177,7 @@ class Photos:
     captions: tuple[str, ...]
     hashes: tuple[str, ...]
     notes: tuple[str, ...]
+    account: Account
 
 
 def square(image: Image.Image, resolution: int) -> np.ndarray:
@@ -171,15 +205,18 @@ def read_photos(
     hash is in `known` are left out (non-members that are members too). Notes call the photos `what`; if it is "", no
     note mentions captions. Raises UserError when no photo is usable.
     """
-    listed, notes = list_photos(source)
+    listing = list_photos(source)
+    listed, notes = listing.photos, listing.notes
     order = list(range(len(listed)))
     if limit is not None and limit < len(listed):
         order = np.random.default_rng(seed).permutation(len(listed)).tolist()
     wanted = min(len(listed), limit or len(listed))
     images = pixel_array(wanted, resolution, resolution)
+    filled = images.numpy()
     kept: list[int] = []
     hashes: dict[str, str] = {}
-    twice = 0
+    traits: list[Traits] = []
+    left_out: dict[str, list[str]] = {}
     for position in order:
         if len(kept) == wanted:
             break
@@ -188,25 +225,29 @@ def read_photos(
             picture = decode(photo.path)
         except Unreadable as error:
             notes.append(f"{photo.name}: unreadable ({error})")
+            left_out.setdefault(f"unreadable: {str(error).split(':')[0]}", []).append(photo.name)
             continue
         image = picture.image
         if min(image.size) < MIN_SIDE:
             size = f"{image.width}x{image.height} pixels"
             notes.append(f"{photo.name}: {size}, too small (at least {MIN_SIDE})")
+            left_out.setdefault(f"smaller than {MIN_SIDE} pixels", []).append(photo.name)
             continue
         if picture.note:
             notes.append(f"{photo.name}: {picture.note}")
         pixels = square(image, resolution)
         content = photo_hash(pixels)
         if content in known:
-            twice += 1
+            left_out.setdefault(MEMBER_TOO, []).append(photo.name)
         elif content in hashes:
             notes.append(f"{photo.name}: the same picture as {hashes[content]}, left out")
+            left_out.setdefault("the same picture as another", []).append(photo.name)
         else:
-            images[len(kept)] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+            filled[len(kept)] = pixels.transpose(2, 0, 1)
+            traits.append(picture.traits)
             hashes[content] = photo.name
             kept.append(position)
-    if twice:
+    if twice := len(left_out.get(MEMBER_TOO, ())):
         notes.append(f"{twice} non-members are also members and were left out")
     if not kept:
         why = f" ({notes[0]})" if notes else ""
@@ -215,10 +256,13 @@ def read_photos(
     if order != sorted(order):  # a sample is put back into the source's order
         back = sorted(range(len(kept)), key=kept.__getitem__)
         images, kept, contents = gather(images, back), [kept[i] for i in back], [contents[i] for i in back]
+        traits = [traits[i] for i in back]
     if len(kept) < len(listed) and len(kept) == wanted:
         notes.append(f"{len(kept)} of {len(listed)} {what} are used")
     bare = sum(listed[i].caption is None for i in kept)
     if bare and default_caption and what:
         notes.append(f"{bare} of {len(kept)} {what} have no caption: {default_caption!r} is used for them")
     captions = tuple(listed[i].caption or default_caption for i in kept)
-    return Photos(images, tuple(listed[i].name for i in kept), captions, tuple(contents), tuple(notes))
+    unread = len(listed) - len(kept) - sum(map(len, left_out.values()))
+    account = Account(len(listed), unread, left_out, listing.unmatched, listing.others, len(kept) - bare, tuple(traits))
+    return Photos(images, tuple(listed[i].name for i in kept), captions, tuple(contents), tuple(notes), account)

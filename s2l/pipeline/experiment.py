@@ -225,8 +225,9 @@ def _finish(
         write_json(folder / "result.json", record)
 
     folder = stages(RESULT, key, work)
-    # Seconds and cache hits are this call's; everything else is the cached comparison.
-    return Result(read_json(folder / "result.json") | {"stages": stages.total()}, stages.store)
+    # Seconds, cache hits and what the folders hold are this call's; everything else is the cached comparison.
+    now = {"stages": stages.total(), "domain": _domain_record(domain)}
+    return Result(read_json(folder / "result.json") | now, stages.store)
 
 
 def model_record(name: str, model: DiffusionModel) -> dict:
@@ -266,4 +267,5 @@ def _domain_record(domain: Domain) -> dict:
         "repeats": list(domain.repeats),
         "notes": list(domain.notes),
         "key": domain.key,
+        **({"report": domain.report.record()} if domain.report is not None else {}),
     }
