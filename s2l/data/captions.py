@@ -16,6 +16,8 @@ import codecs
 import csv
 import io
 import json
+import posixpath
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +26,7 @@ from s2l.data.decode import Unreadable, open_regular
 from s2l.errors import UserError
 
 PATH_FIELDS = ("file_name", "path", "image_path", "image")
+PATHS = frozenset(PATH_FIELDS)
 CAPTION_FIELDS = ("text", "caption", "prompt")
 TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "metadata.parquet")
 BESIDE = (".txt", ".caption")
@@ -86,10 +89,23 @@ def _jsonl(path: Path) -> Iterator[dict]:
 
 
 def _csv(path: Path) -> Iterator[dict]:
+    text = _table_text(path)
+    limit = csv.field_size_limit(max(1, len(text)))  # a caption may be long
     try:
-        yield from csv.DictReader(io.StringIO(_table_text(path), newline=""), strict=True)
+        # Spreadsheets write ; or tabs where a comma is the decimal sign.
+        head = text.partition("\n")[0]
+        delimiter = max(",;\t", key=lambda mark: len(PATHS.intersection(_heads(head.split(mark)))))
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
+        heads = _heads(next(rows, []))
+        yield from [dict(zip(heads, row, strict=False)) for row in rows if row]
     except csv.Error as error:
         raise UserError(f"{path} is not a readable table ({error})") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _heads(names: list[str]) -> list[str]:
+    return [name.strip().strip('"').lower() for name in names]
 
 
 def _parquet(path: Path) -> Iterator[dict]:
@@ -111,7 +127,7 @@ READERS: dict[str, Callable[[Path], Iterator[dict]]] = {".jsonl": _jsonl, ".csv"
 
 def table_rows(path: Path) -> Iterator[Row]:
     """The rows of a .jsonl, .csv or .parquet table. Raises UserError for a row without a path, and unreadable ones."""
-    for number, row in enumerate(READERS[path.suffix](path), 1):
+    for number, row in enumerate(READERS[path.suffix.lower()](path), 1):
         name = next((row[field] for field in PATH_FIELDS if isinstance(row.get(field), str) and row[field]), None)
         if name is None:
             raise UserError(f'{path}, row {number}: each needs {{"path": ...}} and may have {{"caption": ...}}')
@@ -120,7 +136,8 @@ def table_rows(path: Path) -> Iterator[Row]:
 
 def _caption(row: dict) -> str | None:
     texts = (row.get(field) for field in CAPTION_FIELDS)
-    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
+    caption = next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
+    return caption and caption.encode("utf-8", "replace").decode()  # half of a character pair becomes "?"
 
 
 def _json_rows(path: Path, pictures: list[str]) -> Iterator[Row]:
@@ -129,6 +146,11 @@ def _json_rows(path: Path, pictures: list[str]) -> Iterator[Row]:
         content = json.loads(_read(path))
     except (ValueError, RecursionError):
         raise Unreadable("not JSON") from None
+    if isinstance(content, list):
+        for entry in content:
+            name = next((entry[f] for f in PATH_FIELDS if f in entry), None) if isinstance(entry, dict) else None
+            if isinstance(name, str) and (caption := _caption(entry)) is not None:
+                yield Row(name, caption)
     if not isinstance(content, dict):
         return
     for name in pictures:
@@ -142,24 +164,47 @@ def _json_rows(path: Path, pictures: list[str]) -> Iterator[Row]:
 # --- a folder ----------------------------------------------------------------------------------
 
 
+def _alike(name: str) -> str:
+    """Equal for the spellings of a name that other systems do not tell apart: accents, upper and lower case."""
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def _stem(name: str) -> str:
+    """A path with slashes, without its suffix."""
+    return posixpath.splitext(name)[0]
+
+
 @dataclass
 class _Folder:
     """What is known of a folder while its captions are read."""
 
     root: Path
+    whole: str  # its whole path
     pictures: set[str]
     by_stem: dict[str, list[str]]  # "a/b" -> its pictures, "a/b.png" and the like
+    spellings: dict[str, str | None]  # `_alike` of a picture's name -> the picture; None for several
+    stems: dict[str, str | None]  # the same for the keys of `by_stem`
     captions: dict[str, str]
     notes: list[str]
     unmatched: int = 0
 
     def matches(self, name: str) -> list[str]:
         """The pictures that a name without, or with, their suffix stands for."""
-        return [name] if name in self.pictures else self.by_stem.get(name, [])
+        return self.named(name) or self.by_stem.get(name) or self.by_stem.get(self.stems.get(_alike(name)) or "", [])
+
+    def named(self, name: str) -> list[str]:
+        """The picture of a name; other spellings of it count if they fit only one. A list of none or one."""
+        return [name] if name in self.pictures else [only] if (only := self.spellings.get(_alike(name))) else []
+
+    def place(self, table: PurePosixPath, name: str) -> str:
+        """A path as a table spells it, relative to the folder: Windows's slashes, `..` and whole paths are resolved."""
+        name = name if name in self.pictures else name.replace("\\", "/")
+        place = posixpath.normpath(posixpath.join(self.whole, table.parent.as_posix(), name))
+        return place.removeprefix(self.whole.rstrip("/") + "/")
 
     def beside(self, text: str) -> bool:
         """Use a text file as the caption of the picture beside it; False if there is no picture of that name."""
-        pictures = self.matches(str(PurePosixPath(text).with_suffix("")))
+        pictures = self.matches(_stem(text))
         try:
             lines = _read(self.root / text, MAX_TEXT).splitlines() if pictures else []
         except Unreadable as error:
@@ -172,22 +217,28 @@ class _Folder:
     def table(self, table: str) -> None:
         """Use the rows of a table as captions, and note those that match no picture."""
         path, lost, n = PurePosixPath(table), list[str](), 0
+        given, twice = dict[str, str](), list[str]()
         for row in self._rows(path):
             n += 1
-            place = (path.parent / row.path).as_posix()
-            pictures = self.matches(place) if path.suffix == ".json" else [place] if place in self.pictures else []
+            place = self.place(path, row.path)
+            pictures = self.matches(place) if path.suffix.lower() == ".json" else self.named(place)
             if row.caption is not None:
+                twice += [name for name in pictures if given.setdefault(name, row.caption) != row.caption]
                 self.captions |= dict.fromkeys(pictures, row.caption)
             if not pictures:
                 lost.append(row.path)
         self.unmatched += len(lost)
+        if twice:
+            self.notes.append(f"{table}: pictures with several captions, such as {twice[0]}: the last one is used")
+        if not n and path.name.lower() in TABLES:
+            self.notes.append(f"{table}: has no rows")
         if lost:
             self.notes.append(f"{table}: {len(lost)} of {n} rows match no picture, such as {lost[0]!r}")
 
     def _rows(self, path: PurePosixPath) -> list[Row]:
-        if path.suffix != ".json":
+        if path.suffix.lower() != ".json":
             return list(table_rows(self.root / path))
-        own = [PurePosixPath(name).name for name in self.matches(str(path.with_suffix("")))]
+        own = [PurePosixPath(name).name for name in self.matches(_stem(str(path)))]
         try:
             return list(_json_rows(self.root / path, own))
         except Unreadable as error:
@@ -204,16 +255,19 @@ def folder_captions(
     Raises UserError for a table (TABLES) that cannot be read.
     """
     names, others = set(pictures), sorted(others)
-    folder = _Folder(root, names, {}, {}, [])
+    folder = _Folder(root, root.absolute().as_posix(), names, {}, {}, {}, {}, [])
     for name in sorted(names):
-        folder.by_stem.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
-    texts = [name for name in others if PurePosixPath(name).suffix in BESIDE]
+        folder.by_stem.setdefault(_stem(name), []).append(name)
+    for exact, spellings in ((names, folder.spellings), (folder.by_stem, folder.stems)):
+        for name in exact:
+            alike = _alike(name)
+            spellings[alike] = None if alike in spellings else name
+    texts = [name for name in others if name.lower().endswith(BESIDE)]
     lost = [name for name in texts if not folder.beside(name)]
     if (lost and len(lost) < len(texts)) or len(lost) > 1:
         folder.unmatched += len(lost)
         folder.notes.append(f"{len(lost)} of {len(texts)} caption files match no picture, such as {lost[0]}")
     for name in others:
-        path = PurePosixPath(name)
-        if path.name in TABLES or path.suffix == ".json":
+        if name.lower().endswith(".json") or name.rpartition("/")[2].lower() in TABLES:
             folder.table(name)
     return folder.captions, folder.notes, folder.unmatched

@@ -44,6 +44,11 @@ def metadata_kinds(info: Mapping) -> tuple[str, ...]:
     return tuple(sorted(kinds))
 
 
+def shown(name: str) -> str:
+    """A name, as one line that can be printed and saved as UTF-8: other characters as their escapes."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) > 0
 
@@ -93,27 +98,34 @@ def _small(batch: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(batch.float(), SIDE)
 
 
-def near_copies(images: torch.Tensor, others: torch.Tensor | None = None) -> list[tuple[int, int]]:
+def near_copies(
+    images: torch.Tensor,
+    others: torch.Tensor | None = None,
+    hashes: np.ndarray | None = None,
+    other_hashes: np.ndarray | None = None,
+) -> list[tuple[int, int]]:
     """Pairs (i, j) of near-copies, i of `images` and j of `others`, or i < j within `images`. Both (N, 3, H, W) uint8.
 
     Near-copies have hashes that differ in at most NEAR_BITS bits and pixels that differ little (NEAR_L2), up to
-    brightness: a photo saved again, made a little smaller or brighter. Of each side, the first COMPARED are compared.
+    brightness: a photo saved again, or made a little smaller or brighter. Of each side, the first COMPARED are
+    compared; `hashes` and `other_hashes` are theirs if they are there already.
     """
     images = images[:COMPARED]
-    others_ = images if others is None else others[:COMPARED]
-    a = perceptual_hashes(images)
-    b = a if others is None else perceptual_hashes(others_)
+    a = perceptual_hashes(images) if hashes is None else hashes[:COMPARED]
+    if others is None:
+        b, against = a, images
+    else:
+        against = others[:COMPARED]
+        b = perceptual_hashes(against) if other_hashes is None else other_hashes[:COMPARED]
     candidates: list[tuple[int, int]] = []
     for start in range(0, len(a), 256):
-        near = np.bitwise_count(a[start : start + 256, None] ^ b[None]) <= NEAR_BITS
-        near &= (a[start : start + 256, None] != 0) & (b[None] != 0)
-        rows, columns = np.nonzero(near)
-        candidates += [(start + i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True)]
-        if others is None:
-            candidates = [(i, j) for i, j in candidates if i < j]
+        rows, columns = np.nonzero(np.bitwise_count(a[start : start + 256, None] ^ b[None]) <= NEAR_BITS)
+        rows += start
+        wanted = (a[rows] != 0) & (b[columns] != 0) & ((rows < columns) | (others is not None))
+        candidates += zip(rows[wanted].tolist(), columns[wanted].tolist(), strict=True)
         if len(candidates) >= COMPARED:
             break
-    return [pair for pair in candidates[:COMPARED] if _alike(images[pair[0]], others_[pair[1]])]
+    return [pair for pair in candidates[:COMPARED] if _alike(images[pair[0]], against[pair[1]])]
 
 
 def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from scipy.stats import fisher_exact
 
-from s2l.data.files import Traits, jpeg_quality, near_copies
+from s2l.data.files import COMPARED, Traits, jpeg_quality, near_copies, perceptual_hashes
 from s2l.data.photos import Photos
 
 NAMED = 3  # names that are given of each kind
@@ -69,13 +70,14 @@ class FolderReport:
 
 def folder_report(members: Photos, nonmembers: Photos) -> FolderReport:
     """The report of two folders, from what reading them gave. Near-copies are searched among the photos used."""
-    between = near_copies(nonmembers.images, members.images)
+    ours, theirs = (perceptual_hashes(photos.images[:COMPARED]) for photos in (members, nonmembers))
+    between = near_copies(nonmembers.images, members.images, theirs, ours)
     copies = NearCopies(len({i for i, _ in between}), _names(between, nonmembers.names, members.names))
-    return FolderReport(_facts(members), _facts(nonmembers), copies, _differences(members, nonmembers))
+    return FolderReport(_facts(members, ours), _facts(nonmembers, theirs), copies, _differences(members, nonmembers))
 
 
-def _facts(photos: Photos) -> FolderFacts:
-    account, pairs = photos.account, near_copies(photos.images)
+def _facts(photos: Photos, hashes: np.ndarray) -> FolderFacts:
+    account, pairs = photos.account, near_copies(photos.images, hashes=hashes)
     traits = account.traits
     qualities = Counter(_quality(t) for t in traits if t.quantization)
     return FolderFacts(
@@ -169,17 +171,12 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _first(names: Sequence[str], count: int) -> str:
-    text = ", ".join(map(shown, names))
+    text = ", ".join(names)
     return f"{text}, ..." if count > len(names) else text
 
 
 def _copies(copies: Mapping[str, Any]) -> str:
     if not copies["count"]:
         return "no near-copies"
-    pairs = ", ".join(f"{shown(a)} and {shown(b)}" for a, b in copies["pairs"])
+    pairs = ", ".join(f"{a} and {b}" for a, b in copies["pairs"])
     return f"{copies['count']} photos have a near-copy, such as {pairs}"
-
-
-def shown(name: str) -> str:
-    """A file's name on one line that any terminal can print."""
-    return name if name.isprintable() else ascii(name)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from s2l.data.captions import READERS, folder_captions, table_rows
 from s2l.data.decode import HEAD, IMAGE_SUFFIXES, Unreadable, decode, looks_like_picture, open_regular
-from s2l.data.files import Traits
+from s2l.data.files import Traits, shown
 from s2l.errors import UserError
 from s2l.store import cache_root
 from s2l.worlds.people import photo_hash
@@ -101,15 +101,28 @@ def list_photos(source: str | Path) -> Listing:
     """
     source = Path(source)
     if source.is_dir():
-        names, others = _files(source)
+        names, others, closed = _files(source)
         captions, notes, unmatched = folder_captions(source, names, others)
-        kinds = Counter(suffix for name in others if (suffix := _suffix(name)) not in SIDE_FILES)
-        photos = [Listed(name, source / name, captions.get(name)) for name in names]
+        if closed:
+            notes.append(
+                f"{len(closed)} folders are links or cannot be opened and were passed over, such as {min(closed)}"
+            )
+        kinds = Counter(shown(suffix) for name in others if (suffix := _suffix(name)) not in SIDE_FILES)
+        photos = [Listed(shown(name), source / name, captions.get(name)) for name in names]
         return Listing(photos, notes, unmatched, dict(kinds.most_common()))
-    if not source.is_file() or source.suffix not in READERS:
+    if not source.is_file() or source.suffix.lower() not in READERS:
         raise UserError(f"{source} is not a folder of images, nor a list of them ({', '.join(READERS)})")
     # An absolute path stays what it is.
-    return Listing([Listed(row.path, source.parent / row.path, row.caption) for row in table_rows(source)])
+    return Listing(
+        [Listed(shown(row.path), _place(source.parent, row.path), row.caption) for row in table_rows(source)]
+    )
+
+
+def _place(folder: Path, name: str) -> Path:
+    """The file of a row; Windows's slashes count where there is no file of that very name."""
+    if "\\" in name and "\0" not in name and not os.path.lexists(folder / name):
+        name = name.replace("\\", "/")
+    return folder / name
 
 
 def picture_files(folder: Path) -> list[str]:
@@ -121,12 +134,20 @@ def picture_files(folder: Path) -> list[str]:
     return _files(folder)[0]
 
 
-def _files(folder: Path) -> tuple[list[str], list[str]]:
-    """(pictures, other files) of a folder and of those below it."""
+def _files(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """(pictures, other files, folders that are passed over) of a folder and of those below it."""
     pictures: list[str] = []
     others: list[str] = []
-    for here, folders, files in os.walk(folder):
+    closed: list[str] = []
+
+    def cannot_open(error: OSError) -> None:
+        closed.append(os.path.relpath(error.filename, folder))
+
+    for here, folders, files in os.walk(folder, onerror=cannot_open):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        closed += [
+            os.path.relpath(path, folder) for name in folders if os.path.islink(path := os.path.join(here, name))
+        ]
         relative = Path(here).relative_to(folder).as_posix()
         below = "" if relative == "." else relative + "/"
         for name in files:
@@ -137,7 +158,7 @@ def _files(folder: Path) -> tuple[list[str], list[str]]:
                 suffix not in SIDE_FILES and _is_picture(os.path.join(here, name))
             )
             (pictures if is_picture else others).append(below + name)
-    return sorted(pictures, key=lambda path: path.split("/")), others
+    return sorted(pictures, key=lambda path: path.split("/")), others, closed
 
 
 def _suffix(name: str) -> str:
@@ -185,9 +206,10 @@ def square(image: Image.Image, resolution: int) -> np.ndarray:
     if image.mode != "RGB":
         image = image.convert("RGB")
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image.resize((resolution, resolution), Image.Resampling.LANCZOS))
+    if image.width != image.height:
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image if side == resolution else image.resize((resolution,) * 2, Image.Resampling.LANCZOS))
 
 
 def read_photos(
@@ -251,7 +273,7 @@ def read_photos(
         notes.append(f"{twice} non-members are also members and were left out")
     if not kept:
         why = f" ({notes[0]})" if notes else ""
-        raise UserError(f"no usable image in {source}{why}; allowed: {', '.join(IMAGE_SUFFIXES)}")
+        raise UserError(f"no usable image in {source}{shown(why)}; allowed: {', '.join(IMAGE_SUFFIXES)}")
     images, contents = images[: len(kept)], list(hashes)
     if order != sorted(order):  # a sample is put back into the source's order
         back = sorted(range(len(kept)), key=kept.__getitem__)
@@ -265,4 +287,6 @@ def read_photos(
     captions = tuple(listed[i].caption or default_caption for i in kept)
     unread = len(listed) - len(kept) - sum(map(len, left_out.values()))
     account = Account(len(listed), unread, left_out, listing.unmatched, listing.others, len(kept) - bare, tuple(traits))
-    return Photos(images, tuple(listed[i].name for i in kept), captions, tuple(contents), tuple(notes), account)
+    return Photos(
+        images, tuple(listed[i].name for i in kept), captions, tuple(contents), tuple(map(shown, notes)), account
+    )
