@@ -183,6 +183,20 @@ def test_a_change_needs_its_interval_and_its_p_value(result):
     assert "weaker" in verdict(difference=-0.1, low=-0.2, high=-0.01, p_value=0.01)
 
 
+@pytest.mark.brings(
+    "Numbers", "Folders that were swapped: every AUC is below .5", "said; no gain or loss is read from the change"
+)
+def test_below_chance_before_and_after_is_no_gain(result):
+    record = copy.deepcopy(result.record)
+    loss = record["attacks"]["loss"]
+    for when, auc in (("before", 0.208), ("after", 0.245)):
+        loss[when] |= {"auc": auc, "delong": loss[when]["delong"] | {"low": auc - 0.08, "high": auc + 0.08}}
+    loss["difference"] |= {"difference": 0.037, "low": 0.01, "high": 0.06, "p_value": 0.001}
+    found = next(f for f in findings(replace(result, record=record)) if f.about == "loss" and f.question == "attack")
+    assert found.direction == 0 and "stronger" not in found.sentence
+    assert "below 0.5 in both" in found.sentence and "may be swapped" in found.sentence
+
+
 def test_both_models_together_are_judged_by_their_own_interval(result):
     record = copy.deepcopy(result.record)
     loss = record["attacks"].setdefault("loss", copy.deepcopy(record["attacks"]["secmi"]))

@@ -118,6 +118,13 @@ def _attack(name: str, attack: AttackOutcome, confidence: float) -> Finding:
         )
         words = f"The {attack['title']} attack has nothing to compare"
         return Finding("attack", name, 0, {"before": before, "after": after}, words, details)
+    if all(side["delong"]["high"] < 0.5 for side in (attack["before"], attack["after"])):
+        details = (
+            f"its AUC is {before:.3f} before and {after:.3f} after, below 0.5 in both. An attack that guesses has 0.5, so "
+            "the two folders may be swapped, or their photos come from different sources; no change can be read from it."
+        )
+        words = f"The {attack['title']} attack ranks held-out photos above training photos"
+        return Finding("attack", name, 0, {"before": before, "after": after}, words, details)
     direction = direction_of(change, confidence)
     verdict = {1: "is stronger after fine-tuning", -1: "is weaker after fine-tuning", 0: "shows no clear change"}
     details = (
