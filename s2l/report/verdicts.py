@@ -121,7 +121,7 @@ def _attack(name: str, attack: AttackOutcome, confidence: float) -> Finding:
     if all(side["delong"]["high"] < 0.5 for side in (attack["before"], attack["after"])):
         details = (
             f"its AUC is {before:.3f} before and {after:.3f} after, below 0.5 in both. An attack that guesses has 0.5: "
-            "the two folders may be swapped, or their photos come from different sources. No change can be read from it."
+            "the two folders may be swapped, or come from different sources. No change can be read from it."
         )
         words = f"The {attack['title']} attack ranks held-out photos above training photos"
         return Finding("attack", name, 0, {"before": before, "after": after}, words, details)
