@@ -373,6 +373,17 @@ class Blind(TypedDict):
     after: Annotated[Flags, "with the fine-tuned model's generations"]
 
 
+class FineDifference(TypedDict):
+    """The same question at the finest scale, for folders of one's own: compression, sharpness, noise, colour."""
+
+    auc: Annotated[float, "about .5 for a random split"]
+    p_value: Annotated[float, "one-sided, by exchanging the labels at random"]
+    differ: Annotated[bool, "true if `p_value` is at most .025: the folders differ by themselves"]
+    reason: Annotated[str, 'what tells them apart best: "compression or noise", "sharpness" or "colour"']
+    by_group: Annotated[dict[str, float], "by each of these alone, the distance in standard deviations"]
+    method: Annotated[str, "how it was measured"]
+
+
 class Control(TypedDict):
     """A classifier that never sees the model tries to tell members from held-out photos."""
 
@@ -384,6 +395,7 @@ class Control(TypedDict):
         "true if even `low` is above .5: the sets differ by themselves, and the attacks' AUC is not only leakage",
     ]
     method: Annotated[str, "how it was measured"]
+    fine: NotRequired[Annotated[FineDifference, "only for folders of one's own: a lab's split is random"]]
 
 
 # --- un-shake --------------------------------------------------------------------------------------
@@ -553,7 +565,7 @@ SECTIONS: tuple[type, ...] = (
     AttackOutcome, Summary, BestAccuracy, OperatingPoint,
     Change, Interval, Reference, OriginalCaptions, Calibration, Scale, FrozenPoint, FrozenRates, SetEvidence,
     ExposedPhoto, SplitScores, ExtractionOutcome, Extraction, Search, Match, CountChange, Floor, Cost, Opinion,
-    Growth, Blind, Flags, Cluster, BlindScore, Control, Unshake, UnshakePoint,
+    Growth, Blind, Flags, Cluster, BlindScore, Control, FineDifference, Unshake, UnshakePoint,
 )  # fmt: skip
 
 

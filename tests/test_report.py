@@ -26,7 +26,7 @@ from s2l.record import RunRecord
 from s2l.report import render as report
 from s2l.report import showcase
 from s2l.report.showcase import export_showcase, load_showcase
-from s2l.report.verdicts import findings
+from s2l.report.verdicts import findings, headline
 from s2l.store import Store, read_json
 
 CLUSTER = {"generations": [0, 2, 3], "medoid": 2, "size": 3, "mean_distance": 0.05, "max_distance": 0.1}
@@ -195,6 +195,20 @@ def test_below_chance_before_and_after_is_no_gain(result):
     found = next(f for f in findings(replace(result, record=record)) if f.about == "loss" and f.question == "attack")
     assert found.direction == 0 and "stronger" not in found.sentence
     assert "below 0.5 in both" in found.sentence and "may be swapped" in found.sentence
+
+
+def test_a_split_that_differs_is_said_in_every_sentence_of_an_attack(result, tmp_path):
+    record = copy.deepcopy(result.record)
+    fine = {"auc": 0.99, "p_value": 0.0025, "differ": True, "reason": "sharpness", "by_group": {}, "method": "m"}
+    record["control"] |= {"fine": fine, "confounded": False}
+    found = replace(result, record=record)
+    for finding in findings(found):
+        if finding.question == "attack":
+            assert "no evidence of a leak" in finding.sentence and "differ by themselves" in finding.verdict
+    assert "most clearly in sharpness" in headline(found)[0]
+    page = report.render_html(found, NO_PICTURES)
+    assert page.index("most clearly in sharpness") < page.index("differ by themselves, so this is no evidence")
+    assert "differ by themselves" not in " ".join(headline(result))
 
 
 def test_both_models_together_are_judged_by_their_own_interval(result):

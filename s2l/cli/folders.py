@@ -206,6 +206,7 @@ def attack_record(
         "attacks": {
             name: membership.attack_record(name, config, scored[name], unshake is not None) for name in config.attacks
         },
+        "control": membership.control_record(domain),
         **({"tuned_notes": notes} if notes else {}),
         **({"unshake": unshaken_part} if unshaken_part is not None else {}),
     }

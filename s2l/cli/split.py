@@ -68,6 +68,7 @@ def split_check(
         if out.is_dir():
             raise UserError(f"{out} is a folder: --out names a JSON file")
         base.check_folder(out.parent)
+    from s2l.measure.fine import fine_control
     from s2l.pipeline import split
     from s2l.pipeline.experiment import calibration_people
     from s2l.pipeline.stages import Stages
@@ -104,6 +105,12 @@ def split_check(
     print(_table(record))
     print(f"\n{record['n_members']} members against {min(counts.values())} held-out photos at every share")
     print(_verdict(blind[0].confounded, [c.confounded for c in blind]))
+    fine = fine_control(photos.membership)
+    record["fine"] = asdict(fine)
+    print(
+        f"at the finest scale of pixels, without any model: AUC {fine.auc:.3f}, p = {fine.p_value:.3f}"
+        + (f"; the two folders differ, most clearly in {fine.reason}" if fine.differ else "; no difference found")
+    )
     for note in photos.notes:
         console.say(f"Note: {note}")
     if out is not None:

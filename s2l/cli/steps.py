@@ -193,7 +193,7 @@ def attack(
     from s2l.cli.folders import attack_record, load_domain
     from s2l.pipeline.experiment import calibration_people
     from s2l.pipeline.tuned import caption_notes, read_tuned, say
-    from s2l.report.findings import SAME_SCORES, is_unchanged
+    from s2l.report.findings import SAME_SCORES, control_warning, is_unchanged
     from s2l.report.verdicts import unchanged_note
     from s2l.store import Store, write_json
 
@@ -217,6 +217,12 @@ def attack(
         rows.append((entry["title"], *cells, paired))
     if fine_tuned is not None and (caution := unchanged_note(record["attacks"])):
         print(f"Warning: {caution}\n")
+    control = record["control"]
+    if caution := control_warning(control):
+        print(f"Warning: {caution}\n")
+    rows.append(("blind control", f"{control['auc']:.3f} [{control['low']:.2f}, {control['high']:.2f}]", "", ""))
+    if (fine := control.get("fine")) is not None:
+        rows.append(("blind control, finest scale", f"{fine['auc']:.3f} (p = {fine['p_value']:.3f})", "", ""))
     print(console.columns(rows))
     console.say_folders(record["domain"].get("report"))
     for note in photos.notes:

@@ -14,7 +14,6 @@ from s2l.config import AuditConfig, ExtractionConfig, UnshakeConfig
 from s2l.data import sp_set
 from s2l.data.domain import Domain, MembershipSplit
 from s2l.measure.blind import EDGE, MIN_SIZE, blind_clusters, score_blind
-from s2l.measure.control import blind_control
 from s2l.measure.distances import Images
 from s2l.measure.extraction import extract
 from s2l.measure.extraction_summary import (
@@ -27,7 +26,7 @@ from s2l.measure.extraction_summary import (
 from s2l.model.diffusion import DiffusionModel
 from s2l.pipeline import guidance, identity
 from s2l.pipeline.generations import generations, image_stage
-from s2l.pipeline.membership import attack_record, check_split, score_attacks
+from s2l.pipeline.membership import attack_record, check_split, control_record, score_attacks
 from s2l.pipeline.stages import COMPARE, Stages
 from s2l.pipeline.subject import Subject
 from s2l.pipeline.unshake import FineTuned, unshake_record, unshaken
@@ -93,12 +92,12 @@ def audit(
             record["extraction"] = compare_extraction(
                 before.load(), domain, pictures["before"], pictures["after"], extraction, unshake
             )
-            record["control"] = asdict(blind_control(domain.membership))
+            record["control"] = control_record(domain)
         if unshaken_part is not None:
             record["unshake"] = unshaken_part
         write_json(folder / "audit.json", record)
 
-    key = identity.audit(domain.key, domain.repeats, config, extraction, stages.keys()[first_stage:])
+    key = identity.audit(domain.key, domain.repeats, config, extraction, stages.keys()[first_stage:], not domain.role)
     folder = stages(COMPARE, key, work)
     return AuditResult(read_json(folder / "audit.json"), folders)
 

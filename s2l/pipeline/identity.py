@@ -31,6 +31,7 @@ GUIDANCE = 1  # chosen seeds, and pictures that follow the change of the model
 COMPARISON = 2  # of given scores and pictures
 RESULT = 2
 CELL = 1
+FINE = 1  # the blind control at the finest scale
 SPLIT = 1  # what is measured of a split, and the photos of its second source
 BROUGHT = 1  # how the files of other tools are applied to the base model
 UNSHAKE = 1  # how the un-shaken model is made of the two others
@@ -129,11 +130,17 @@ def images(domain: str, part: str) -> str:
 
 
 def audit(
-    domain: str, repeats: Sequence[int], config: AuditConfig, extraction: ExtractionConfig, stages: list[str]
+    domain: str,
+    repeats: Sequence[int],
+    config: AuditConfig,
+    extraction: ExtractionConfig,
+    stages: list[str],
+    own_folders: bool = False,
 ) -> str:
     """Key of a comparison. What its scores and pictures depend on is in the keys of their `stages`."""
     own = config.model_copy(update={"settings": {}})
-    return key_of("audit", COMPARISON, domain, list(repeats), own, extraction.delta, extraction.k, stages)
+    fine = [FINE] if own_folders else []  # only such a split is looked at on the finest scale
+    return key_of("audit", COMPARISON, domain, list(repeats), own, extraction.delta, extraction.k, stages, *fine)
 
 
 def result(kind: str, config: RunConfig | AuditRunConfig, stages: list[str]) -> str:

@@ -16,6 +16,8 @@ from s2l.config import AuditConfig
 from s2l.data.domain import Domain
 from s2l.errors import UserError
 from s2l.measure import intervals, metrics
+from s2l.measure.control import blind_control
+from s2l.measure.fine import fine_control
 from s2l.measure.operating_points import frozen_tpr
 from s2l.pipeline import identity
 from s2l.pipeline import stages as declared
@@ -136,6 +138,12 @@ def _frozen(calibration_nonmembers: np.ndarray, test: Pair, confidence: float) -
 def _pair(scores: np.ndarray, domain: Domain) -> Pair:
     n_members = len(domain.membership.members)
     return scores[:n_members], scores[n_members:]
+
+
+def control_record(domain: Domain) -> dict:
+    """The part "control" of a record: the blind control and, where the split is not a lab's own, the finest scale."""
+    record = asdict(blind_control(domain.membership))
+    return record if domain.role else record | {"fine": asdict(fine_control(domain.membership))}
 
 
 def calibration_pair(name: str, base: Subject, person: Domain, config: AuditConfig, stages: Stages) -> Pair:

@@ -15,6 +15,7 @@ from s2l.record import (
     Blind,
     BlindScore,
     Change,
+    Control,
     Cost,
     ExtractionOutcome,
     FrozenPoint,
@@ -205,6 +206,9 @@ def outcome(result: Result) -> list[Row]:
     if (control := result.record["control"]) is not None:
         auc = f"{control['auc']:.3f} [{control['low']:.2f}, {control['high']:.2f}]"
         rows.append(Row("Blind control", "AUC of a classifier that never sees the model", auc, ""))
+        if (fine := control.get("fine")) is not None:
+            text = f"{fine['auc']:.3f} (p {_is(fine['p_value'])})"
+            rows.append(Row("Blind control", "the same on the finest differences of pixels", text, ""))
     return rows
 
 
@@ -339,8 +343,21 @@ def warning(record: RunRecord) -> str:
             "training photos below are a reference set, judged as if they were members: the numbers show what chance "
             "alone gives."
         )
-    control = record["control"]
-    if control is None or not control["confounded"]:
+    return control_warning(record["control"])
+
+
+def control_warning(control: Control | None) -> str:
+    """That the two sets of photos differ by themselves, and in what, or ""."""
+    if control is None:
+        return ""
+    if (fine := control.get("fine")) is not None and fine["differ"]:
+        return (
+            f"The two folders differ by themselves, most clearly in {fine['reason']}: a classifier that sees only the "
+            f"finest differences of pixels, and never the model, tells members from held-out photos with an AUC of "
+            f"{fine['auc']:.2f} (p {_is(fine['p_value'])}). Attacks react to such differences, so no AUC or p-value "
+            "below is evidence of a leak."
+        )
+    if not control["confounded"]:
         return ""
     return (
         "This split is confounded: a classifier that never sees the model tells members from held-out photos with an "

@@ -23,6 +23,7 @@ from s2l.report.findings import (
     combination_sentence,
     command_of,
     config_of,
+    control_warning,
     frozen_pairs,
     limits,
     loss_over_w,
@@ -84,6 +85,8 @@ def _sections(result: Result, pictures: dict[str, bytes]) -> list[Section]:
     if record["attacks"]:
         confidence = record["config"]["audit"]["confidence"]
         evidence = [set_sentence(attack, confidence) for attack in record["attacks"].values()]
+        if control_warning(record["control"]):
+            evidence = [f"{text} The two sets differ by themselves, so this is no evidence." for text in evidence]
         evidence.insert(0, f"Evidence about all photos together is stronger than about one: {set_rule(confidence)}.")
         sections.append(_membership(result, pictures["roc.png"]))
         if over_w := loss_over_w(record):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from s2l.record import AttackOutcome, Blind, Change, CountChange, ExtractionOutcome, Reference, RunRecord
-from s2l.report.findings import after_note, is_unchanged, percent
+from s2l.report.findings import after_note, control_warning, is_unchanged, percent
 
 if TYPE_CHECKING:
     from s2l.record import Result
@@ -56,6 +56,8 @@ def findings(result: Result) -> list[Finding]:
         blind = record.get("blind")
         return [_unknown(record.get("kind", "run")), *([blind_finding(blind)] if blind is not None else [])]
     answers = [_attack(name, attack, confidence) for name, attack in record["attacks"].items()]
+    if control_warning(record["control"]):
+        answers = [_cautioned(answer) for answer in answers]
     if (extraction := record["extraction"]) is not None:
         answers.append(_extraction(extraction, confidence))
     if (reference := reference_of(record)) is not None:
@@ -63,9 +65,21 @@ def findings(result: Result) -> list[Finding]:
     return answers
 
 
+def _cautioned(answer: Finding) -> Finding:
+    """The answer of an attack on two sets that differ by themselves: the caution is in the sentence, not beside it."""
+    return replace(
+        answer,
+        verdict=f"{answer.verdict}, on folders that differ by themselves",
+        details=f"{answer.details} Because the folders differ without any model, this is no evidence of a leak.",
+    )
+
+
 def headline(result: Result) -> list[str]:
-    """The findings as sentences. If "after" is not the fine-tuned model, the first sentence says what it is."""
-    return [*filter(None, [after_note(result.record)]), *(finding.sentence for finding in findings(result))]
+    """The findings as sentences, after what must be known before them: a split that is not fair, what "after" is."""
+    return [
+        *filter(None, [control_warning(result.record["control"]), after_note(result.record)]),
+        *(finding.sentence for finding in findings(result)),
+    ]
 
 
 def unchanged_note(attacks: Mapping[str, AttackOutcome]) -> str:

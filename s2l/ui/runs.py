@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from s2l.record import Part, Result
-from s2l.report.findings import after_note, reference_set, warning
+from s2l.report.findings import after_note, warning
 from s2l.report.verdicts import findings, unchanged_note
 from s2l.ui import html
 from s2l.ui.live import method_title
@@ -105,8 +105,8 @@ def headline_html(result: Result | None, example: bool = False, first: int | Non
             '<p class="quiet">A <em>quick</em> run: with so few pictures and photos it shows how the lab works, not '
             "what leaks.</p>"
         )
-    if reference_set(result.record):
-        note += Markup("<p>{}</p>").format(warning(result.record))
+    if caution := warning(result.record):
+        note += Markup("<p><b>Warning.</b> {}</p>").format(caution)
     if unchanged := unchanged_note(result.record["attacks"]):
         note += Markup("<p><b>Warning.</b> {}</p>").format(unchanged)
     if after := after_note(result.record):
