@@ -207,8 +207,8 @@ def outcome(result: Result) -> list[Row]:
         auc = f"{control['auc']:.3f} [{control['low']:.2f}, {control['high']:.2f}]"
         rows.append(Row("Blind control", "AUC of a classifier that never sees the model", auc, ""))
         if (fine := control.get("fine")) is not None:
-            text = f"{fine['auc']:.3f} (p {_is(fine['p_value'])})"
-            rows.append(Row("Blind control", "the same on the finest differences of pixels", text, ""))
+            auc = f"{fine['auc']:.3f} (p {_is(fine['p_value'])})"
+            rows.append(Row("Blind control", "the same on the finest differences of pixels", auc, ""))
     return rows
 
 
@@ -348,16 +348,14 @@ def warning(record: RunRecord) -> str:
 
 def control_warning(control: Control | None) -> str:
     """That the two sets of photos differ by themselves, and in what, or ""."""
-    if control is None:
-        return ""
-    if (fine := control.get("fine")) is not None and fine["differ"]:
+    if control is not None and (fine := control.get("fine")) is not None and fine["differ"]:
         return (
             f"The two folders differ by themselves, most clearly in {fine['reason']}: a classifier that sees only the "
             f"finest differences of pixels, and never the model, tells members from held-out photos with an AUC of "
             f"{fine['auc']:.2f} (p {_is(fine['p_value'])}). Attacks react to such differences, so no AUC or p-value "
             "below is evidence of a leak."
         )
-    if not control["confounded"]:
+    if control is None or not control["confounded"]:
         return ""
     return (
         "This split is confounded: a classifier that never sees the model tells members from held-out photos with an "
