@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from scipy.fft import dctn
+
+if TYPE_CHECKING:
+    import torch  # the page reads this module before torch is loaded
 
 # The luminance table of ISO/IEC 10918-1, annex K, row by row; libjpeg scales it by the quality.
 LUMINANCE = np.array((
@@ -76,6 +78,8 @@ def perceptual_hashes(images: torch.Tensor) -> np.ndarray:
     0 stands for a flat picture, which has none. A cosine transform of 32 x 32 pixels (Zauner 2010, "Implementation and
     Benchmarking of Perceptual Image Hash Functions", section 3.2.1).
     """
+    from scipy.fft import dctn
+
     hashes = np.zeros(len(images), np.uint64)
     for start, batch in _batches(images):
         low = dctn(_small(batch).mean(1).numpy(), axes=(1, 2))[:, :8, :8].reshape(len(batch), 64)
@@ -92,10 +96,12 @@ def _batches(images: torch.Tensor):
 
 def _small(batch: torch.Tensor) -> torch.Tensor:
     """(N, 3, 32, 32) float32 of 0 to 255."""
+    from torch.nn import functional
+
     side, factor = batch.shape[-1], batch.shape[-1] // SIDE
     if side == batch.shape[-2] == factor * SIDE:
-        return torch.nn.functional.avg_pool2d(batch.float(), factor)
-    return torch.nn.functional.adaptive_avg_pool2d(batch.float(), SIDE)
+        return functional.avg_pool2d(batch.float(), factor)
+    return functional.adaptive_avg_pool2d(batch.float(), SIDE)
 
 
 def near_copies(
