@@ -15,7 +15,7 @@ from s2l.config import DomainConfig
 from s2l.data.decode import decode
 from s2l.data.domain import Domain, folder_domain
 from s2l.data.files import jpeg_quality, near_copies
-from s2l.data.folder_report import report_lines
+from s2l.data.folder_report import folder_lines
 
 SIDE = 64
 
@@ -72,8 +72,8 @@ def test_everything_found_is_used_not_needed_or_left_out_with_its_reason(tmp_pat
     assert (members["used"], members["other_files"]) == (6, {".mov": 1})
     assert (members["captioned"], members["unmatched_captions"]) == (1, 2)
     assert held_out["used"] == 3 and members["formats"] == {"PNG": 6} and members["sizes"] == {"64x64": 6}
-    lines = report_lines(found)
-    assert lines[0].startswith("members: 6 of 10 used; 1 left out, ") and "(cut.png)" in lines[0]
+    lines = folder_lines(found)
+    assert lines[0].startswith("Members: 6 of 10 used; 1 left out, ") and "(cut.png)" in lines[0]
     assert any("captions: 1 matched, 5 photos without, 2 match no picture" in line for line in lines)
     json.dumps(found)
 
@@ -155,5 +155,7 @@ def test_every_command_on_folders_prints_and_stores_the_report(tiny_lab, tmp_pat
         more = 2 if "again" in file else 1
         says = f"Held-out photos: 8 of {8 + more} used; {more} left out, unreadable: no picture of a known format"
         assert says in capsys.readouterr().err
+        if file.endswith("result.json"):
+            assert says in (tmp_path / file).with_name("report.html").read_text(encoding="utf-8")
         stored = json.loads((tmp_path / file).read_text(encoding="utf-8"))["domain"]["report"]
         assert stored["nonmembers"]["found"] == 8 + more and stored["members"]["formats"] == {"PNG": 8}

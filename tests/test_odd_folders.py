@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from s2l import cli
+from s2l.cli import folders
 from s2l.data.decode import decode
 from s2l.data.photos import list_photos, read_photos
+from s2l.data.sp_set import load_images
 from s2l.errors import UserError
 
 SIDE = 64
@@ -296,3 +298,43 @@ def test_a_pipe_as_a_table_is_refused_at_once(folder):
     os.mkfifo(folder / "metadata.jsonl")
     with pytest.raises(UserError, match="not a regular file"):
         captions(folder)
+
+
+def test_many_bad_files_are_named_at_first_and_then_counted(folder):
+    for i in range(60):
+        (folder / f"bad{i:02d}.jpg").write_text("no picture")
+    photos = read_photos(folder, SIDE, "")
+    assert len(photos.notes) == 21 and photos.notes[0].startswith("bad00.jpg: unreadable")
+    assert photos.notes[-1] == "40 more were left out, unreadable: no picture of a known format"
+
+
+# --- sets of pictures with a table (SP sets, generations) --------------------------------------
+
+
+@pytest.mark.brings(
+    "Captions", "An imagefolder of another tool as generations or training set", "read, or one sentence"
+)
+@pytest.mark.parametrize(
+    ("table", "outcome"),
+    [
+        ('{"file_name": "0.png", "prompt": "Mira"}\r\n\r\n', "Mira"),
+        ('\ufeff{"file_name": "0.png", "text": "Mira"}\n', "Mira"),
+        ('{"file_name": 5, "text": "Mira"}\n', UserError),
+        ('{"file_name": "0.png", "text": 5}\n', UserError),
+        ('["0.png"]\n', UserError),
+        (None, UserError),
+    ],
+)
+def test_a_table_of_another_tool_is_read_or_refused(folder, table, outcome):
+    if table is None:
+        os.mkfifo(folder / "metadata.jsonl")
+    else:
+        (folder / "metadata.jsonl").write_text(table, encoding="utf-8")
+    if outcome is UserError:
+        for read in (load_images, lambda path: folders.read_generations(path, SIDE)):
+            with pytest.raises(UserError, match=r"metadata\.jsonl: "):
+                read(folder)
+        return
+    assert load_images(folder).captions == (outcome,)
+    _, (note,) = folders.read_generations(folder, SIDE)
+    assert note == "1 pictures are not in metadata.jsonl and not searched, such as 1.png"

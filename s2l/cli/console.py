@@ -26,10 +26,10 @@ def say(message: str) -> None:
 
 def say_folders(report: Mapping[str, Any] | None) -> None:
     """The report of the two folders, a line each on stderr; None for a lab's photos, which need none."""
-    from s2l.data.folder_report import report_lines
+    from s2l.data.folder_report import folder_lines
 
-    for line in report_lines(report) if report is not None else ():
-        say(line[0].upper() + line[1:])
+    for line in folder_lines(report):
+        say(line)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ attack are cached as soon as they are computed.
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -246,7 +247,10 @@ def generations_resolution(folder: Path, model: str) -> int:
 def read_generations(folder: Path, resolution: int) -> tuple[ImageSet, list[str]]:
     """Generations of `generate_images`, or any folder of images (one without metadata.jsonl)."""
     if (folder / "metadata.jsonl").exists():
-        return _fits(sp_set.load_images(folder), resolution, folder), []
+        images = _fits(sp_set.load_images(folder), resolution, folder)
+        left = sorted(set(picture_files(folder)).difference(posixpath.normpath(name) for name in images.ids))
+        said = f"{len(left)} pictures are not in metadata.jsonl and not searched, such as {left[0]}" if left else ""
+        return images, [said] if said else []
     return load_folder(folder, resolution, "")
 
 

@@ -60,14 +60,15 @@ def decoded_text(content: bytes) -> str:
         raise Unreadable(f"line {line} is not {encoding.upper()}: save it as UTF-8") from None
 
 
-def _read(path: Path, limit: int = -1) -> str:
+def read_text(path: Path, limit: int = -1) -> str:
+    """A text file, `decoded_text` of its first `limit` bytes. Raises Unreadable for what is no regular file."""
     with open_regular(path) as file:
         return decoded_text(file.read(limit))
 
 
 def _table_text(path: Path) -> str:
     try:
-        return _read(path)
+        return read_text(path)
     except Unreadable as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -131,10 +132,11 @@ def table_rows(path: Path) -> Iterator[Row]:
         name = next((row[field] for field in PATH_FIELDS if isinstance(row.get(field), str) and row[field]), None)
         if name is None:
             raise UserError(f'{path}, row {number}: each needs {{"path": ...}} and may have {{"caption": ...}}')
-        yield Row(name, _caption(row))
+        yield Row(name, caption_of(row))
 
 
-def _caption(row: dict) -> str | None:
+def caption_of(row: dict) -> str | None:
+    """The caption in a row of a table, or None."""
     texts = (row.get(field) for field in CAPTION_FIELDS)
     caption = next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
     return caption and caption.encode("utf-8", "replace").decode()  # half of a character pair becomes "?"
@@ -143,21 +145,21 @@ def _caption(row: dict) -> str | None:
 def _json_rows(path: Path, pictures: list[str]) -> Iterator[Row]:
     """Of kohya's table, or of a JSON object beside its picture. Raises Unreadable where it is no JSON."""
     try:
-        content = json.loads(_read(path))
+        content = json.loads(read_text(path))
     except (ValueError, RecursionError):
         raise Unreadable("not JSON") from None
     if isinstance(content, list):
         for entry in content:
             name = next((entry[f] for f in PATH_FIELDS if f in entry), None) if isinstance(entry, dict) else None
-            if isinstance(name, str) and (caption := _caption(entry)) is not None:
+            if isinstance(name, str) and (caption := caption_of(entry)) is not None:
                 yield Row(name, caption)
     if not isinstance(content, dict):
         return
     for name in pictures:
-        yield Row(name, _caption(content))
+        yield Row(name, caption_of(content))
     if not pictures:
         for name, entry in content.items():
-            if isinstance(entry, dict) and (caption := _caption(entry)) is not None:
+            if isinstance(entry, dict) and (caption := caption_of(entry)) is not None:
                 yield Row(name, caption)
 
 
@@ -206,7 +208,7 @@ class _Folder:
         """Use a text file as the caption of the picture beside it; False if there is no picture of that name."""
         pictures = self.matches(_stem(text))
         try:
-            lines = _read(self.root / text, MAX_TEXT).splitlines() if pictures else []
+            lines = read_text(self.root / text, MAX_TEXT).splitlines() if pictures else []
         except Unreadable as error:
             self.notes.append(f"{text}: caption left out ({error})")
             return True

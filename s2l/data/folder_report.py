@@ -140,11 +140,14 @@ def _differences(members: Photos, nonmembers: Photos) -> tuple[str, ...]:
 # --- as text -----------------------------------------------------------------------------------
 
 
-def report_lines(report: Mapping[str, Any]) -> list[str]:
-    """The report as lines of text; `report` is its record."""
+def folder_lines(report: Mapping[str, Any] | None) -> list[str]:
+    """The report as lines of text; `report` is its record, or None for a lab's photos, which need none."""
+    if report is None:
+        return []
     lines = _lines("members", report["members"]) + _lines("held-out photos", report["nonmembers"])
     lines.append(f"between the folders: {_copies(report['near_copies'])}")
-    return lines + [f"the folders differ: {difference}" for difference in report["differences"]]
+    lines += [f"the folders differ: {difference}" for difference in report["differences"]]
+    return [line[0].upper() + line[1:] for line in lines]
 
 
 def _lines(what: str, facts: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from s2l.worlds.people import photo_hash
 MIN_SIDE = 32  # pixels; smaller files are thumbnails, not photos
 IN_MEMORY = 2**28  # bytes; larger arrays lie in a file
 ROWS = 64  # images that are copied at once
+NOTED = 20  # photos that are named for one reason; the others are counted
 MEMBER_TOO = "among the members too"  # why a held-out photo is left out
 SIDE_FILES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet", ".md", ".yaml", ".safetensors", ".npz")
 
@@ -239,6 +240,13 @@ def read_photos(
     hashes: dict[str, str] = {}
     traits: list[Traits] = []
     left_out: dict[str, list[str]] = {}
+
+    def leave_out(name: str, reason: str, text: str) -> None:
+        names = left_out.setdefault(reason, [])
+        names.append(name)
+        if text and len(names) <= NOTED:
+            notes.append(f"{name}: {text}")
+
     for position in order:
         if len(kept) == wanted:
             break
@@ -246,29 +254,30 @@ def read_photos(
         try:
             picture = decode(photo.path)
         except Unreadable as error:
-            notes.append(f"{photo.name}: unreadable ({error})")
-            left_out.setdefault(f"unreadable: {str(error).split(':')[0]}", []).append(photo.name)
+            leave_out(photo.name, f"unreadable: {str(error).split(':')[0]}", f"unreadable ({error})")
             continue
         image = picture.image
         if min(image.size) < MIN_SIDE:
-            size = f"{image.width}x{image.height} pixels"
-            notes.append(f"{photo.name}: {size}, too small (at least {MIN_SIDE})")
-            left_out.setdefault(f"smaller than {MIN_SIDE} pixels", []).append(photo.name)
+            text = f"{image.width}x{image.height} pixels, too small (at least {MIN_SIDE})"
+            leave_out(photo.name, f"smaller than {MIN_SIDE} pixels", text)
             continue
         if picture.note:
             notes.append(f"{photo.name}: {picture.note}")
         pixels = square(image, resolution)
         content = photo_hash(pixels)
         if content in known:
-            left_out.setdefault(MEMBER_TOO, []).append(photo.name)
+            leave_out(photo.name, MEMBER_TOO, "")
         elif content in hashes:
-            notes.append(f"{photo.name}: the same picture as {hashes[content]}, left out")
-            left_out.setdefault("the same picture as another", []).append(photo.name)
+            text = f"the same picture as {hashes[content]}, left out"
+            leave_out(photo.name, "the same picture as another", text)
         else:
             filled[len(kept)] = pixels.transpose(2, 0, 1)
             traits.append(picture.traits)
             hashes[content] = photo.name
             kept.append(position)
+    for reason, names in left_out.items():
+        if len(names) > NOTED and reason != MEMBER_TOO:
+            notes.append(f"{len(names) - NOTED} more were left out, {reason}")
     if twice := len(left_out.get(MEMBER_TOO, ())):
         notes.append(f"{twice} non-members are also members and were left out")
     if not kept:

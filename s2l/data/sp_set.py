@@ -20,6 +20,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from s2l.config import PromptPart, SamplerConfig, SPSetConfig
+from s2l.data.captions import caption_of, read_text
 from s2l.data.decode import Unreadable, decode
 from s2l.data.domain import ImageSet
 from s2l.data.photos import pixel_array
@@ -134,9 +135,16 @@ def load_images(folder: str | Path) -> ImageSet:
     if not metadata.exists():
         raise UserError(f"{folder} is not an image set: it has no metadata.jsonl")
     try:
-        rows = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines()]
-        names, captions = (tuple(row[field] for row in rows) for field in ("file_name", "text"))
-    except (ValueError, KeyError, TypeError):
+        rows = [json.loads(line) for line in read_text(metadata).split("\n") if line.strip()]
+        names = tuple(row["file_name"] for row in rows)
+        # This program's own captions stay as they are, to the last space.
+        texts = (row["text"] if isinstance(row.get("text"), str) else caption_of(row) for row in rows)
+        captions = tuple(text for text in texts if text is not None)
+        if len(captions) < len(names) or not all(isinstance(name, str) for name in names):
+            raise ValueError
+    except Unreadable as error:
+        raise UserError(f"{metadata}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f'{metadata}: each line needs {{"file_name": ..., "text": ...}}') from None
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

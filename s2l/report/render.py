@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from s2l import __version__, figures
+from s2l.data.folder_report import folder_lines
 from s2l.record import BOTH, Blind, RunRecord, Timing, Training
 from s2l.report.findings import (
     Row,
@@ -265,6 +266,7 @@ def render_html(result: Result, pictures: dict[str, bytes]) -> str:
         confidence=percent(config.audit.confidence),
         sections=_sections(result, pictures),
         split=split_sentence(record, config),
+        folder_lines=folder_lines(record["domain"].get("report")),
         limits=limits(record, config),
         seeds=seeds(config),
         stages=_stage_rows(record["stages"]),
