@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from s2l import __version__, figures
-from s2l.data.folder_report import folder_lines
 from s2l.record import BOTH, Blind, RunRecord, Timing, Training
 from s2l.report.findings import (
     Row,
@@ -251,6 +250,8 @@ def render_html(result: Result, pictures: dict[str, bytes]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["minus"] = lambda text: re.sub(r"(?<!\w)-(?=\d)", "−", text)
+    from s2l.data.folder_report import folder_lines  # loads torch
+
     return environment.get_template("report.html.j2").render(
         config=config,
         record=record,
