@@ -392,9 +392,12 @@ class Control(TypedDict):
     high: Annotated[float, "the upper end of its interval"]
     confounded: Annotated[
         bool,
-        "true if even `low` is above .5: the sets differ by themselves, and the attacks' AUC is not only leakage",
+        "true if `p_value` is at most .025: the sets differ by themselves, and the attacks' AUC is not only leakage",
     ]
     method: Annotated[str, "how it was measured"]
+    p_value: NotRequired[
+        Annotated[float, "one-sided, by exchanging the labels at random; older results have none and judged by `low`"]
+    ]
     fine: NotRequired[Annotated[FineDifference, "only for folders of one's own: a lab's split is random"]]
 
 

@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 from s2l.data.domain import ImageSet, MembershipSplit
 from s2l.labs import shipped_lab
 from s2l.measure.control import blind_control
-from s2l.measure.fine import GROUPS, LEVEL, fine_control
+from s2l.measure.exchange import LEVEL, exchange_test
+from s2l.measure.fine import GROUPS, fine_control
 
 N = 40
 
@@ -78,12 +79,36 @@ def test_pooled_pixels_do_not_see_it(photos):
 
 
 def test_a_random_split_is_seldom_called_different(photos):
-    """At most LEVEL of random splits: 60 of them give no evidence against it."""
-    rng, alarms, trials = np.random.default_rng(3), 0, 60
+    """At most LEVEL of random splits: 40 of them give no evidence against it."""
+    rng, alarms, trials = np.random.default_rng(3), 0, 40
     for _ in range(trials):
         order = rng.permutation(len(photos))
         alarms += fine_control(split(*([photos[i] for i in part] for part in (order[:20], order[20:40])))).differ
     assert binomtest(alarms, trials, LEVEL, "greater").pvalue > 0.01
+
+
+def test_the_test_behind_both_controls_is_exact():
+    """Whatever the features and however few photos: at most LEVEL of random splits have so small a p-value."""
+    rng, trials = np.random.default_rng(0), 300
+    low = sum(exchange_test(rng.standard_cauchy((24, 6)), 8)[1] <= LEVEL for _ in range(trials))
+    assert 0 < low and binomtest(low, trials, LEVEL, "greater").pvalue > 0.01
+    auc, p_value = exchange_test(np.r_[np.zeros((20, 1)), np.ones((20, 1))], 20)
+    assert auc == 1 and p_value < 0.01
+
+
+@pytest.mark.parametrize("seed", [5, 17, 26])
+def test_the_coarse_control_is_judged_by_that_test_and_not_by_its_interval(photos, seed):
+    """Random splits whose interval lies above .5, which it does far too often: its folds are not independent."""
+    order = np.random.default_rng(seed).permutation(len(photos))
+    control = blind_control(split([photos[i] for i in order[:20]], [photos[i] for i in order[20:40]]))
+    assert control.low > 0.5 and not control.confounded and control.p_value > 0.1
+
+
+def test_a_large_photo_is_looked_at_in_its_middle_where_blocks_stay_in_place(photos):
+    """Compression is seen in the same way, in the time of a small photo."""
+    large = [np.tile(photo, (5, 5, 1)) for photo in photos[:40]]
+    found = fine_control(split(large[:20], [jpeg(75)(photo) for photo in large[20:]]))
+    assert found.differ and found.reason == "compression or noise"
 
 
 def test_sides_of_different_size_and_very_small_pictures(photos):

@@ -2,7 +2,7 @@
 
 A split whose non-members were saved in another JPEG quality gives itself away in the pixels' finest differences, and
 the attacks take it for membership. So here a classifier sees only such differences, never the model. Its AUC is judged
-by a permutation test, which is exact: the same folds and features with the labels exchanged at random.
+by exchanging the labels (exchange.py), which is exact.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 from scipy.fft import dctn
-from scipy.stats import rankdata
-from sklearn.model_selection import KFold
 
-from s2l.data.domain import MembershipSplit
+from s2l.data.domain import ImageSet, MembershipSplit
+from s2l.measure.exchange import FOLDS, LEVEL, PERMUTATIONS, exchange_test, out_of_fold
 
-LEVEL = 0.025  # of the warning: how often a random split is called different
-PERMUTATIONS = 400
-FOLDS = 5
-MOST = 1000  # photos of each side that are looked at
-RIDGE = 0.1  # of the linear classifier, per photo and standardised feature
+MOST = 500  # photos of each side that are looked at, spread evenly
+LOOK = 128  # pixels of a photo's centre that are looked at: as fine as the whole, and faster
 BLOCK = 8  # JPEG's blocks
 GROUPS = {"compression or noise": slice(0, 13), "sharpness": slice(13, 20), "colour": slice(20, 28)}
 
@@ -31,7 +27,7 @@ class FineControl:
     """What tells two folders apart at the finest scale.
 
     auc        out-of-fold AUC of the classifier; about .5 for a random split
-    p_value    share of exchanged labels with an AUC at least as high: one-sided
+    p_value    of `exchange_test`, one-sided
     differ     whether `p_value` is at most LEVEL
     reason     the group of features that tells the two apart best on its own: a key of GROUPS
     by_group   {group: distance between the folders by its features alone, in standard deviations}
@@ -79,29 +75,19 @@ def _features(image: np.ndarray) -> np.ndarray:
     return np.array([*blocky, *bands, *detail, *noise, *sharp, *colour])
 
 
-def _scores(x: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    """Out-of-fold ridge regression for every column of labels: x (N, F), labels (N, P) of 0 and 1 to (N, P)."""
-    scores = np.zeros(labels.shape)
-    for train, test in KFold(min(FOLDS, len(x)), shuffle=True, random_state=seed).split(x):
-        mean, spread = x[train].mean(axis=0), x[train].std(axis=0) + 1e-9
-        a, b = (x[train] - mean) / spread, (x[test] - mean) / spread
-        hat = b @ np.linalg.solve(a.T @ a + RIDGE * len(train) * np.eye(a.shape[1]), a.T)
-        centre = labels[train].mean(axis=0)
-        scores[test] = hat @ (labels[train] - centre) + centre - labels.mean(axis=0)
-    return scores
-
-
-def _aucs(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N, P), (N, P) to (P,)."""
-    ranks, members = rankdata(scores, axis=0), labels.sum(axis=0)
-    return ((ranks * labels).sum(axis=0) - members * (members + 1) / 2) / (members * (len(labels) - members))
-
-
 def _distance(x: np.ndarray, truth: np.ndarray, seed: int) -> float:
     """How far the out-of-fold scores of the two folders are apart, in standard deviations of one folder."""
-    scores = _scores(x, truth[:, None], seed)[:, 0]
+    scores = out_of_fold(x, truth[:, None], seed)[:, 0]
     mine, theirs = scores[truth == 1], scores[truth == 0]
     return float((mine.mean() - theirs.mean()) / (np.sqrt((mine.var() + theirs.var()) / 2) + 1e-9))
+
+
+def _looked_at(photos: ImageSet) -> list[np.ndarray]:
+    """The centres of at most MOST photos: (h, w, 3) uint8. JPEG's blocks stay where they are in the whole photo."""
+    height, width = photos.images.shape[2:]
+    top, left = (max(0, (side - LOOK) // 2) // BLOCK * BLOCK for side in (height, width))
+    chosen = np.linspace(0, len(photos) - 1, min(MOST, len(photos))).round().astype(int)
+    return [photos.images[i, :, top : top + LOOK, left : left + LOOK].permute(1, 2, 0).numpy() for i in chosen]
 
 
 def fine_control(split: MembershipSplit, seed: int = 0) -> FineControl:
@@ -109,19 +95,17 @@ def fine_control(split: MembershipSplit, seed: int = 0) -> FineControl:
 
     Raises ValueError when a side has fewer than two photos.
     """
-    sides = [part.images.permute(0, 2, 3, 1).numpy()[:MOST] for part in (split.members, split.nonmembers)]
+    sides = [_looked_at(part) for part in (split.members, split.nonmembers)]
     n_members, n_others = map(len, sides)
     if min(n_members, n_others) < 2:
         raise ValueError("the blind control needs at least two members and two held-out photos")
     x = np.array([_features(image) for side in sides for image in side])
-    rng = np.random.default_rng(seed)
+    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
+    auc, p_value = exchange_test(x, n_members, seed)
     truth = np.r_[np.ones(n_members), np.zeros(n_others)]
-    labels = np.stack([truth, *(rng.permutation(truth) for _ in range(PERMUTATIONS))], axis=1)
-    aucs = _aucs(_scores(x, labels, seed), labels)
     by_group = {name: _distance(x[:, part], truth, seed) for name, part in GROUPS.items()}
-    p_value = float((aucs >= aucs[0]).mean())  # the observed one counts: never 0
     return FineControl(
-        auc=float(aucs[0]),
+        auc=auc,
         p_value=p_value,
         differ=p_value <= LEVEL,
         reason=max(by_group, key=by_group.__getitem__),

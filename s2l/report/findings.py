@@ -357,9 +357,10 @@ def control_warning(control: Control | None) -> str:
         )
     if control is None or not control["confounded"]:
         return ""
+    judged = f"p {_is(control['p_value'])}" if "p_value" in control else "entirely above .5"
     return (
         "This split is confounded: a classifier that never sees the model tells members from held-out photos with an "
-        f"AUC of {control['auc']:.2f} (interval {control['low']:.2f} to {control['high']:.2f}, entirely above .5). "
+        f"AUC of {control['auc']:.2f} (interval {control['low']:.2f} to {control['high']:.2f}, {judged}). "
         "The two sets already differ without any model, so part of every AUC below is not leakage."
     )
 
