@@ -91,7 +91,7 @@ def test_the_test_behind_both_controls_is_exact():
     """Whatever the features and however few photos: at most LEVEL of random splits have so small a p-value."""
     rng, trials = np.random.default_rng(0), 300
     low = sum(exchange_test(rng.standard_cauchy((24, 6)), 8)[1] <= LEVEL for _ in range(trials))
-    assert 0 < low and binomtest(low, trials, LEVEL, "greater").pvalue > 0.01
+    assert low > 0 and binomtest(low, trials, LEVEL, "greater").pvalue > 0.01
     auc, p_value = exchange_test(np.r_[np.zeros((20, 1)), np.ones((20, 1))], 20)
     assert auc == 1 and p_value < 0.01
 

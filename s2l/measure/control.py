@@ -4,8 +4,9 @@ If so, the split is confounded (other dates, other cameras, other captions) and 
 nothing about the model: a mistake in many published evaluations (Duan et al. 2024, Das et al.
 2024). A random split of one distribution must give an AUC around .5 here.
 
-The interval of the AUC takes the photos' scores as independent, which those of a cross-validation are not: it lies above
-.5 for far more random splits than 2.5 %. So the verdict is that of an exact test (exchange.py) on the same features.
+The interval of the AUC takes the photos' scores as independent, which those of a cross-validation are not: it lies
+above .5 for far more random splits than 2.5 %. So the verdict is that of an exact test (exchange.py) on the same
+features.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether features tell two groups of photos apart: a linear classifier, judged by exchanging the labels at random.
 
 The test is exact. Folds and features do not depend on the labels, so under a random split the true labels are one more
-exchange, and the p-value is at most LEVEL in at most LEVEL of such splits, whatever the features and however few photos.
+exchange: the p-value is at most LEVEL in at most LEVEL of such splits, whatever the features and however few photos.
 An interval of a cross-validated AUC does not have this property: its folds are not independent.
 """
 
@@ -38,7 +38,7 @@ def _aucs(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def exchange_test(x: np.ndarray, n_members: int, seed: int = 0) -> tuple[float, float]:
     """(out-of-fold AUC, one-sided p-value) of features x (N, F) whose first `n_members` rows are the members'.
 
-    The p-value is the share of exchanged labels with an AUC at least as high; the observed one counts, so it is never 0.
+    The p-value is the share of exchanged labels with an AUC at least as high; the observed one counts: it is never 0.
     """
     rng, truth = np.random.default_rng(seed), (np.arange(len(x)) < n_members).astype(float)
     labels = np.stack([truth, *(rng.permutation(truth) for _ in range(PERMUTATIONS))], axis=1)
