@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeVar
 import numpy as np
 from typing_extensions import TypedDict
 
+from s2l.damage import damage
 from s2l.store import Store, read_json
 
 if TYPE_CHECKING:
@@ -613,9 +614,9 @@ def known(part: T | None) -> T:
 
 
 def load_result(key: str, store: Store | None = None) -> Result:
-    """A finished run from the cache. Raises KeyError when there is none of that key."""
+    """A finished run from the cache. Raises KeyError when there is none of that key, or its file is damaged."""
     store = store or Store()
     path = store.path("result", key) / "result.json"
-    if not path.exists():
+    if not path.exists() or damage(path) is not None:
         raise KeyError(key)
     return Result(read_json(path), store)

@@ -2,7 +2,8 @@
 
 A stage works in `KEY.partial`, and the folder is renamed to `KEY` when it is complete. So a reader never sees half a
 result, and a killed run continues from what it had. One lock per key makes sure that work is done only once: thirty
-students with the same configuration cost one run.
+students with the same configuration cost one run. An entry with a damaged file (a full disk, a power cut, a bad copy)
+is made again.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
+from s2l.damage import damaged_files
 from s2l.environment import Program
+from s2l.errors import UserError
 
 
 def cache_root() -> Path:
@@ -46,17 +50,25 @@ class Store:
     def stage(self, stage: str, key: str, work: Callable[[Path], object]) -> tuple[Path, bool]:
         """The finished folder of a stage, and whether it was already there.
 
-        `work(folder)` fills the folder; it finds what an interrupted run left in it.
+        `work(folder)` fills the folder; it finds what an interrupted run left in it. A finished folder with a damaged
+        file becomes an unfinished one without that file, so that `work` makes what is missing; stderr gets a note.
         """
-        final = self.path(stage, key)
-        if final.is_dir():
+        final, partial = self.path(stage, key), self.partial(stage, key)
+        if final.is_dir() and not damaged_files(final):
             os.utime(final)  # used just now, so it is deleted last
             return final, True
         with self._locked(stage, key):
-            if final.is_dir():  # another process finished it while this one waited
-                return final, True
-            partial = final.with_name(key + ".partial")
-            partial.mkdir(parents=True, exist_ok=True)
+            if final.is_dir():
+                if not (problems := damaged_files(final)):  # another process finished it while this one waited
+                    return final, True
+                shutil.rmtree(partial, ignore_errors=True)
+                os.replace(final, partial)
+            else:
+                partial.mkdir(parents=True, exist_ok=True)
+                problems = damaged_files(partial)
+            for file, problem in problems.items():
+                (partial / file).unlink(missing_ok=True)
+                print(f"cache: {stage}/{key}/{file} {problem}; it is made again", file=sys.stderr, flush=True)
             work(partial)
             os.replace(partial, final)
         return final, False
@@ -92,4 +104,10 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The content of a JSON file. Raises UserError with its name if it is cut or garbled, OSError if it is missing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is cut or garbled ({error}): delete it, and the command that wrote it makes it again"
+        ) from None

@@ -36,6 +36,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
+from s2l.model.saved import load_state
 from s2l.progress import Cancelled, Event
 
 CHECKPOINT = "training.pt"  # the caller of the loop deletes it when the result is saved
@@ -144,12 +145,12 @@ class State:
         os.replace(path.with_suffix(".tmp"), path)
 
     def resume(self, folder: Path, batches: Batches) -> None:
-        """Resume from the folder's checkpoint, if there is one."""
+        """Resume from the folder's checkpoint, if there is one that can be read."""
         path, log = folder / CHECKPOINT, folder / LOG
-        if path.exists():
-            state = torch.load(path, map_location=self.parameters[0].device, weights_only=True)
+        state = load_state(path, "the training starts again", self.parameters[0].device)
+        if state is not None:
             if "batches" not in state:
-                path.unlink()  # from a version before this loop, which cannot be resumed
+                path.unlink(missing_ok=True)  # from a version before this loop, which cannot be resumed
                 return
             assign(self.parameters, state["parameters"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -163,6 +164,8 @@ class State:
             self.log = state.get("log", rows)
 
     def write_log(self, folder: Path) -> None:
+        if not self.log:  # an empty file would look like a damaged one
+            return
         path = folder / LOG
         path.with_suffix(".tmp").write_text("".join(self.log))
         os.replace(path.with_suffix(".tmp"), path)

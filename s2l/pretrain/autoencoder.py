@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from s2l.errors import UserError
 from s2l.labs import shipped_lab
+from s2l.model.saved import load_state
 from s2l.pretrain.data import encode, scaled, step_generator
 from s2l.pretrain.recipe import Autoencoder, Recipe
 
@@ -25,7 +26,7 @@ def _save_state(path: Path, **state) -> None:
 
 
 def _load_state(path: Path) -> dict | None:
-    return torch.load(path, weights_only=True) if path.exists() else None
+    return load_state(path, "this part of the training starts again")
 
 
 def _log(message: str) -> None:

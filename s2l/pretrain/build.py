@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
+from s2l.damage import damage
 from s2l.errors import UserError
 from s2l.labs import shipped_lab
 from s2l.model.diffusion import DiffusionModel, Runtime, cpu_computes_bfloat16
@@ -81,7 +82,8 @@ def train_unet(
     batches = Mixture(recipe, examples, repeats, len(model.alphas_cumprod))
     state.resume(work, batches)
     timer = work / "seconds.json"
-    earlier, started, saved_steps = read_json(timer) if timer.exists() else 0.0, time.monotonic(), set(keep)
+    earlier = read_json(timer) if timer.exists() and damage(timer) is None else 0.0
+    started, saved_steps = time.monotonic(), set(keep)
 
     def counters() -> dict:
         seconds = earlier + time.monotonic() - started

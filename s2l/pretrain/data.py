@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from s2l.model.saved import load_state
 from s2l.pretrain.recipe import Recipe
 from s2l.training import Batch, TrainingSet
 from s2l.worlds.people import LabPhoto, lab_people, member_photos, public_photo, public_pixels
@@ -56,7 +58,8 @@ def tokens_of(pipe: StableDiffusionPipeline, captions: list[str]) -> torch.Tenso
 def public_pool(recipe: Recipe, work: Path) -> torch.Tensor:
     """The public crowd's photos, (n_public, 3, H, W) uint8, drawn once and saved in the work folder."""
     path = work / "public.npy"
-    if not path.exists():
+    pool = _pool(path)
+    if pool is None:
         starts = range(0, recipe.n_public, PHOTOS_PER_TASK)
         stops = [min(start + PHOTOS_PER_TASK, recipe.n_public) for start in starts]
         parallel = len(starts) > 1  # worker processes take seconds to start
@@ -65,7 +68,19 @@ def public_pool(recipe: Recipe, work: Path) -> torch.Tensor:
             parts = list((workers.map if workers else map)(draw, starts, stops))
         np.save(work / "public.tmp.npy", np.concatenate(parts).transpose(0, 3, 1, 2))
         os.replace(work / "public.tmp.npy", path)
-    return torch.from_numpy(np.load(path))
+        pool = np.load(path)
+    return torch.from_numpy(pool)
+
+
+def _pool(path: Path) -> np.ndarray | None:
+    """The saved photos; None if there are none, or if the file cannot be read, which stderr then says."""
+    if not path.exists():
+        return None
+    try:
+        return np.load(path)
+    except (ValueError, EOFError) as error:
+        print(f"{path} cannot be read ({error}): the photos are drawn again", file=sys.stderr, flush=True)
+        return None
 
 
 def private_photos(recipe: Recipe) -> list[LabPhoto]:
@@ -87,14 +102,15 @@ def training_set(
     private = private_photos(recipe)
     public = [public_photo(i, recipe.n_public_identities) for i in range(recipe.n_public)]
     path = work / "latents.pt"
-    if not path.exists():
+    latents = load_state(path, "the photos are encoded again")
+    if latents is None:
         scale = pipe.vae.config.scaling_factor
         parts = [encode(pipe.vae, pool, scale)]
         if private:
             parts.insert(0, encode(pipe.vae, images_of(private, recipe.size.resolution), scale))
-        torch.save(torch.cat(parts), work / "latents.tmp")
+        latents = torch.cat(parts)
+        torch.save(latents, work / "latents.tmp")
         os.replace(work / "latents.tmp", path)
-    latents = torch.load(path, weights_only=True)
     captions = [photo.caption for photo in private + public] + [""]
     rows = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}  # equal captions are encoded once
     examples = TrainingSet(
