@@ -108,7 +108,7 @@ def _draw_roc(ax: Axes, result: Result, attack: str, c: Palette, log: bool, titl
 def roc_figure(result: Result, attack: str, log: bool = False, dark: bool = False) -> Figure:
     """One attack's ROC curve before and after fine-tuning, with AUC, interval and a 95 % band on each line."""
     c = palette(dark)
-    figure = new_figure(7.4, 7.2, c)
+    figure = new_figure(6.2, 6.1, c)  # small enough that its text can be read on a telephone
     _draw_roc(figure.add_subplot(), result, attack, c, log, result.record["attacks"][attack]["title"])
     return figure
 
@@ -136,10 +136,10 @@ def _roc_rows(result: Result, attacks: Sequence[str], dark: bool) -> Figure:
     return figure
 
 
-def loss_figure(log_rows: Sequence[LogLine], dark: bool = False) -> Figure:
-    """Training loss per step and its running mean; `log_rows` have "step" and "loss"."""
+def loss_figure(log_rows: Sequence[LogLine], dark: bool = False, narrow: bool = False) -> Figure:
+    """Training loss per step and its running mean; `log_rows` have "step" and "loss". `narrow`: for a telephone."""
     c = palette(dark)
-    figure = new_figure(9, 4.6, c)
+    figure = new_figure(5 if narrow else 9, 4.6, c)
     ax = figure.add_subplot()
     if not log_rows:
         note(ax, c, "no training steps")
@@ -155,7 +155,7 @@ def loss_figure(log_rows: Sequence[LogLine], dark: bool = False) -> Figure:
     tidy(ax, c, "training step", "denoising loss")
     ax.set_ylim(bottom=0)
     ax.margins(x=0.01)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(4 if narrow else 6, integer=True))
     ax.legend(fontsize=SMALL, frameon=False, labelcolor=c.ink, loc="upper right")
     return figure
 

@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from s2l.record import Result
 
 
+WIDE, NARROW = (14, 5), (5, 8.4)  # inches: two panels beside each other; below each other, for a telephone
+
+
 def _two_histograms(
-    figure: Figure | SubFigure, panels: dict[str, tuple[np.ndarray, np.ndarray]], c: Palette, xlabel: str
+    figure: Figure | SubFigure,
+    panels: dict[str, tuple[np.ndarray, np.ndarray]],
+    c: Palette,
+    xlabel: str,
+    narrow: bool = False,
 ) -> list[Axes]:
-    """One panel per key, on shared axes: members filled, held-out photos outlined, both as shares."""
+    """One panel per key, on shared axes: members filled, held-out photos outlined, both as shares.
+
+    The panels stand beside each other; `narrow`: below each other.
+    """
     from s2l.measure.metrics import histogram
 
     members, nonmembers = (np.concatenate([pair[i] for pair in panels.values()]) for i in (0, 1))
@@ -26,31 +36,36 @@ def _two_histograms(
     edges = np.array(histogram(members, nonmembers, bins).edges)
     axes: list[Axes] = []
     for i, (title, (m, n)) in enumerate(panels.items()):
+        rows, columns = (len(panels), 1) if narrow else (1, len(panels))
         ax = figure.add_subplot(
-            1, len(panels), i + 1, sharex=axes[0] if axes else None, sharey=axes[0] if axes else None
+            rows, columns, i + 1, sharex=axes[0] if axes else None, sharey=axes[0] if axes else None
         )
         shares = [np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0] / len(x) for x in (m, n)]
         ax.stairs(shares[0], edges, fill=True, color=c.members, alpha=0.55, label=f"members ({len(m)})")
         ax.stairs(shares[1], edges, color=c.nonmembers, linewidth=2.4, label=f"held-out photos ({len(n)})")
-        tidy(ax, c, xlabel, "share of photos" if i == 0 else "", title)
+        last = i == len(panels) - 1
+        tidy(ax, c, xlabel if last or not narrow else "", "share of photos" if i == 0 or narrow else "", title)
+        if narrow:
+            ax.xaxis.set_label_coords(0, -0.2)  # beside the axis' power of ten, not below it
+            ax.xaxis.label.set_horizontalalignment("left")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
-        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.xaxis.set_major_locator(MaxNLocator(4 if narrow else 6))
         ax.xaxis.set_major_formatter(powers())
         ax.xaxis.get_offset_text().set(fontsize=SMALL, color=c.muted)
         ax.margins(x=0.01)
         axes.append(ax)
     figure.legend(
         *axes[0].get_legend_handles_labels(), fontsize=SMALL, frameon=False, labelcolor=c.ink,
-        loc="outside upper right", ncols=2,
+        loc="outside upper left" if narrow else "outside upper right", ncols=1 if narrow else 2,
     )  # fmt: skip
     return axes
 
 
-def score_histogram_figure(result: Result, attack: str, dark: bool = False) -> Figure:
+def score_histogram_figure(result: Result, attack: str, dark: bool = False, narrow: bool = False) -> Figure:
     """How one attack scores members and held-out photos, before and after; where they overlap, it cannot tell."""
     c = palette(dark)
-    figure = new_figure(14, 5, c)
-    _score_histograms(figure, result, attack, c)
+    figure = new_figure(*(NARROW if narrow else WIDE), c)
+    _score_histograms(figure, result, attack, c, narrow)
     return figure
 
 
@@ -64,19 +79,22 @@ def histograms_all(result: Result, dark: bool = False) -> Figure:
     return figure
 
 
-def _score_histograms(figure: Figure | SubFigure, result: Result, attack: str, c: Palette) -> None:
+def _score_histograms(
+    figure: Figure | SubFigure, result: Result, attack: str, c: Palette, narrow: bool = False
+) -> None:
     title = result.record["attacks"][attack]["title"]
     panels = {f"{title}, {when}": result.scores(attack, when) for when in ("before", "after")}
-    _two_histograms(figure, panels, c, "score (higher = more likely a member)")
+    words = "score (higher: a member)" if narrow else "score (higher = more likely a member)"
+    _two_histograms(figure, panels, c, words, narrow)
 
 
-def distance_histogram_figure(result: Result, dark: bool = False) -> Figure:
+def distance_histogram_figure(result: Result, dark: bool = False, narrow: bool = False) -> Figure:
     """How close the nearest generation is to each member and, as the control, to each held-out photo.
 
     "perfect copy" marks the distance that the autoencoder alone causes: no generation can be closer on average.
     """
     c = palette(dark)
-    figure = new_figure(14, 5, c)
+    figure = new_figure(*(NARROW if narrow else WIDE), c)
     record = result.record["extraction"]
     if record is None:
         note(figure.add_subplot(), c, "no training photos to compare with")
@@ -87,7 +105,7 @@ def distance_histogram_figure(result: Result, dark: bool = False) -> Figure:
         title = f"{when}: {members['distinct']} of {members['n_references']} extracted"
         panels[title] = np.array(members["distances"]), np.array(control["distances"])
     delta, floor = record["after"]["delta"], record["floor"]["mean"]
-    axes = _two_histograms(figure, panels, c, "l2 to the nearest generation")
+    axes = _two_histograms(figure, panels, c, "l2 to the nearest generation", narrow)
     axes[0].set_ylim(top=1.15 * axes[0].get_ylim()[1])  # room for the lines' names; the panels share the axis
     for ax in axes:
         ax.axvline(delta, color=c.after, linewidth=2.2)

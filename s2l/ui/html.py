@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -111,11 +111,18 @@ def _svg(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def drawing(light: Figure, dark: Figure, alt: str) -> Markup:
-    """A figure for both themes, light and dark: the style sheet shows one of the two."""
+def drawing(draw: Callable[[bool, bool], Figure], alt: str) -> Markup:
+    """A figure for both themes and for a telephone: `draw(dark, narrow)` makes each of the four.
+
+    The style sheet shows one theme, and the browser takes the narrow figure where the screen is.
+    """
+    frame = Markup(
+        '<div class="drawing only-{}"><picture><source media="(max-width: 480px)" srcset="{}">'
+        '<img src="{}" alt="{}"></picture></div>'
+    )
     return Markup("").join(
-        Markup('<div class="drawing only-{}"><img src="{}" alt="{}"></div>').format(name, _svg(figure), alt)
-        for name, figure in (("light", light), ("dark", dark))
+        frame.format(name, _svg(draw(dark, True)), _svg(draw(dark, False)), alt)
+        for name, dark in (("light", False), ("dark", True))
     )
 
 
@@ -130,7 +137,7 @@ def loss_curve(loss: list[list[float]], total: int) -> Markup:
     """A live curve [[step, loss], ...] in the page's colours: a thin line for each step, a thick one for the mean."""
     if len(loss) < 2:
         return Markup()
-    width, height, left, bottom, top = 640, 190, 46, 24, 10
+    width, height, left, bottom, top = 640, 190, 62, 28, 10
     steps, values = [s for s, _ in loss], [v for _, v in loss]
     window = max(1, len(values) // 12)
     means = [sum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))]
@@ -144,7 +151,8 @@ def loss_curve(loss: list[list[float]], total: int) -> Markup:
 
     words = f"Training loss: {values[-1]:.3f} at step {steps[-1]}, mean of the last {window}: {means[-1]:.3f}"
     return Markup(
-        '<svg viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px" role="img" aria-label="{words}">'
+        '<svg class="curve" viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px" role="img" '
+        'aria-label="{words}">'
         '<path d="M{left},{top} V{base} H{right}" {line} opacity=".4"/>'
         '<text x="{before}" y="{below_top}" text-anchor="end">{highest:.2f}</text>'
         '<text x="{before}" y="{base}" text-anchor="end">0</text>'

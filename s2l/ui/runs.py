@@ -77,9 +77,9 @@ def remembered(result: Result, name: str, make: Callable[[], T]) -> T:
     return _DRAWN[key]
 
 
-def drawn(result: Result, name: str, draw: Callable[[bool], Figure], alt: str) -> Markup:
-    """A figure of a result for both themes."""
-    return remembered(result, name, lambda: html.drawing(draw(False), draw(True), alt))
+def drawn(result: Result, name: str, draw: Callable[[bool, bool], Figure], alt: str) -> Markup:
+    """A figure of a result for both themes and for a telephone; `draw(dark, narrow)`: see html.drawing."""
+    return remembered(result, name, lambda: html.drawing(draw, alt))
 
 
 def verdicts(result: Result) -> list[tuple[str, str, str]]:

@@ -135,6 +135,22 @@ def test_a_table_is_whole_on_a_small_screen(context, server, expect):
     assert cell.evaluate("e => getComputedStyle(e, '::before').content").startswith('"change')
 
 
+@pytest.mark.parametrize(("tab", "box"), [("attack", "#scores"), ("extraction", "#distances"), ("report", "#loss")])
+def test_a_figure_fits_a_telephone_and_hides_no_panel(context, server, expect, tab, box):
+    page = context.new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{server.url}?tab={tab}")
+    skip = page.locator("#quiz-skip, #quiz-skip-extraction").filter(visible=True).first
+    if tab != "report":
+        skip.click()
+    figure = page.locator(f"{box} .only-light img")
+    expect(figure).to_be_visible()
+    size = figure.evaluate("i => i.decode().then(() => [i.naturalWidth / i.naturalHeight, i.getBoundingClientRect()])")
+    assert size[0] < 1.2, "not the narrow figure"
+    assert size[1]["left"] >= 0 and size[1]["right"] <= 390
+    assert figure.evaluate("i => i.closest('.drawing').scrollWidth <= i.closest('.drawing').clientWidth")
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_screen(context, server, expect, width):
     page = context.new_page()

@@ -94,10 +94,11 @@ def our_table(name: str, table: dict) -> Markup:
     note = Markup("<p class=quiet>{} Made by <code>{}</code>.</p>").format(table_view.how(table), table["command"])
     if not table_view.plottable(table):
         return Markup("<h3>{}</h3>{}{}").format(table["title"], sheets, note)
-    light, dark = (table_view.plot(name, table, dark) for dark in (False, True))
     words = f"{table['title']}: the change of each row, with intervals; the numbers stand below"
     numbers = Markup("<details><summary>The numbers</summary>{}{}</details>").format(sheets, note)
-    return Markup("<h3>{}</h3>{}{}").format(table["title"], html.drawing(light, dark, words), numbers)
+    return Markup("<h3>{}</h3>{}{}").format(
+        table["title"], html.drawing(lambda dark, _: table_view.plot(name, table, dark), words), numbers
+    )
 
 
 def tables_html(folder: Path = RESULTS) -> Markup:

@@ -237,7 +237,7 @@ def histogram_html(result: Result) -> Markup:
 
     floor = result.extraction["floor"]["mean"]
     drawing = runs.drawn(
-        result, "distances", lambda dark: figures.distance_histogram_figure(result, dark),
+        result, "distances", lambda dark, narrow: figures.distance_histogram_figure(result, dark, narrow),
         "Histogram of the distances to the nearest generation, for training photos and held-out photos",
     )  # fmt: skip
     return html.block(

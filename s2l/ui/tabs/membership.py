@@ -206,7 +206,7 @@ def roc_html(result: Result, attack: str, log: bool) -> Markup:
     else:
         alt = f"ROC curve of {found['title']}: AUC {aucs} fine-tuning"
     name = f"{'log ' if log else ''}roc {attack}"
-    drawing = runs.drawn(result, name, lambda dark: figures.roc_figure(result, attack, log, dark), alt)
+    drawing = runs.drawn(result, name, lambda dark, _: figures.roc_figure(result, attack, log, dark), alt)
     dot = Markup() if log else Markup("<span class=dot></span>")
     return html.block(Markup('<div class="roc">{}{}</div>').format(drawing, dot))
 
@@ -286,7 +286,8 @@ def scores_html(result: Result, attack: str) -> Markup:
 
     title = result.record["attacks"][attack]["title"]
     drawing = runs.drawn(
-        result, f"histogram {attack}", lambda dark: figures.score_histogram_figure(result, attack, dark),
+        result, f"histogram {attack}",
+        lambda dark, narrow: figures.score_histogram_figure(result, attack, dark, narrow),
         f"Histogram of {title} scores of members and held-out photos, before and after: where they overlap, "
         "the attack cannot tell them apart",
     )  # fmt: skip

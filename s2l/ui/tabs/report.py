@@ -82,7 +82,10 @@ def loss_html(result: Result) -> Markup:
     if not rows:
         return Markup()
     curve = runs.drawn(
-        result, "loss", lambda dark: figures.loss_figure(rows, dark), f"Training loss over {len(rows)} steps"
+        result,
+        "loss",
+        lambda dark, narrow: figures.loss_figure(rows, dark, narrow),
+        f"Training loss over {len(rows)} steps",
     )
     return html.block(Markup('<h3>Training loss</h3><div class="narrow">{}</div>').format(curve))
 
