@@ -36,7 +36,7 @@ from s2l.record import Result
 from s2l.report.frames import export_frames
 from s2l.store import Store, read_json, write_json
 from s2l.tables import view as table_view
-from s2l.ui import first, html, layout, leak, live, own, quiz, runs
+from s2l.ui import effects, first, html, layout, leak, live, own, photo, quiz, runs, two_runs
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.tabs import compare, extraction, finetune, membership, report, running, sp_set, story, target
 
@@ -206,6 +206,11 @@ def first_screen(s: Scene, part: str) -> str:
     return re.sub(r'data-frames="[^"]*"', "", text)  # JSON has a way of its own to write the same text
 
 
+def figure_of(text: str) -> str:
+    """The figure of the Compare tab, without the JSON that its script reads."""
+    return re.sub(r'data-tables-json="[^"]*"', "", text)
+
+
 # {function: pieces of HTML it makes}; several for one function are told apart by a word.
 PIECES: dict[str, Callable[[Scene], str]] = {
     "html.picture": lambda s: html.picture(s.text, s.text, f"{s.text}\n{s.text}", True) + html.picture("", "", s.text),
@@ -260,7 +265,7 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     ),
     "membership.roc_html": lambda s: membership.roc_html(s.result, "loss", False),
     "membership.ranked_html": lambda s: membership.ranked_html(s.result, "loss", "after"),
-    "membership.detail_html": lambda s: membership.detail_html(s.result, "members", 0, "loss"),
+    "photo.detail_html": lambda s: photo.detail_html(s.result, "members", 0, "loss"),
     "membership.scores_html": lambda s: membership.scores_html(s.result, "loss"),
     "membership.draw": lambda s: shown_by(membership.draw(s.tabs.membership, s.result, ANSWERS, True)),
     "membership.draw question": lambda s: shown_by(membership.draw(s.tabs.membership, s.result, {}, True)),
@@ -275,7 +280,9 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "compare.our_table": lambda s: compare.our_table("tokens", s.table),
     "compare.our_table of one row": lambda s: compare.our_table("attacks", s.short_table),
     "compare.tables_html": lambda s: compare.tables_html(s.tables),
-    "compare.sides_html": lambda s: compare.sides_html(s.result, s.other),
+    "compare.figure_html": lambda s: figure_of(compare.figure_html()),
+    "effects.screen": lambda s: figure_of(effects.screen({"tokens": s.table})),
+    "two_runs.sides_html": lambda s: two_runs.sides_html(s.result, s.other),
     "report.loss_html": lambda s: report.loss_html(s.result),
     "report.closing_html": lambda s: report.closing_html(s.result, ANSWERS),
     "report.draw": lambda s: shown_by(report.draw(s.tabs.report, s.result, "run", True, ANSWERS)),
@@ -284,7 +291,7 @@ PIECES: dict[str, Callable[[Scene], str]] = {
 NUMBERS = {
     "html.loss_curve", "live.loss_html", "live.samples_html", "quiz.extracted_html", "membership.point_html",
     "membership.ranked_html", "extraction.cards_html", "extraction.detail_html", "extraction.histogram_html",
-    "extraction.draw question", "extraction.draw unknown", "report.loss_html",
+    "extraction.draw question", "extraction.draw unknown", "report.loss_html", "compare.figure_html", "effects.screen",
 }  # fmt: skip
 
 

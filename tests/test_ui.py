@@ -25,7 +25,8 @@ from s2l.jobs.limits import OwnModel
 from s2l.labs import default_lab, find
 from s2l.record import Result
 from s2l.store import Store, write_json
-from s2l.ui import api, events, form, html, layout, own, quiz, runs, session
+from s2l.ui import api, events, form, html, layout, own, quiz, runs, session, two_runs
+from s2l.ui import photo as one_photo
 from s2l.ui.backend import N_SHOWN, Backend
 from s2l.ui.tab import Context, Entry, Tab, View
 from s2l.ui.tabs import TABS, compare, extraction, finetune, membership, sp_set, story
@@ -181,9 +182,9 @@ def test_a_click_tells_a_photo_or_nothing(result):
     assert runs.chosen_photo(result, "members 5") == ("members", 5)
     for wrong in ("members 6", "nonmembers -1", "sp_set 1", "", "members", "../x 1", None):
         assert runs.chosen_photo(result, wrong) is None
-    assert "repeated 20 ×" in membership.detail_html(result, "members", 0, "loss")
-    assert "held-out photo" in membership.detail_html(result, "nonmembers", 11, "loss")
-    seen, _, raw = membership.detail_html(result, "members", 0, "loss").partition("<details")
+    assert "repeated 20 ×" in one_photo.detail_html(result, "members", 0, "loss")
+    assert "held-out photo" in one_photo.detail_html(result, "nonmembers", 11, "loss")
+    seen, _, raw = one_photo.detail_html(result, "members", 0, "loss").partition("<details")
     assert "% of the held-out photos" in seen and f"{result.scores('loss', 'after')[0][0]:.4g}" not in seen
     assert f"{result.scores('loss', 'after')[0][0]:.4g}" in raw
 
@@ -514,19 +515,36 @@ def test_compare_shows_what_there_is(tmp_path):
     assert "DreamBooth + LoRA" in text and ".766" in text
 
 
+def test_two_runs_have_a_difference_with_an_interval_where_they_share_their_photos(result, monkeypatch):
+    monkeypatch.setattr(runs, "outcome_html", lambda result: "")
+    worse = json.loads(json.dumps(result.record))
+    for name, shift in (("members", -5), ("nonmembers", 0)):
+        scores = worse["attacks"]["loss"]["scores"]["after"]
+        scores[name] = [value + shift for value in scores[name]]
+    worse["attacks"]["loss"]["after"] = summary(0.0)
+    text = two_runs.sides_html(result, Result(worse, result.store))
+    assert re.search(r"AUC of the Loss attack: lower in run B, -0\.\d+ \[-", text)
+    assert "B − A [95 %]" in text and "Training photos that come out" in text
+    assert "nothing that was measured differs clearly" in two_runs.sides_html(result, result)
+    other = worse | {"folders": worse["folders"] | {"members": "other"}}
+    text = two_runs.sides_html(result, Result(other, result.store))
+    assert "judge different photos" in text and "[95 %]" not in text.partition("All numbers")[0]
+    assert text.count("generation 1 after the shake") == 2
+
+
 def test_two_runs_side_by_side(result, monkeypatch):
     monkeypatch.setattr(runs, "outcome_html", lambda result: "")
     changed = preset("quick", MIRA, finetune={"rank": 2}).model_dump(mode="json")
-    text = compare.sides_html(result, Result(result.record | {"config": changed}, result.store))
+    text = two_runs.sides_html(result, Result(result.record | {"config": changed}, result.store))
     assert "<li>Rank (fine-tuning): 8</li>" in text and "<li>Rank (fine-tuning): 2</li>" in text
-    assert text.count("<li>") == 2 and "same settings" in compare.sides_html(result, result)
-    assert "Choose two runs" in compare.sides_html(result, None)
+    assert text.count("<li>") == 2 and "same settings" in two_runs.sides_html(result, result)
+    assert "Choose two runs" in two_runs.sides_html(result, None)
 
 
 def test_every_setting_has_words():
     """No visitor should read a key of the configuration, nor Python's brackets and None."""
     for config in (preset("demo", MIRA), preset("demo", MIRA, unshake={"w": 1})):
-        for path, value in compare._settings(config.model_dump(mode="json")).items():
+        for path, value in two_runs.flat(config.model_dump(mode="json")).items():
             assert not re.search(r"[_.{}\[\]]", form.setting_in_words(path)), path
             assert value not in ("None", "True", "False") and not re.search(r"[\[\]]", value), path
     assert form.setting_in_words("finetune.settings.lora.rank") == "Rank (fine-tuning)"

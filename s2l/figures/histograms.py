@@ -64,7 +64,8 @@ def _two_histograms(
 def score_histogram_figure(result: Result, attack: str, dark: bool = False, narrow: bool = False) -> Figure:
     """How one attack scores members and held-out photos, before and after; where they overlap, it cannot tell."""
     c = palette(dark)
-    figure = new_figure(*(NARROW if narrow else WIDE), c)
+    width, height = NARROW if narrow else WIDE
+    figure = new_figure(width, height, c)
     _score_histograms(figure, result, attack, c, narrow)
     return figure
 
@@ -94,7 +95,8 @@ def distance_histogram_figure(result: Result, dark: bool = False, narrow: bool =
     "perfect copy" marks the distance that the autoencoder alone causes: no generation can be closer on average.
     """
     c = palette(dark)
-    figure = new_figure(*(NARROW if narrow else WIDE), c)
+    width, height = NARROW if narrow else WIDE
+    figure = new_figure(width, height, c)
     record = result.record["extraction"]
     if record is None:
         note(figure.add_subplot(), c, "no training photos to compare with")

@@ -133,6 +133,11 @@ def paired_extraction(
             raise ValueError(f"before and after must share {name}, but have {x} and {y}")
     b = within(before.members.distances, before.delta)
     a = within(after.members.distances, after.delta)
+    return paired_counts(b, a, n_bootstrap, seed)
+
+
+def paired_counts(b: np.ndarray, a: np.ndarray, n_bootstrap: int = 2000, seed: int = 0) -> PairedExtraction:
+    """As paired_extraction, from which of the same N members each of two searches extracted: (N,) bool, (N,) bool."""
     n, lost, gained = len(b), int((b & ~a).sum()), int((a & ~b).sum())
     # Members differ in nothing but (before, after), so drawing n of them with replacement is one multinomial draw.
     draws = np.random.default_rng(seed).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], n_bootstrap)

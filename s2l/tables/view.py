@@ -52,7 +52,7 @@ def _precision(flags: list[int]) -> str:
 # --- the paper's figures ----------------------------------------------------------------------------------------------
 
 
-def _paper_values(name: str, label: str) -> dict[str, str]:
+def paper_values(name: str, label: str) -> dict[str, str]:
     """{column: text} of the paper's row that corresponds to ours; empty if there is none."""
     table = paper()["tables"].get(name, {})
     if label not in table.get("ours", ()):
@@ -60,17 +60,17 @@ def _paper_values(name: str, label: str) -> dict[str, str]:
     return dict(zip(table["head"], table["rows"][table["ours"].index(label)], strict=True))
 
 
-def _number(text: str | None) -> float | None:
+def number_in(text: str | None) -> float | None:
     try:
         return float(text or "")
     except ValueError:
         return None
 
 
-def _paper_auc(name: str, label: str) -> float | None:
+def paper_change_of(name: str, label: str) -> float | None:
     """The paper's AUC of a row, minus that of its base model."""
-    theirs = _number(_paper_values(name, label).get("AUC"))
-    base = _number(paper()["tables"]["main"]["rows"][0][paper()["tables"]["main"]["head"].index("AUC")])
+    theirs = number_in(paper_values(name, label).get("AUC"))
+    base = number_in(paper()["tables"]["main"]["rows"][0][paper()["tables"]["main"]["head"].index("AUC")])
     return None if theirs is None or base is None else theirs - base
 
 
@@ -109,7 +109,7 @@ def _membership(name: str, table: dict) -> Sheet:
     def cells(label: str, outcomes: dict, when: str, parameters: str) -> tuple[str, ...]:
         secmi, loss = outcomes["secmi"], outcomes["loss"]
         after = when == "after"
-        theirs, paper_change = _paper_values(name, label).get("AUC", ""), _paper_auc(name, label)
+        theirs, paper_change = paper_values(name, label).get("AUC", ""), paper_change_of(name, label)
         return (
             in_words(label), parameters, mean(secmi[when]), change(secmi["difference"]) if after else "",
             _both(secmi) if after else "", _tpr(secmi, when), mean(loss[when]),
@@ -169,7 +169,7 @@ def _extraction(name: str, table: dict) -> Sheet:
     first = next(iter(table["rows"].values()))["extraction"]
 
     def cells(label: str, outcome: dict, difference: str) -> tuple[str, ...]:
-        theirs = _paper_values(name, label)
+        theirs = paper_values(name, label)
         return (
             in_words(label), _count(outcome["distinct_over_people"]), difference,
             f"{outcome['mean_nonmembers_scaled']:.1f}", _precision(outcome["flags"]),
@@ -245,16 +245,16 @@ def short(name: str, table: dict) -> Sheet:
     head = ("", "SecMI, change", "Loss, both models together", "members extracted", "change", "paper: SecMI, change",
             "paper: extracted")  # fmt: skip
     first = next(iter(table["rows"].values()))["extraction"]["before"]
-    theirs = _paper_values(name, BASE).get("extracted per person", "")
+    theirs = paper_values(name, BASE).get("extracted per person", "")
     rows = [(BASE, "", "", _count(first["distinct_over_people"]), "", "", theirs)]
     for label, row in table["rows"].items():
         secmi, loss, extraction = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
-        paper_change = _paper_auc(name, label)
+        paper_change = paper_change_of(name, label)
         rows.append((
             in_words(label), change(secmi["difference"]), _both(loss),
             _count(extraction["after"]["distinct_over_people"]), change(extraction["difference"], 1),
             "" if paper_change is None else f"{paper_change:+.3f}",
-            _paper_values(name, label).get("extracted per person", ""),
+            paper_values(name, label).get("extracted per person", ""),
         ))  # fmt: skip
     return _without_empty_columns(table["title"], head, rows)
 
@@ -269,10 +269,10 @@ def plot(name: str, table: dict, dark: bool = False):
     effects = []
     for label, row in table["rows"].items():
         secmi, loss, extraction = row["attacks"]["secmi"], row["attacks"]["loss"], row["extraction"]
-        theirs = _number(_paper_values(name, label).get("extracted per person"))
+        theirs = number_in(paper_values(name, label).get("extracted per person"))
         effects.append(
             Effect(in_words(label), ends(secmi["difference"]), ends(loss["reference"]["difference"]),
-                   ends(extraction["difference"]), _paper_auc(name, label), theirs)
+                   ends(extraction["difference"]), paper_change_of(name, label), theirs)
         )  # fmt: skip
     return effects_figure(effects, table["n_people"], dark)
 

@@ -173,6 +173,7 @@ def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int
             extraction.warm(result)
             with suppress(UserError):  # an old showcase; the Report tab says so
                 backend.published(result)
+        compare.figure_html()
         compare.tables_html()
 
     heavy.begin(draw_what_all_will_see)

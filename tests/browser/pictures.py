@@ -19,7 +19,7 @@ IN_README = {
     "app": ("story", "light", "", 800),
     "membership": ("attack", "light", "#accused", 718),
     "extraction": ("extraction", "dark", "#extraction .cards", 546),
-    "compare": ("compare", "light", "#tables", 710),
+    "compare": ("compare", "light", "#effects", 640),
 }
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "images"
 

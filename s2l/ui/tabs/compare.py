@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,21 +10,19 @@ from pathlib import Path
 import gradio as gr
 from markupsafe import Markup
 
-from s2l.pipeline import identity
-from s2l.record import Result
-from s2l.report.findings import config_of
 from s2l.store import read_json
 from s2l.tables import view as table_view
 from s2l.tables.sheet import Sheet
 from s2l.tables.view import paper
-from s2l.ui import form, html, runs
+from s2l.ui import effects, html, two_runs
 from s2l.ui.backend import ASSETS
 from s2l.ui.events import QUIET
 from s2l.ui.heavy import ready
 from s2l.ui.tab import Context, Tab, View
 
-INTRO = """**Step 6: is one run enough?** No: one person and one seed prove little. Put two runs side by side, then look
-at runs over many people, whose intervals cover people and photos, and at the paper's numbers on Stable Diffusion."""
+INTRO = """**Step 6: is one run enough?** No: one person and one seed prove little. Here are runs over many people,
+whose intervals cover people and photos, beside the paper's numbers on Stable Diffusion. Below: two runs, side by
+side."""
 RESULTS = ASSETS.parents[1] / "results"
 NONE_YET = Markup(
     "<p>No table over people has been committed yet (<code>results/*.json</code>): "
@@ -35,6 +32,7 @@ NONE_YET = Markup(
 
 @dataclass
 class Compare(Tab):
+    figure: gr.HTML
     tables: gr.HTML
     first: gr.Dropdown
     second: gr.Dropdown
@@ -43,7 +41,7 @@ class Compare(Tab):
 
     @property
     def outputs(self) -> list:
-        return [self.tables, self.first, self.second, self.sides]
+        return [self.figure, self.tables, self.first, self.second, self.sides]
 
     @classmethod
     def build(cls, page: Context) -> Compare:
@@ -53,10 +51,11 @@ class Compare(Tab):
         choices = page.choices_of(view.state, view.shown)
         first, second, *_ = [*(value for _, value in choices), None, None]
         return {
+            self.figure: figure_html(),
             self.tables: tables_html(),
             self.first: gr.update(choices=choices, value=first),
             self.second: gr.update(choices=choices, value=second),
-            self.sides: sides_html(page.result_of(first), page.result_of(second)),
+            self.sides: two_runs.sides_html(page.result_of(first), page.result_of(second)),
         }
 
     def connect(self, page: Context) -> None:
@@ -64,7 +63,7 @@ class Compare(Tab):
         pair = [self.first, self.second]
         for component in pair:
             component.input(
-                lambda a, b: sides_html(page.result_of(a), page.result_of(b)), pair, self.sides, **QUIET
+                lambda a, b: two_runs.sides_html(page.result_of(a), page.result_of(b)), pair, self.sides, **QUIET
             )  # fmt: skip
 
 
@@ -88,22 +87,32 @@ def _sheet(sheet: Sheet) -> Markup:
 
 
 def our_table(name: str, table: dict) -> Markup:
-    """One committed table: its plot where there is something to compare, then its numbers."""
+    """One committed table: its numbers, and who was measured."""
     ready()
     sheets = Markup("").join(map(_sheet, table_view.sheets(name, table)))
     note = Markup("<p class=quiet>{} Made by <code>{}</code>.</p>").format(table_view.how(table), table["command"])
-    if not table_view.plottable(table):
-        return Markup("<h3>{}</h3>{}{}").format(table["title"], sheets, note)
-    words = f"{table['title']}: the change of each row, with intervals; the numbers stand below"
-    numbers = Markup("<details><summary>The numbers</summary>{}{}</details>").format(sheets, note)
-    return Markup("<h3>{}</h3>{}{}").format(
-        table["title"], html.drawing(lambda dark, _: table_view.plot(name, table, dark), words), numbers
-    )
+    return Markup("<details><summary>{}</summary>{}{}</details>").format(table["title"], sheets, note)
 
 
 def tables_html(folder: Path = RESULTS) -> Markup:
-    """Every committed table, and all of the paper's."""
-    return _tables_html(folder, max((path.stat().st_mtime for path in folder.glob("*.json")), default=0))
+    """Every committed table, and all of the paper's, each folded."""
+    return _tables_html(folder, _changed(folder))
+
+
+def figure_html(folder: Path = RESULTS) -> Markup:
+    """The figure over methods and attacks, from the committed tables."""
+    return _figure_html(folder, _changed(folder))
+
+
+def _changed(folder: Path) -> float:
+    """When a result file last changed: what is kept of older files is made again."""
+    return max((path.stat().st_mtime for path in folder.glob("*.json")), default=0)
+
+
+@lru_cache(maxsize=2)
+def _figure_html(folder: Path, changed: float) -> Markup:
+    ready()
+    return effects.screen(committed(folder))
 
 
 @lru_cache(maxsize=2)
@@ -113,72 +122,28 @@ def _tables_html(folder: Path, changed: float) -> Markup:
     for name, table in committed(folder).items():
         with suppress(KeyError, TypeError):  # of another version of the program
             ours.append(our_table(name, table))
-    theirs = [_sheet(sheet) for name in paper()["tables"] if (sheet := table_view.paper_sheet(name)) is not None]
-    return html.block(
-        Markup("<h2>Measured on our lab</h2>"), *(ours or [NONE_YET]), Markup("<h2>Reported by the paper</h2>"),
-        Markup("<p class=quiet>{source}.</p><p>{caution}</p>").format(**paper()),
-        _beside(Markup("<div>{}</div>").format(sheet) for sheet in theirs),
-    )  # fmt: skip
-
-
-def _beside(parts: Iterable[Markup]) -> Markup:
-    return Markup('<div class="sides">{}</div>').format(Markup("").join(parts))
-
-
-# --- two runs ------------------------------------------------------------------------------------
-
-
-def _settings(values: dict, prefix: str = "") -> dict[str, str]:
-    """{"finetune.max_train_steps": "300", ...} of a nested configuration."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _settings(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = form.value_in_words(value)
-    return flat
-
-
-def settings_of(result: Result) -> dict[str, str]:
-    """Every setting of a run and of its methods and attacks, defaults included, whatever version recorded it."""
-    ready()
-    return _settings(identity.spelled_out(config_of(result.record)).model_dump(mode="json"))
-
-
-def _side(result: Result, title: str, own: set[str]) -> Markup:
-    settings = settings_of(result)
-    differing = Markup("").join(
-        Markup("<li>{}: {}</li>").format(form.setting_in_words(name), settings[name][:80])
-        for name in sorted(own & settings.keys())
-    )
-    parts = [Markup("<h3>{}: {}</h3>").format(title, runs.what(result))]
-    parts += [
-        Markup('<p class="verdict {}"><b>{}.</b></p>').format(tone, verdict)
-        for verdict, _, tone in runs.verdicts(result)
+    theirs = [
+        Markup("<details><summary>{}</summary>{}</details>").format(sheet.title, html.table(sheet.head, sheet.rows))
+        for name in paper()["tables"]
+        if (sheet := table_view.paper_sheet(name)) is not None
     ]
-    parts.append(runs.outcome_html(result))
-    if differing:
-        parts.append(Markup("<p>Settings that differ from the other run:</p><ul>{}</ul>").format(differing))
-    return Markup('<div class="card">{}</div>').format(Markup("").join(parts))
-
-
-def sides_html(first: Result | None, second: Result | None) -> Markup:
-    """Two runs beside each other, with the settings in which they differ."""
-    if first is None or second is None:
-        return html.block(Markup("<p class=quiet>Choose two runs. Your own finished runs appear in both lists.</p>"))
-    a, b = settings_of(first), settings_of(second)
-    differ = {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
-    note = Markup() if differ else Markup("<p class=quiet>The two runs have the same settings.</p>")
-    return html.block(note, _beside([_side(first, "A", differ), _side(second, "B", differ)]))
+    return html.block(
+        Markup("<h3>All tables: measured on our lab</h3>"), *(ours or [NONE_YET]),
+        Markup("<h3>All tables: reported by the paper</h3>"),
+        Markup("<p class=quiet>{source}.</p><p>{caution}</p>").format(**paper()),
+        *theirs,
+    )  # fmt: skip
 
 
 def build() -> Compare:
     """Add the tab's components to the page."""
     gr.Markdown(INTRO, elem_classes="s2l-lead")
+    figure = gr.HTML(elem_id="effects", js_on_load=effects.SCRIPT.read_text(encoding="utf-8"))
+    gr.HTML(html.block(Markup("<h2>Two runs side by side</h2>")))
     with gr.Row():
         first = gr.Dropdown([], label="Run A", min_width=300, elem_id="run-a")
         second = gr.Dropdown([], label="Run B", min_width=300, elem_id="run-b")
     sides = gr.HTML(elem_id="sides")
     tables = gr.HTML(elem_id="tables")
     following = gr.Button("Next: the report →", variant="primary", elem_id="next-report")
-    return Compare(tables, first, second, sides, following)
+    return Compare(figure, tables, first, second, sides, following)

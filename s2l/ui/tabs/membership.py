@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gradio as gr
-import numpy as np
 from markupsafe import Markup
 
 from s2l.errors import UserError, unknown
 from s2l.record import Part, Result, When
-from s2l.ui import html, quiz, runs
+from s2l.ui import html, photo, quiz, runs
 from s2l.ui.events import LATEST, QUIET, click_value, in_a_sentence, number
 from s2l.ui.tab import Context, Tab, View
 
@@ -20,7 +19,6 @@ for how many innocent photos accused (right). The dotted diagonal is a coin toss
 shaded bands and the brackets are 95 % intervals: an interval of the *change* that contains 0 means no clear
 difference."""
 MOST = 320  # photos of the ranking that are drawn
-WHENS: dict[When, str] = {"before": "before the shake", "after": "after the shake"}
 
 
 @dataclass
@@ -65,12 +63,12 @@ class Membership(Tab):
         self._operating_point(page)
         self._predictions(page)
 
-        def photo(shown: str, attack: str, event: gr.EventData):
+        def one(shown: str, attack: str, event: gr.EventData):
             result, picked = page.result_of(shown), click_value(event, "pick")
             chosen = runs.chosen_photo(result, picked) if result and attack in result.record["attacks"] else None
-            return (detail_html(result, *chosen, attack), picked) if result and chosen else (gr.skip(), gr.skip())
+            return (photo.detail_html(result, *chosen, attack), picked) if result and chosen else (gr.skip(), gr.skip())
 
-        self.ranked.click(photo, [page.shown, self.attack], [self.detail, self.chosen], **QUIET)
+        self.ranked.click(one, [page.shown, self.attack], [self.detail, self.chosen], **QUIET)
 
     def _operating_point(self, page: Context) -> None:
         """The slider and the choice of an attack move the threshold."""
@@ -87,7 +85,7 @@ class Membership(Tab):
                 return {self.point: gr.skip()}
             drawn = redraw(self, result, attack, when, _count(accused))
             chosen = runs.chosen_photo(result, picked)
-            return drawn | {self.detail: detail_html(result, *chosen, attack) if chosen else ""}
+            return drawn | {self.detail: photo.detail_html(result, *chosen, attack) if chosen else ""}
 
         self.accused.input(in_a_sentence(move), choice, linked, **LATEST)
         for component in (self.attack, self.when):
@@ -130,10 +128,10 @@ def _count(accused: object) -> int:
 
 def model_of(when: str) -> When:
     """The model that a visitor chose: "before" or "after". Raises UserError."""
-    for known in WHENS:
+    for known in photo.WHENS:
         if known == when:
             return known
-    raise unknown("model", when, WHENS)
+    raise unknown("model", when, photo.WHENS)
 
 
 def operating_point(result: Result, attack: str, when: str, accused: int) -> dict:
@@ -200,7 +198,7 @@ def roc_html(result: Result, attack: str, log: bool) -> Markup:
     from s2l import figures
 
     found = result.record["attacks"][attack]
-    aucs = " and ".join(f"{found[when]['auc']:.3f} {when}" for when in WHENS)
+    aucs = " and ".join(f"{found[when]['auc']:.3f} {when}" for when in photo.WHENS)
     if log:
         alt = "The same ROC curve with both axes logarithmic, which enlarges the part with few false accusations"
     else:
@@ -232,7 +230,7 @@ def ranked_html(result: Result, attack: str, when: When) -> Markup:
                 "<h3>All photos, the most suspicious first ({})</h3><p class=quiet>Framed: accused. Faded: not "
                 "accused. Underlined: really a member. Choose one to see its scores.{}</p>"
                 '<div class="choose ranked">{}</div>'
-            ).format(WHENS[when], more, Markup("").join(cards))
+            ).format(photo.WHENS[when], more, Markup("").join(cards))
         )
 
     return runs.remembered(result, f"ranked {attack} {when}", make)
@@ -242,42 +240,6 @@ def ranked_html(result: Result, attack: str, when: When) -> Markup:
 FLAGS = """.ranked .pic:nth-child(n+${spared}) { border-color: transparent; }
 .ranked .pic:nth-child(n+${spared}) img { opacity: .42; }"""
 DOT = """.dot { left: ${x}%; top: ${y}%; }"""
-
-
-# --- one photo -----------------------------------------------------------------------------------
-
-
-def detail_html(result: Result, of: str, index: int, attack: str) -> Markup:
-    """One photo: its scores, its rank among the held-out photos, and where it lies for the attack."""
-    record = result.record
-    word = "training photo (member)" if of == "members" else "held-out photo"
-    ranks, raw, lines = [], [], []
-    for name, found in record["attacks"].items():
-        for when in WHENS:
-            members, nonmembers = result.scores(name, when)
-            score = (members if of == "members" else nonmembers)[index]
-            others = nonmembers if of == "members" else np.delete(nonmembers, index)
-            beaten = 100 * float(np.mean(others < score)) if len(others) else 0.0
-            ranks.append((f"{found['title']}, {WHENS[when]}", f"{beaten:.0f} % of the held-out photos"))
-            raw.append((ranks[-1][0], f"{score:.4g}"))
-    found = record["attacks"][attack]
-    for when in WHENS:
-        members, nonmembers = result.scores(attack, when)
-        chosen = float((members if of == "members" else nonmembers)[index])
-        lines.append(html.Strip(when, members.tolist(), nonmembers.tolist(), chosen, of))
-    repeats = record["domain"]["repeats"]
-    how_often = f", repeated {repeats[index]} × in pre-training" if of == "members" and repeats else ""
-    uri = runs.picture_uris(result, of, [index])[0]
-    return html.block(
-        Markup(
-            '<div class="detail" role="status"><h3>Photo {}: a {}{}</h3><div class="two"><div class="shots">{}</div>'
-            "<div>{}<details class=quiet><summary>The scores themselves</summary>{}</details></div></div>{}</div>"
-        ).format(
-            index + 1, word, how_often, html.picture(uri, f"{word} {index + 1}"),
-            html.table(("", "scores higher than"), ranks), html.table(("", "score"), raw),
-            html.strips(lines, f"The {found['title']} score: further right means more likely a member"),
-        )
-    )  # fmt: skip
 
 
 def scores_html(result: Result, attack: str) -> Markup:
@@ -382,7 +344,7 @@ def warm(result: Result) -> None:
         frame(result, attack)
         for log in (False, True):
             roc_html(result, attack, log)
-        for when in WHENS:
+        for when in photo.WHENS:
             ranked_html(result, attack, when)
         scores_html(result, attack)
 
@@ -400,7 +362,9 @@ def build() -> Membership:
         headline = gr.HTML(elem_id="headline")
         with gr.Row():
             attack = gr.Radio([], label="Attack", elem_id="attack")
-            when = gr.Radio([(t, n) for n, t in WHENS.items()], value="after", label="Which model", elem_id="when")
+            when = gr.Radio(
+                [(t, n) for n, t in photo.WHENS.items()], value="after", label="Which model", elem_id="when"
+            )
         accused = gr.Slider(
             0, 100, 10, step=1, label="Threshold: how many photos do you accuse?", elem_id="accused",
             info="the ones with the highest scores; move it and watch the yellow point",
