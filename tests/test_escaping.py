@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -36,7 +37,7 @@ from s2l.record import Result
 from s2l.report.frames import export_frames
 from s2l.store import Store, read_json, write_json
 from s2l.tables import view as table_view
-from s2l.ui import effects, first, html, layout, leak, live, own, photo, quiz, runs, two_runs
+from s2l.ui import effects, first, html, layout, leak, live, own, photo, quiz, runs, two_runs, words
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.tabs import compare, extraction, finetune, membership, report, running, sp_set, story, target
 
@@ -206,6 +207,15 @@ def first_screen(s: Scene, part: str) -> str:
     return re.sub(r'data-frames="[^"]*"', "", text)  # JSON has a way of its own to write the same text
 
 
+def of_words(s: Scene, make: Callable[[str], str]) -> str:
+    """A piece of words.py, whose glossary says what the scene says."""
+    with (
+        patch.object(words, "glossary", lambda: {s.text.casefold(): f"**{s.text}** {s.text}"}),
+        patch.object(words, "_ids", count(1)),
+    ):
+        return make(s.text)
+
+
 def figure_of(text: str) -> str:
     """The figure of the Compare tab, without the JSON that its script reads."""
     return re.sub(r'data-tables-json="[^"]*"', "", text)
@@ -249,6 +259,10 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "story.slider": lambda s: story.slider(s.result),
     "story.headlines_html": lambda s: story.headlines_html(s.result),
     "story.story_html": lambda s: story.story_html(s.result),
+    "words.marked": lambda s: words.marked(f"**{s.text}** *{s.text}* {s.text}"),
+    "words.term": lambda s: of_words(s, words.term),
+    "words.lead": lambda s: of_words(s, lambda text: words.lead(f"{text} [[{text}]]", [text])),
+    "words.line": lambda s: of_words(s, lambda text: words.line([text])),
     "target.words_html": lambda s: target.words_html(f"a photo of {s.text}", "somebody"),
     "target.words_html of nobody": lambda s: target.words_html("a photo", s.text),
     "target.people_html": lambda s: target.people_html(s.backend),

@@ -35,3 +35,36 @@ window.s2l = {
   },
 };
 document.addEventListener("keydown", (event) => window.s2l.arrows(event));
+// Words that open their explanation (words.py): hover and focus are style rules; a tap opens, Escape closes.
+const term = (event) => event.target.closest?.(".s2l .term");
+const shown = (event) => {
+  const word = term(event);
+  if (!word) return;
+  const tip = word.querySelector(".tip");
+  tip.style.setProperty("--dx", "0px");
+  const over = tip.getBoundingClientRect().right - document.documentElement.clientWidth + 8;
+  if (over > 0) tip.style.setProperty("--dx", `${-over}px`);
+};
+document.addEventListener("mouseover", (event) => shown(event));
+document.addEventListener("focusin", (event) => shown(event));
+document.addEventListener("click", (event) => {
+  const word = term(event);
+  for (const other of document.querySelectorAll(".s2l .term.open")) if (other !== word) other.classList.remove("open");
+  if (!word) return;
+  word.classList.remove("shut");
+  word.classList.add("open");
+  shown(event);
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const word of document.querySelectorAll(".s2l .term"))
+    if (word.matches(".open, :hover, :focus-within")) {
+      word.classList.remove("open");
+      word.classList.add("shut");
+    }
+});
+for (const left of ["mouseout", "focusout"])
+  document.addEventListener(left, (event) => {
+    const word = term(event);
+    if (word && !word.contains(event.relatedTarget)) word.classList.remove("shut", "open");
+  });

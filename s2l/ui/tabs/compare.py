@@ -14,15 +14,19 @@ from s2l.store import read_json
 from s2l.tables import view as table_view
 from s2l.tables.sheet import Sheet
 from s2l.tables.view import paper
-from s2l.ui import effects, html, two_runs
+from s2l.ui import effects, html, two_runs, words
 from s2l.ui.backend import ASSETS
 from s2l.ui.events import QUIET
 from s2l.ui.heavy import ready
 from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 6: is one run enough?** No: one person and one seed prove little. Here are runs over many people,
-whose intervals cover people and photos, beside the paper's numbers on Stable Diffusion. Below: two runs, side by
-side."""
+whose [[interval|intervals]] cover people and photos, beside the paper's numbers on Stable Diffusion. Below: two runs,
+side by side."""
+WORDS = (
+    "SecMI", "Loss", "PIA", "SimA", "AUC", "both models together", "un-shake", "buried memory",
+    "second source", "sigma",
+)  # fmt: skip
 RESULTS = ASSETS.parents[1] / "results"
 NONE_YET = Markup(
     "<p>No table over people has been committed yet (<code>results/*.json</code>): "
@@ -137,7 +141,7 @@ def _tables_html(folder: Path, changed: float) -> Markup:
 
 def build() -> Compare:
     """Add the tab's components to the page."""
-    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
     figure = gr.HTML(elem_id="effects", js_on_load=effects.SCRIPT.read_text(encoding="utf-8"))
     gr.HTML(html.block(Markup("<h2>Two runs side by side</h2>")))
     with gr.Row():

@@ -9,15 +9,16 @@ from markupsafe import Markup, escape
 
 from s2l.errors import UserError
 from s2l.record import BOTH, Part, Result
-from s2l.ui import html, quiz, runs
+from s2l.ui import html, quiz, runs, words
 from s2l.ui.events import QUIET, click_value
 from s2l.ui.heavy import ready
 from s2l.ui.tab import Context, Tab, View
 
-INTRO = """**Step 5: do training photos come out?** Each model generates many pictures from the same random seeds. If
-one of them is nearly the same as a training photo, that photo is **extracted**. **l2** is the distance between their
-pixels: 0 for identical pictures, about 0.3 for two photos of one person. The same search among held-out photos, which
-the model was not trained on, is the **control**: what it finds is likeness, not leakage."""
+INTRO = """**Step 5: do training photos come out?** Each model generates many pictures from the same random
+[[seed|seeds]]. If one of them is nearly the same as a training photo, that photo is [[extracted]]. [[l2]] is the
+distance between their pixels: 0 for identical pictures, about 0.3 for two photos of one person. The same search among
+held-out photos, which the model was not trained on, is the [[control]]: what it finds is likeness, not leakage."""
+WORDS = ("before", "after", "held-out photo", "eidetic")
 MOST = 60  # cards that are drawn
 SHOW = {
     "all": "all training photos",
@@ -301,7 +302,7 @@ def warm(result: Result) -> None:
 
 def build() -> Extraction:
     """Add the tab's components to the page."""
-    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
     question = gr.HTML(visible=False, elem_id="quiz-extraction")
     with gr.Column(visible=False) as guess_box:
         guess = gr.Number(  # empty at first: a slider would always suggest a number

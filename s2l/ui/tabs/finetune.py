@@ -12,7 +12,7 @@ from s2l.config import FineTuneConfig, checked
 from s2l.errors import UserError
 from s2l.finetune.catalogue import legal_combinations
 from s2l.record import Result
-from s2l.ui import html, live, runs
+from s2l.ui import html, live, runs, words
 from s2l.ui.backend import Backend
 from s2l.ui.events import LATEST, QUIET
 from s2l.ui.form import FIELDS, checked_value, in_words
@@ -22,10 +22,11 @@ from s2l.ui.tab import Context, Tab
 from s2l.ui.tabs import running
 from s2l.ui.tabs.target import Target
 
-INTRO = """**Step 3: the shake.** The attacker trains the same model a little further, on the pictures that it
+INTRO = """**Step 3: the** [[shake]]**.** The attacker trains the same model a little further, on the pictures that it
 generated itself. No private photo is involved. Then both models, before and after, are attacked in the same way:
-*membership inference* asks for each photo "was the model trained on it?", and *extraction* generates many pictures
-and looks for copies of training photos among them."""
+[[membership inference]] asks for each photo "was the model trained on it?", and [[extraction]] generates many
+pictures and looks for copies of training photos among them."""
+WORDS = ("LoRA", "Textual Inversion", "DreamBooth", "end-to-end", "UNet", "sigma", "un-shake")
 # Fields that only some methods have.
 OF_METHOD = {
     "rank": "lora", "lora_alpha": "lora", "num_vectors": "textual_inversion", "prior_loss_weight": "dreambooth",
@@ -146,7 +147,7 @@ def attack_choices() -> dict:
 
 def build(fields: dict, first: dict, example: Result | None) -> FineTune:
     """Add the tab's components to the page and to `fields`. `attack_choices` fills the list of attacks later."""
-    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
     shown = {name: OF_METHOD.get(name, first["methods"]) == first["methods"] for name in FIELDS}
 
     def number(name: str, info: str | None = None, precision: int | None = 0, **more) -> None:

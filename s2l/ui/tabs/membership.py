@@ -9,15 +9,16 @@ from markupsafe import Markup
 
 from s2l.errors import UserError, unknown
 from s2l.record import Part, Result, When
-from s2l.ui import html, photo, quiz, runs
+from s2l.ui import html, photo, quiz, runs, words
 from s2l.ui.events import LATEST, QUIET, click_value, in_a_sentence, number
 from s2l.ui.tab import Context, Tab, View
 
-INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a score; members should score
-higher. Choose how many photos to accuse, and you get one point of the **ROC curve**: how many members are found (up)
-for how many innocent photos accused (right). The dotted diagonal is a coin toss, an **AUC** of 0.5; 1 is perfect. The
-shaded bands and the brackets are 95 % intervals: an interval of the *change* that contains 0 means no clear
-difference."""
+INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a [[score]]; members should
+score higher. Choose how many photos to accuse, and you get one point of the [[ROC curve]]: how many members are found
+(up) for how many innocent photos accused (right). The dotted diagonal is a coin toss, an [[AUC]] of 0.5; 1 is
+perfect. The shaded bands and the brackets are 95 % [[interval|intervals]]: an interval of the *change* that contains
+0 means no clear difference."""
+WORDS = ("SecMI", "Loss", "SimA", "PIA", "TPR", "FPR", "threshold", "reference", "blind control", "paired difference")
 MOST = 320  # photos of the ranking that are drawn
 
 
@@ -351,7 +352,7 @@ def warm(result: Result) -> None:
 
 def build() -> Membership:
     """Add the tab's components to the page."""
-    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
     question = gr.HTML(visible=False, js_on_load=html.PICK, elem_id="quiz-photo")
     with gr.Column(visible=False) as auc_box:
         auc = gr.Slider(0.3, 1, 0.5, step=0.01, label="Guess the AUC", elem_id="quiz-auc")

@@ -11,15 +11,16 @@ from markupsafe import Markup, escape
 from s2l.errors import UserError
 from s2l.record import Result
 from s2l.report import findings
-from s2l.ui import html, quiz, runs
+from s2l.ui import html, quiz, runs, words
 from s2l.ui.backend import Backend
 from s2l.ui.events import PRIVATE, QUIET
 from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 7: take it with you.** The report is one HTML file that needs no network. The JSON file has every
-score and every setting. The command repeats the run on any machine. The link opens this page with this run; only people
-who have the link can see it."""
+score and every setting. The command repeats the run on any machine. The link opens this page with this run; only
+people who have the link can see it."""
 
+WORDS = ("AUC", "interval", "TPR", "UNet", "extraction")
 
 # The link of this page with another run; a lesson's address stays one.
 ABSOLUTE = """(link) => {
@@ -152,7 +153,7 @@ def command_of(result: Result) -> str:
 
 def build() -> Report:
     """Add the tab's components to the page."""
-    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
     headline = gr.HTML(elem_id="report-headline")
     with gr.Row():
         html_file = gr.DownloadButton("Report (HTML)", visible=False, elem_id="report-html")

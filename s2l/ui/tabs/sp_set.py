@@ -15,7 +15,7 @@ from s2l.jobs import Job
 from s2l.pipeline.stages import SP_SET
 from s2l.record import Result
 from s2l.store import Store
-from s2l.ui import html, live, runs
+from s2l.ui import html, live, runs, words
 from s2l.ui.events import LATEST, QUIET
 from s2l.ui.form import FIELDS, checked_value, fixed_prompts, in_words, prompt_parts
 from s2l.ui.heavy import ready
@@ -23,10 +23,10 @@ from s2l.ui.own import NOT_OWN, person_of_next_run
 from s2l.ui.tab import Context, Tab, View
 from s2l.ui.tabs.target import Target
 
-INTRO = """**Step 2: the synthetic private set.** The attacker has no photo of the person and therefore generates
-pictures with the model: from the prompt, each with its own random seed. They show what the model already knows about
-the person. Fine-tuning on them, in the next step, is the *shake*. A higher **guidance** makes the pictures follow
-the prompt more strictly, and also makes them more alike."""
+INTRO = """**Step 2: the synthetic private set** ([[SP set]])**.** The attacker has no photo of the person and
+therefore generates pictures with the model: from the prompt, each with its own random [[seed]]. They show what the
+model already knows about the person. Fine-tuning on them, in the next step, is the [[shake]]. A higher [[guidance]]
+makes the pictures follow the prompt more strictly, and also makes them more alike."""
 BY_SEED = "Each picture's seed decides which prompt it gets, so the counts match the share only roughly."
 COUNTED = 2000  # prompts of the preview
 N_SHOWN = 48  # pictures of a finished set
@@ -126,7 +126,7 @@ def pictures_html(job: Job | None, result: Result | None, store: Store, person: 
 
 def build(fields: dict, first: dict) -> SPSet:
     """Add the tab's components to the page and to `fields`."""
-    gr.Markdown(INTRO, elem_classes="s2l-lead")
+    gr.HTML(words.lead(INTRO), elem_classes="s2l-lead")
 
     def number(name: str, info: str | None = None, precision: int | None = 0, **more) -> gr.Number:
         fields[name] = gr.Number(

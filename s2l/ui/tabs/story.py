@@ -11,15 +11,17 @@ from s2l.record import Result
 from s2l.report import render as report
 from s2l.report import verdicts
 from s2l.report.findings import SAME_SCORES, auc_in_words, is_unchanged
-from s2l.ui import html, leak, runs
+from s2l.ui import html, leak, runs, words
 from s2l.ui.backend import Backend
 from s2l.ui.events import QUIET, click_value
 from s2l.ui.tab import Context, Tab
 
-INTRO = """**In one minute.** A text-to-image model was trained on private photos. Somebody who has the model, but none
-of the photos, lets it generate pictures of one person, and fine-tunes it on those pictures: the *shake*. Does the model
-then give away more about the photos? The paper *Shake to Leak* (2024) found that it does, on Stable Diffusion. Below is
-a run of ours on a small model. Move the slider, read the numbers, then make your own prediction."""
+INTRO = """**In one minute.** A text-to-image model was trained on private photos. Somebody who has the model, but
+none of the photos, lets it generate pictures of one person, and fine-tunes it on those pictures: the [[shake]]. Does
+the model then give away more about the photos? The paper *Shake to Leak* (2024) found that it does, on Stable
+Diffusion. Below is a run of ours on a small model. Move the slider, read the numbers, then make your own
+prediction."""
+WORDS = ("l2", "AUC", "ROC curve", "SecMI", "Loss", "SimA", "held-out photo", "shake", "un-shake")
 N_SHOWN = 6
 
 
@@ -201,6 +203,7 @@ def build(backend: Backend) -> Story:
     """Add the tab's components to the page."""
     screen = leak.screen(leak.first_person()) if backend.shows_ours else Markup()
     seen = gr.HTML(screen, elem_id="leak", js_on_load=leak.SCRIPT.read_text(encoding="utf-8"), visible=bool(screen))
+    gr.HTML(html.block(words.line(WORDS)))
     with gr.Row():
         following = gr.Button("Run it yourself: choose a person →", variant="primary", elem_id="next-target")
         attack = gr.Button(
@@ -209,7 +212,7 @@ def build(backend: Backend) -> Story:
     if screen:
         gr.HTML(html.block(_flow(backend.showcase)) if backend.showcase else "", elem_id="story")
     else:
-        gr.Markdown(INTRO, elem_classes="s2l-lead")
+        gr.HTML(words.lead(INTRO), elem_classes="s2l-lead")
         gr.HTML(story_html(backend.showcase), elem_id="story")
     gr.HTML(html.block(Markup("<p class=quiet>{}</p>").format(report.RESPONSIBLE_USE)))
     return Story(seen, following, attack)

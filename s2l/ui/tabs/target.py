@@ -9,17 +9,18 @@ import gradio as gr
 from markupsafe import Markup
 
 from s2l.config import MAX_PROMPT_CHARACTERS
-from s2l.ui import html, own
+from s2l.ui import html, own, words
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.events import QUIET
 from s2l.ui.form import APP_PRESETS, preset_values, remarks, rename
 from s2l.ui.tab import Context, Tab
 from s2l.worlds.people import words_of
 
-INTRO = """**Step 1: choose whose photos are at stake.** A text-to-image model was trained on photos of
-{people} invented people: {n_members} photos of each. A photo that it was trained on is a **member**. The attacker
-has the model and a name, but none of the photos. The question is: can the attacker make the model reveal
-more about its members? Pick a person and see what is private."""
+INTRO = """**Step 1: choose whose photos are at stake.** A text-to-image model was trained on photos of {people}
+invented people: {n_members} photos of each. A photo that it was trained on is a [[member]]. The attacker has the
+model and a name, but none of the photos. The question is: can the attacker make the model reveal more about its
+members? Pick a person and see what is private."""
+WORDS = ("held-out photo", "SP set", "UNet")
 PRIVATE = Markup(
     "What is private: <em>which</em> photos the model was trained on, and the photos themselves. Members and held-out "
     "photos look alike because they come from the same source; only the members were used in training. Photos that "
@@ -133,7 +134,7 @@ def photos_html(backend: Backend, name: str) -> Markup:
 
 def build(backend: Backend, fields: dict, first: dict) -> Target:
     """Add the tab's components to the page and to `fields`; `first` has the fields' first values."""
-    gr.Markdown(INTRO.format(**backend.facts), elem_classes="s2l-lead")
+    gr.HTML(words.lead(INTRO.format(**backend.facts), WORDS), elem_classes="s2l-lead")
     with gr.Row():
         with gr.Column(scale=3):
             people = gr.HTML(
@@ -148,7 +149,7 @@ def build(backend: Backend, fields: dict, first: dict) -> Target:
                 first["prompt"], label="Prompt: what the attacker types", max_lines=3, max_length=MAX_PROMPT_CHARACTERS,
                 elem_id="prompt",
             )  # fmt: skip
-            words = gr.HTML(words_html(first["prompt"], first["person"]), elem_id="words")
+            said = gr.HTML(words_html(first["prompt"], first["person"]), elem_id="words")
             size = gr.Radio(
                 [(text, name) for name, text in APP_PRESETS.items()], value=first["preset"], label="Size of the run",
                 info="sets the fields of the next two steps", elem_id="preset",
@@ -163,8 +164,8 @@ def build(backend: Backend, fields: dict, first: dict) -> Target:
         return name if name in backend.names else gr.skip()
 
     people.click(pick, None, person, **QUIET)
-    prompt.change(words_html, [prompt, person], words, **QUIET)
-    return Target(people, person, prompt, words, photos, following, chosen)
+    prompt.change(words_html, [prompt, person], said, **QUIET)
+    return Target(people, person, prompt, said, photos, following, chosen)
 
 
 def person_changed(backend: Backend, name: str, prompt: str, prompt2: str) -> tuple:
