@@ -28,6 +28,7 @@ from s2l.labs import Lab, default_lab
 from s2l.record import Result, load_result
 from s2l.report.showcase import load_showcase
 from s2l.store import Store
+from s2l.ui import weights
 from s2l.ui.heavy import ready
 from s2l.worlds.people import LabPhoto
 
@@ -217,3 +218,15 @@ class Backend:
                     archive.write(path, f"sp-set/{path.name}")
 
         return self._public_folder("named sp-set", result.key, make) / name
+
+    def weights_zip(self, result: Result) -> Path | None:
+        """The run's fine-tuned weights as one file (weights.py); None where there are none to download."""
+        if not weights.files_of(result):
+            return None
+        name = f"{name_of_files(result)}-weights.zip"
+        what = " + ".join(result.record["config"]["finetune"]["methods"])
+
+        def make(folder: Path) -> None:
+            weights.write_zip(result, what, folder / name)
+
+        return self._public_folder("named weights", result.key, make) / name

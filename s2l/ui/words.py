@@ -26,7 +26,7 @@ _LOSS = Markup(
     '<path d="M48,29h26m-6,-5l6,5l-6,5M196,29h26m-6,-5l6,5l-6,5"/>'
     '<rect x="80" y="12" width="34" height="34" stroke-dasharray="2 3"/>'
     '<circle cx="245" cy="29" r="17" stroke-dasharray="2 3"/></g>'
-    '<text x="8" y="66">add noise, ask for the noise</text><text x="160" y="66">the same</text>'
+    '<text x="8" y="66">add noise, guess it</text><text x="160" y="66">the same</text>'
     '<rect x="8" y="76" width="24" height="10" class="mf"/><text x="8" y="104">small error: seen</text>'
     '<rect x="160" y="76" width="88" height="10" class="hf"/><text x="160" y="104">large error: new</text></svg>'
 )

@@ -14,7 +14,7 @@ def expect(chromium):
 
 def test_hover_focus_and_escape(page, server, expect):
     page.goto(server.url + "?tab=attack")
-    word = page.locator(".term", has_text="SecMI").first
+    word = page.locator(".term", has_text="SecMI").filter(visible=True).first
     tip = word.locator(".tip")
     expect(tip).to_be_hidden()
     word.locator("button").hover()

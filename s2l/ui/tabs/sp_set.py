@@ -38,6 +38,7 @@ class SPSet(Tab):
     preview: gr.HTML
     pictures: gr.HTML
     zip_file: gr.DownloadButton
+    weights: gr.DownloadButton
     next: gr.Button
     inputs: list
     advanced: gr.Accordion
@@ -48,14 +49,16 @@ class SPSet(Tab):
 
     @property
     def outputs(self) -> list:
-        return [self.pictures, self.zip_file]
+        return [self.pictures, self.zip_file, self.weights]
 
     def draw(self, page: Context, view: View) -> dict:
         job = page.backend.jobs.job(view.state["job"]) if view.state["job"] else None
         path = str(page.backend.sp_set_zip(view.result)) if view.result is not None else None
+        tuned = page.backend.weights_zip(view.result) if view.result is not None else None
         return {
             self.pictures: pictures_html(job, view.result, page.backend.store, view.person),
             self.zip_file: gr.update(value=path, visible=path is not None),
+            self.weights: gr.update(value=str(tuned) if tuned else None, visible=tuned is not None),
         }
 
     def connect(self, page: Context) -> None:
@@ -168,6 +171,8 @@ def build(fields: dict, first: dict) -> SPSet:
             )  # fmt: skip
     preview = gr.HTML(elem_id="preview")
     pictures = gr.HTML(elem_id="sp-pictures")
-    zip_file = gr.DownloadButton("Download this SP set", visible=False, size="sm", elem_id="sp-zip")
+    with gr.Row():
+        zip_file = gr.DownloadButton("Download this SP set", visible=False, size="sm", elem_id="sp-zip")
+        weights = gr.DownloadButton("Download the fine-tuned weights", visible=False, size="sm", elem_id="weights-zip")
     following = gr.Button("Next: fine-tune →", variant="primary", elem_id="next-finetune")
-    return SPSet(preview, pictures, zip_file, following, [fields[n] for n in INPUTS], advanced)
+    return SPSet(preview, pictures, zip_file, weights, following, [fields[n] for n in INPUTS], advanced)
