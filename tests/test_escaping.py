@@ -37,7 +37,7 @@ from s2l.record import Result
 from s2l.report.frames import export_frames
 from s2l.store import Store, read_json, write_json
 from s2l.tables import view as table_view
-from s2l.ui import effects, first, html, layout, leak, live, own, photo, quiz, runs, two_runs, words
+from s2l.ui import effects, exposure, first, html, layout, leak, live, own, photo, quiz, runs, two_runs, words
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.tabs import compare, extraction, finetune, membership, report, running, sp_set, story, target
 
@@ -166,7 +166,13 @@ def scenes(tmp_path_factory) -> Iterator[Callable[[str], Scene]]:
     lora, paper = FINETUNERS["lora"], table_view.paper()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(html, "_svg", lambda figure: "data:image/svg+xml,")
-        for name in ("roc_figure", "score_histogram_figure", "distance_histogram_figure", "loss_figure"):
+        for name in (
+            "roc_figure",
+            "score_histogram_figure",
+            "distance_histogram_figure",
+            "loss_figure",
+            "extraction_curve_figure",
+        ):
             patch.setattr(figures, name, lambda *args, **kwargs: None)
         patch.setattr(figures, "axes_frame", lambda figure: (0, 0, 1, 1))
         patch.setattr(table_view, "plot", lambda *args: None)
@@ -296,6 +302,10 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "compare.tables_html": lambda s: compare.tables_html(s.tables),
     "compare.figure_html": lambda s: figure_of(compare.figure_html()),
     "effects.screen": lambda s: figure_of(effects.screen({"tokens": s.table})),
+    "exposure.conclusion_html": lambda s: exposure.conclusion_html(s.result, "loss"),
+    "exposure.exposed_html": lambda s: exposure.exposed_html(s.result, "loss"),
+    "exposure.growth_html": lambda s: exposure.growth_html(s.result),
+    "exposure.blind_html": lambda s: exposure.blind_html(s.result),
     "two_runs.sides_html": lambda s: two_runs.sides_html(s.result, s.other),
     "report.loss_html": lambda s: report.loss_html(s.result),
     "report.closing_html": lambda s: report.closing_html(s.result, ANSWERS),
@@ -306,6 +316,7 @@ NUMBERS = {
     "html.loss_curve", "live.loss_html", "live.samples_html", "quiz.extracted_html", "membership.point_html",
     "membership.ranked_html", "extraction.cards_html", "extraction.detail_html", "extraction.histogram_html",
     "extraction.draw question", "extraction.draw unknown", "report.loss_html", "compare.figure_html", "effects.screen",
+    "exposure.growth_html", "exposure.blind_html",
 }  # fmt: skip
 
 

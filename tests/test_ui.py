@@ -25,7 +25,7 @@ from s2l.jobs.limits import OwnModel
 from s2l.labs import default_lab, find
 from s2l.record import Result
 from s2l.store import Store, write_json
-from s2l.ui import api, events, form, html, layout, own, quiz, runs, session, two_runs
+from s2l.ui import api, events, exposure, form, html, layout, own, quiz, runs, session, two_runs
 from s2l.ui import photo as one_photo
 from s2l.ui.backend import N_SHOWN, Backend
 from s2l.ui.tab import Context, Entry, Tab, View
@@ -530,6 +530,27 @@ def test_two_runs_have_a_difference_with_an_interval_where_they_share_their_phot
     text = two_runs.sides_html(result, Result(other, result.store))
     assert "judge different photos" in text and "[95 %]" not in text.partition("All numbers")[0]
     assert text.count("generation 1 after the shake") == 2
+
+
+def test_a_conclusion_says_whether_the_base_leaks_what_the_shake_changed_and_how_sure(result):
+    text = exposure.conclusion_html(result)
+    assert "already leaks" in text and "makes the attack weaker, not stronger: AUC 0.60" in text
+    assert "A quick run is too small for conclusions" in text and "private photos come out of the base model" in text
+    record = json.loads(json.dumps(result.record))
+    record["config"]["preset"] = "demo"
+    record["attacks"]["loss"] |= {"difference": change(-0.1, 0.2, 0.4), "before": summary(0.55)}
+    text = exposure.conclusion_html(Result(record, result.store))
+    assert "no clear sign" in text and "changes nothing clearly" in text and "95 % intervals" in text
+    assert exposure.conclusion_html(None) == ""
+    assert "come out" not in exposure.conclusion_html(result, extraction=False)  # tab 4 must not answer tab 5
+
+
+def test_the_page_shows_what_the_report_has(tmp_path):
+    showcase = Backend.open(Store(tmp_path / "own")).showcase
+    text = exposure.exposed_html(showcase, "loss")
+    assert text.count("<img") == exposure.MOST and "the set stands out" in text and "p &lt; 0.001" in text
+    assert "More generations" in exposure.growth_html(showcase)
+    assert "attacker without the training photos" in exposure.blind_html(showcase)
 
 
 def test_two_runs_side_by_side(result, monkeypatch):

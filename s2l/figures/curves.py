@@ -160,10 +160,10 @@ def loss_figure(log_rows: Sequence[LogLine], dark: bool = False, narrow: bool = 
     return figure
 
 
-def extraction_curve_figure(result: Result, dark: bool = False) -> Figure:
+def extraction_curve_figure(result: Result, dark: bool = False, narrow: bool = False) -> Figure:
     """Distinct training photos extracted against the number of generations, with the interval for new ones."""
     c, curve = palette(dark), result.extraction["curve"]
-    figure = new_figure(9, 4.6, c)
+    figure = new_figure(5 if narrow else 9, 4.6, c)
     ax = figure.add_subplot()
     for when, line in LINES.items():
         side, colour = curve[when], getattr(c, when)

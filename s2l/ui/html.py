@@ -168,6 +168,19 @@ def loss_curve(loss: list[list[float]], total: int) -> Markup:
     )  # fmt: skip
 
 
+def loss_sentence(loss: Sequence[float]) -> str:
+    """What a training curve says, and what it does not; "" for a curve that is too short."""
+    tenth = len(loss) // 10
+    if tenth < 1:
+        return ""
+    first, last = float(np.mean(loss[:tenth])), float(np.mean(loss[-tenth:]))
+    moved = "fell" if last < 0.9 * first else "rose" if last > 1.1 * first else "hardly moved"
+    return (
+        f"The training loss {moved}: {first:.3f} over the first tenth of the steps, {last:.3f} over the last. It is "
+        "measured on the model's own pictures, so it says nothing about what leaks: that is step 4."
+    )
+
+
 def before_after(rows: Sequence[tuple[str, str, str]], hint: str) -> Markup:
     """Pictures that change from before to after under one slider.
 

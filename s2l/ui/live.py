@@ -127,7 +127,8 @@ def loss_html(job: Job | None) -> Markup:
     if job is None or len(job.live.get("loss", [])) < 2:
         return Markup()
     curve = html.loss_curve(job.live["loss"], job.config.finetune.max_train_steps)
-    return html.block(Markup("<h3>Training loss (thick: running mean)</h3>"), curve)
+    said = "" if job.active else html.loss_sentence([loss for _, loss in job.live["loss"]])
+    return html.block(Markup("<h3>Training loss (thick: running mean)</h3>"), curve, Markup("<p>{}</p>").format(said))
 
 
 def log_html(job: Job | None) -> Markup:

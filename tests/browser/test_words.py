@@ -14,6 +14,7 @@ def expect(chromium):
 
 def test_hover_focus_and_escape(page, server, expect):
     page.goto(server.url + "?tab=attack")
+    expect(page.locator("#quiz-skip")).to_be_visible()  # the tab has opened
     word = page.locator(".term", has_text="SecMI").filter(visible=True).first
     tip = word.locator(".tip")
     expect(tip).to_be_hidden()
@@ -33,8 +34,9 @@ def test_hover_focus_and_escape(page, server, expect):
 def test_a_tap_on_a_telephone(chromium, server, expect):
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
-    for tab in ("story", "attack", "compare"):
+    for tab, opened in (("story", "#leak"), ("attack", "#quiz-skip"), ("compare", "#effects .fx")):
         page.goto(f"{server.url}?tab={tab}")
+        expect(page.locator(opened).first).to_be_visible()
         word = page.locator(".term button").filter(visible=True).last
         expect(word).to_be_visible()
         word.tap()

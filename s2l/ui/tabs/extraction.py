@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from s2l.errors import UserError
 from s2l.record import BOTH, Part, Result
-from s2l.ui import html, quiz, runs, words
+from s2l.ui import exposure, html, quiz, runs, words
 from s2l.ui.events import QUIET, click_value
 from s2l.ui.heavy import ready
 from s2l.ui.tab import Context, Tab, View
@@ -248,6 +248,7 @@ def histogram_html(result: Result) -> Markup:
             "own autoencoder.</p>"
         ).format(floor),
         runs.outcome_html(result, lambda group: group == "Extraction", detail=True),
+        exposure.growth_html(result), exposure.blind_html(result),
     )  # fmt: skip
 
 
@@ -283,7 +284,8 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
             Markup('<h3>{}</h3><p class="verdict {}"><b>{}.</b> {}</p>').format(
                 runs.what(result), tone, verdict, numbers
             )
-        ),
+        )
+        + exposure.conclusion_html(result),
         tab.show: "all",
         tab.sort: "closest",
         tab.detail: "",

@@ -116,7 +116,8 @@ def example_html(example: Result | None) -> Markup:
     if example is None or not curve:
         return Markup()
     title = Markup("<h3>An example, run by us: the training loss of {} (thick: running mean)</h3>")
-    return html.block(title.format(runs.what(example)), curve)
+    said = html.loss_sentence([row["loss"] for row in rows if "loss" in row])
+    return html.block(title.format(runs.what(example)), curve, Markup("<p>{}</p>").format(said))
 
 
 def run_label(person: str, own: dict) -> str:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from s2l.errors import UserError, unknown
 from s2l.record import Part, Result, When
-from s2l.ui import html, photo, quiz, runs, words
+from s2l.ui import exposure, html, photo, quiz, runs, words
 from s2l.ui.events import LATEST, QUIET, click_value, in_a_sentence, number
 from s2l.ui.tab import Context, Tab, View
 
@@ -254,7 +254,7 @@ def scores_html(result: Result, attack: str) -> Markup:
         f"Histogram of {title} scores of members and held-out photos, before and after: where they overlap, "
         "the attack cannot tell them apart",
     )  # fmt: skip
-    return html.block(
+    return exposure.exposed_html(result, attack) + html.block(
         Markup("<h3>How the scores overlap</h3>"), drawing, Markup("<h3>The numbers</h3>"),
         runs.outcome_html(result, lambda group: group in (title, "Blind control"), detail=True),
         Markup(
@@ -304,7 +304,8 @@ def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -
         tab.skip: gr.update(visible=False),
         tab.box: gr.update(visible=True),
         tab.said: said + quiz.auc_html(result, answers),
-        tab.headline: runs.headline_html(result, example, len(names)),
+        tab.headline: runs.headline_html(result, example, len(names))
+        + exposure.conclusion_html(result, extraction=False),
         tab.attack: gr.update(choices=[(title, name) for name, title in names.items()], value=attack),
         tab.when: "after",
         tab.accused: gr.update(maximum=total, value=accused),

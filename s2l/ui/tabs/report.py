@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from s2l.errors import UserError
 from s2l.record import Result
 from s2l.report import findings
-from s2l.ui import html, quiz, runs, words
+from s2l.ui import exposure, html, quiz, runs, words
 from s2l.ui.backend import Backend
 from s2l.ui.events import PRIVATE, QUIET
 from s2l.ui.tab import Context, Tab, View
@@ -117,7 +117,9 @@ def draw(tab: Report, result: Result | None, run: str, example: bool, answers: d
         hidden = {c: gr.update(visible=False) for c in tab.outputs if c is not tab.headline}
         return hidden | {tab.headline: gr.update(value=runs.headline_html(None), visible=True)}
     return {
-        tab.headline: runs.headline_html(result, example) + html.block(runs.outcome_html(result)),
+        tab.headline: runs.headline_html(result, example)
+        + exposure.conclusion_html(result)
+        + html.block(runs.outcome_html(result)),
         tab.html_file: gr.update(value=None, visible=True, interactive=False),
         tab.json_file: gr.update(value=None, visible=True, interactive=False),
         tab.command: gr.update(value=command_of(result), visible=True),
