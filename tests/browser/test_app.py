@@ -175,3 +175,13 @@ def test_bad_input_is_one_sentence_and_nothing_is_lost(page, expect):
     expect(page.locator("#status")).to_contain_text("Nothing is running")
     tab(page, 2)
     expect(page.locator("#set_size input")).to_have_value("999999")
+
+
+def test_other_attacks_are_chosen_where_the_attacks_are(page, server, expect):
+    page.goto(server.url + "?tab=attack")
+    page.locator("#choose-attacks").get_by_role("button", name=re.compile("other attacks")).click()
+    page.locator("#attacks").get_by_role("checkbox", name="SimA", exact=True).check()
+    page.locator("#run-attacks").click()
+    expect(page).to_have_url(re.compile("tab=finetune"))
+    expect(state(page)).to_have_text(re.compile("Waiting|Running|Finished"))
+    page.locator("#cancel").click()

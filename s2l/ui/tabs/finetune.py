@@ -184,9 +184,6 @@ def build(fields: dict, first: dict, example: Result | None) -> FineTune:
             first["train_text_encoder"], label=FIELDS["train_text_encoder"].label, elem_id="train_text_encoder"
         )
         gr.Markdown("**How the leak is measured**")
-        fields["attacks"] = gr.CheckboxGroup(
-            list(first["attacks"]), value=first["attacks"], label=FIELDS["attacks"].label, elem_id="attacks",
-        )  # fmt: skip
         with gr.Row():
             number("n_nonmembers", "for the ROC")
             number("n_generations", "before and after, each")

@@ -11,6 +11,7 @@ from s2l.errors import UserError, unknown
 from s2l.record import Part, Result, When
 from s2l.ui import exposure, html, photo, quiz, runs, words
 from s2l.ui.events import LATEST, QUIET, click_value, in_a_sentence, number
+from s2l.ui.form import FIELDS
 from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a [[score]]; members should
@@ -43,6 +44,7 @@ class Membership(Tab):
     chosen: gr.State
     scores: gr.HTML
     next: gr.Button
+    again: gr.Button | None = None
 
     @property
     def outputs(self) -> list:
@@ -54,13 +56,17 @@ class Membership(Tab):
 
     @classmethod
     def build(cls, page: Context) -> Membership:
-        return build()
+        tab = build()
+        tab.again = choice_of_attacks(page)
+        return tab
 
     def draw(self, page: Context, view: View) -> dict:
         return draw(self, view.result, view.answers, view.example)
 
     def connect(self, page: Context) -> None:
         page.goes_to(self.next, "extraction")
+        if self.again is not None:
+            page.goes_to(self.again, "finetune")  # running.py starts the run
         self._operating_point(page)
         self._predictions(page)
 
@@ -349,6 +355,16 @@ def warm(result: Result) -> None:
         for when in photo.WHENS:
             ranked_html(result, attack, when)
         scores_html(result, attack)
+
+
+def choice_of_attacks(page: Context) -> gr.Button:
+    """Which attacks the next run has, and a button that runs it; `finetune.attack_choices` fills the list later."""
+    with gr.Accordion("Try other attacks: choose those of the next run", open=False, elem_id="choose-attacks"):
+        page.fields["attacks"] = gr.CheckboxGroup(
+            list(page.first["attacks"]), value=page.first["attacks"], label=FIELDS["attacks"].label, elem_id="attacks",
+            info="what was computed before, such as the fine-tuning of the same settings, is not computed again",
+        )  # fmt: skip
+        return gr.Button("Run step 3 with these attacks", elem_id="run-attacks")
 
 
 def build() -> Membership:

@@ -15,6 +15,7 @@ from s2l.store import Store
 from s2l.ui import form, heavy, html, live, session
 from s2l.ui.events import QUIET
 from s2l.ui.tab import Context
+from s2l.ui.tabs.membership import Membership
 from s2l.ui.tabs.sp_set import SPSet
 from s2l.ui.tabs.target import Target
 
@@ -85,9 +86,10 @@ def connect(page: Context, tab: FineTune) -> None:
         } | ({page.shown: job.id} if job.state == "done" else {})  # fmt: skip
 
     after_click = [tab.error, page.session, page.browser, page.seen, page.shown, page.timer, *panel]
-    tab.run.click(run, {page.session, page.browser, chosen_model, *fields.values()}, after_click, **QUIET).then(
-        None, page.browser, None, js="(kept) => window.s2l.address({run: kept.job})", **QUIET
-    )
+    for button in filter(None, (tab.run, page.part(Membership).again)):
+        button.click(run, {page.session, page.browser, chosen_model, *fields.values()}, after_click, **QUIET).then(
+            None, page.browser, None, js="(kept) => window.s2l.address({run: kept.job})", **QUIET
+        )
 
     def stop(state: dict):
         try:
