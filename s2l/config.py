@@ -1,22 +1,20 @@
 """Frozen settings, one class per stage. They alone decide what a run computes.
 
 They can be written to JSON and read back, and `keys.key_of` turns them into the name under which a stage's result is
-cached. What changes only the speed (device, batch sizes of inference) is *not* here: see `Runtime` in
-model/diffusion.py.
+cached. What is meant to change only the speed (device, batch sizes of inference) is in `Runtime`, model/diffusion.py.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from s2l.errors import UserError, unknown
 from s2l.presets import PRESETS
+from s2l.prompts import MAX_PROMPT_CHARACTERS, check_prompt
 
 SCHEMA_VERSION = 1
-MAX_PROMPT_CHARACTERS = 1000
 MAX_IMAGES = 100_000
 MAX_APP_SEED = 10**9
 
@@ -28,29 +26,16 @@ MODEL_HELP = (
 )
 
 
-def check_prompt(prompt: str) -> str:
-    """A prompt is one line of 1 to 1,000 characters; returns it stripped."""
-    prompt = prompt.strip()
-    if not prompt:
-        raise UserError("the prompt is empty: write a few words, such as 'a photo of Mira Solwyn'")
-    if len(prompt) > MAX_PROMPT_CHARACTERS:
-        raise UserError(f"the prompt has {len(prompt):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are allowed")
-    return prompt
-
-
-def replace_name(caption: str, name: str, by: str) -> str:
-    """The caption with `name` replaced by `by` wherever it stands as whole words, in upper or lower case."""
-    if not name:
-        return caption
-    return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _: by, caption, flags=re.IGNORECASE)
-
-
 class Settings(BaseModel):
     """Base of every settings model: immutable, no unknown fields, no NaN.
 
     Each field declares its title, bounds and help text once; the command line and the page read them there.
     `app_max` is the largest value that the page allows.
+
+    OF_BEFORE  {field: the value that everything had before the field existed}, which keys leave out
     """
+
+    OF_BEFORE: ClassVar[dict[str, str]] = {}
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -258,7 +243,12 @@ class FineTuneConfig(Settings):
 
 
 class AuditConfig(Settings):
-    """Membership inference. `settings` overrides an attack's own defaults: {"secmi": {"t": 100}}."""
+    """Membership inference. `settings` overrides an attack's own defaults: {"secmi": {"t": 100}}.
+
+    A record without `noise` or `latents` is from before they were settings: hence their defaults.
+    """
+
+    OF_BEFORE: ClassVar[dict[str, str]] = {"noise": "position", "latents": "mode"}
 
     attacks: tuple[str, ...] = Field(
         ("secmi", "loss"), title="Attacks",
@@ -266,7 +256,17 @@ class AuditConfig(Settings):
     )  # fmt: skip
     settings: dict[str, dict] = {}
     confidence: float = Field(0.95, gt=0.5, lt=1, title="Confidence", description="Confidence level of the intervals.")
-    seed: int = Field(0, ge=0, title="Seed", description="Seed of the noise, which is generated per image index.")
+    seed: int = Field(0, ge=0, title="Seed", description="Seed of the noise, which is generated per photo.")
+    noise: Literal["content", "position"] = Field(
+        "position", title="Noise by",
+        description="What a photo's noise depends on besides the seed: content (as presets have it: no other photo "
+        "matters) or position (its place in the list, as in the committed tables).",
+    )  # fmt: skip
+    latents: Literal["mode", "sample"] = Field(
+        "mode", title="Latents",
+        description="What of the autoencoder's posterior the attacks see: mode, or sample (one draw per photo, as in "
+        "the published code of the attacks).",
+    )  # fmt: skip
     # Frozen on calibration people.
     shake_weight: float = Field(
         0.8, ge=0, le=1, title="Shake weight", description="Weight of the fine-tuned model as a reference."

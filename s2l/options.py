@@ -39,6 +39,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "rank": ("finetune.settings.lora.rank",),
     "train-batch-size": ("finetune.train_batch_size",),
     "attacks": ("audit.attacks",),
+    "noise": ("audit.noise",),
+    "latents": ("audit.latents",),
     "n-generations": ("extraction.n_generations",),
     "seed-pool": ("extraction.seed_pool",),
     "guidance-w": ("extraction.guidance_w",),

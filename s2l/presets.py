@@ -9,7 +9,7 @@ PRESETS: dict[str, dict] = {
         "domain": {"n_members": 12, "n_nonmembers": 12},
         "sp_set": {"set_size": 8, "sampler": {"num_inference_steps": 4, "guidance_scale": 1.0}},
         "finetune": {"max_train_steps": 6, "train_batch_size": 4},
-        "audit": {"settings": {"secmi": {"t": 100}}},
+        "audit": {"settings": {"secmi": {"t": 100}}, "noise": "content"},
         "extraction": {"n_generations": 8, "sampler": {"num_inference_steps": 4}},
     },
     # A live run in class: takes minutes on two cores.
@@ -18,7 +18,7 @@ PRESETS: dict[str, dict] = {
         # Unguided pictures are what the model has *learnt*; see docs/search.md.
         "sp_set": {"set_size": 128, "sampler": {"guidance_scale": 1.0}},
         "finetune": {"max_train_steps": 300, "train_batch_size": 8},
-        "audit": {"settings": {"secmi": {"t": 100}}},
+        "audit": {"settings": {"secmi": {"t": 100}}, "noise": "content"},
         "extraction": {"n_generations": 256},
     },
     # The paper's sizes, for Stable Diffusion on a GPU.
@@ -41,6 +41,7 @@ PRESETS: dict[str, dict] = {
             },
         },
         "finetune": {"learning_rate": 1e-6, "max_train_steps": 125_000, "train_batch_size": 4},
+        "audit": {"noise": "content"},
         "extraction": {
             "prompts": [{"template": "photo of {name}"}],
             "n_generations": 5000,

@@ -374,6 +374,58 @@ def test_a_query_of_some_images_says_where_they_stand(random_model):
         attacks.run_attack("loss", random_model, whole.part([]), CONFIG)
 
 
+BY_CONTENT = AuditConfig(noise="content")
+
+
+@pytest.mark.brings("Numbers", "One photo more or less in a folder", "changes no other photo's score")
+@pytest.mark.parametrize("latents", ["mode", "sample"])
+def test_leaving_out_a_photo_changes_no_other_score(random_model, latents):
+    images, names = photos(5, random_model.resolution), ("loss", "sima_mc", "clid", "pfami", "secmi")
+    config = BY_CONTENT.model_copy(update={"latents": latents, "settings": {"secmi": {"t": 20}}})
+
+    def scores(kept: list[int]) -> dict[str, torch.Tensor]:
+        part = images.subset(kept)
+        query = attacks.query_of(random_model, part, config, part.captions)
+        return attacks.run_components(names, random_model, query, config)
+
+    whole, part = scores([0, 1, 2, 3, 4]), scores([0, 2, 3, 4])
+    for name in names:
+        assert same(part[name], whole[name][[0, 2, 3, 4]]), name
+    by_place = attacks.make_query(random_model, images.subset([0, 2]))
+    moved = attacks.run_attack("loss", random_model, by_place, CONFIG)
+    still = attacks.run_attack("loss", random_model, attacks.make_query(random_model, images), CONFIG)
+    assert same(moved[:1], still[:1]) and not same(moved[1:], still[2:3])  # as the committed cells have it
+
+
+def test_copies_of_a_photo_share_their_noise(random_model):
+    images = photos(3, random_model.resolution)
+    images = ImageSet(images.images[[0, 1, 0, 2]], ("a", "b", "a", "c"), ("0", "1", "copy of 0", "2"))
+    query = attacks.query_of(random_model, images, BY_CONTENT, images.captions)
+    noise = query.noise(random_model, 1)
+    assert torch.equal(noise[0], noise[2]) and len(noise.flatten(1).unique(dim=0)) == 3
+    scores = attacks.run_attack("loss", random_model, query, BY_CONTENT)
+    assert len(scores) == 4 and same(scores[:1], scores[2:3])
+
+
+def test_a_sampled_posterior_is_its_mean_with_noise_of_the_photo(random_model):
+    images = photos(4, random_model.resolution)
+    mode = attacks.query_of(random_model, images, AuditConfig(), images.captions)
+    sample = attacks.query_of(random_model, images, AuditConfig(latents="sample"), images.captions)
+    assert mode.posterior == () and mode.indices == sample.indices == (0, 1, 2, 3)
+    pixels = images.floats() * 2 - 1
+    with torch.inference_mode():
+        posterior = random_model.vae.encode(pixels).latent_dist
+    drawn = (sample.latents / random_model.vae.config.scaling_factor - posterior.mean) / posterior.std
+    assert torch.allclose(mode.latents, posterior.mean * random_model.vae.config.scaling_factor, atol=1e-5)
+    assert abs(float(drawn.mean())) < 0.1 and abs(float(drawn.std()) - 1) < 0.1
+    assert torch.equal(sample.part([2, 1]).latents, sample.latents[[2, 1]])
+    assert sample.part([2, 1]).posterior == (sample.posterior[2], sample.posterior[1])
+    again = attacks.query_of(random_model, images, AuditConfig(latents="sample", seed=1), images.captions)
+    assert not torch.equal(again.latents, sample.latents)
+    crop = sample.encoded(random_model, images.floats())  # a changed picture gets its photo's noise
+    assert torch.allclose(crop, sample.latents, atol=1e-5)
+
+
 def test_progress_counts_images_and_a_listener_can_stop_the_suite():
     model = AnalyticModel()
     query, events = attacks.make_query(model, photos(7, SIDE)), []

@@ -77,9 +77,12 @@ def test_a_cell_says_which_version_of_the_program_made_it(monkeypatch, tmp_path)
 
 def test_the_formula_of_every_stage_stands():
     """What a cache of before holds is found again. A change here makes everybody compute again what they have."""
-    config = preset("demo", "Mira Solwyn")
+    config = preset("demo", "Mira Solwyn", audit={"noise": "position"})
     tune, search = config.finetune, config.extraction
+    now = preset("demo", "Mira Solwyn")
     keys = {
+        "scores, noise by content": identity.scores("model", "domain", "loss", now.audit, now.audit, ("a", "b")),
+        "run, noise by content": identity.run(now, "model"),
         "sp_set": identity.sp_set("model", "Mira Solwyn", config.sp_set),
         "class_images": identity.class_images("model", "person", 128, config.sp_set.sampler),
         "finetune": identity.finetune("sp", tune, {"lora": 1e-3}, "Mira Solwyn"),
@@ -108,6 +111,8 @@ def test_the_formula_of_every_stage_stands():
         "audit": "defe9e97b90f9790d9d2fecf",
         "result": "1f9945f35266029812f5c5d1",
         "run": "9f0ab9520b6cc4f491c5afcb",
+        "scores, noise by content": "0e65c8a8963ef3ecff19c463",
+        "run, noise by content": "7c22a8d41d42dff798c7a3c5",
     }
 
 
@@ -169,6 +174,26 @@ def test_a_new_section_that_is_off_changes_no_key():
     assert identity.cell("model", extended) == identity.cell("model", config)
     on = Extended.model_validate(config.model_dump() | {"gate": {}})
     assert identity.cell("model", on) != identity.cell("model", config)
+
+
+def test_a_setting_with_its_value_of_before_changes_no_key():
+    old = checked(RunConfig, {"domain": {"name": "Mira Solwyn"}})  # as records had it
+    spelled = checked(RunConfig, {"domain": {"name": "Mira Solwyn"}, "audit": {"noise": "position", "latents": "mode"}})
+    assert identity.cell("model", spelled) == identity.cell("model", old)
+    assert identity.scores("m", "d", "loss", old.audit, spelled.audit, ("a",)) == identity.scores(
+        "m", "d", "loss", old.audit, old.audit, ("a",)
+    )
+    assert preset("quick", "Mira Solwyn").audit.noise == preset("paper", "x").audit.noise == "content"
+    keys = set()
+    for ways in ({}, {"noise": "content"}, {"latents": "sample"}, {"noise": "content", "latents": "sample"}):
+        audit = old.audit.model_copy(update=ways)
+        keys |= {
+            identity.cell("model", old.model_copy(update={"audit": audit})),
+            identity.scores("m", "d", "loss", old.audit, audit, ("a",)),
+            identity.loss_parts("t", "b", "d", old.audit, audit, [("a",), ("b",)]),
+            identity.audit("d", (1,), audit, old.extraction, ["x"]),
+        }
+    assert len(keys) == 16
 
 
 def test_a_key_knows_the_attacks_that_are_used_and_no_others():

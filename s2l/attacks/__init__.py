@@ -2,7 +2,7 @@
 
 from s2l.attacks import clid, loss, pfami, pia, secmi, sima  # noqa: F401  (importing registers them)
 from s2l.attacks.calibration import Combination, RobustScale, shake_calibrated
-from s2l.attacks.query import Query, make_query
+from s2l.attacks.query import Query, make_query, query_of
 from s2l.attacks.registry import (
     ATTACKS,
     attack_settings,
@@ -27,6 +27,7 @@ __all__ = [
     "get_attack",
     "make_query",
     "memory_estimate",
+    "query_of",
     "register_attack",
     "run_attack",
     "run_components",

@@ -28,7 +28,7 @@ class LossSettings(Settings):
 def score(model: DiffusionModel, query: Query, settings: LossSettings) -> torch.Tensor:
     """Minus the mean over t of ||n - eps(z_t, t, c)||^2, averaged over latent entries: (N,).
 
-    n      noise, fixed by the image's index and the timestep's position
+    n      noise, fixed by the image and the timestep's position in the list
     z_t    sqrt(a_t) z0 + sqrt(1 - a_t) n
     eps    predicted noise, (N, C, h, w)
     """

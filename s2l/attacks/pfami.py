@@ -62,5 +62,5 @@ def score(model: DiffusionModel, query: Query, settings: PFAMISettings) -> torch
     whole, pixels = error(query), query.floats()
     fall = torch.zeros_like(whole)
     for share in settings.crops:
-        fall += whole - error(query.altered(latents=model.encode_images(centre_crop(pixels, share))))
+        fall += whole - error(query.altered(latents=query.encoded(model, centre_crop(pixels, share))))
     return -fall / (len(settings.crops) * len(settings.timesteps))

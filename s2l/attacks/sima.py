@@ -65,7 +65,7 @@ def score_sima_mc(model: DiffusionModel, query: Query, settings: SimAMCSettings)
     """Minus the mean over t and noise draws of ||eps(z_t, t, c)||_4^4: (N,).
 
     z_t    sqrt(a_t) z0 + sqrt(1 - a_t) n
-    n      noise, fixed by the image's index and the number of the draw; with one draw per timestep it is the noise of
+    n      noise, fixed by the image and the number of the draw; with one draw per timestep it is the noise of
            the Loss attack at the same place of its list, so the suite gets these predictions for free
     """
     total = torch.zeros(len(query), device=model.device)

@@ -39,6 +39,8 @@ def audit(
     n_nonmembers: base.NNonmembers = None,
     calibration_share: base.CalibrationShare = None,
     attacks: base.AttackNames = None,
+    noise: base.NoiseBy = None,
+    latents: base.Latents = None,
     n_generations: Annotated[int | None, typer.Option(help="Number of generations to search, from each model.")] = None,
     guidance: base.Guidance = None,
     seed_pool: base.SeedPool = None,
@@ -79,6 +81,7 @@ def audit(
             "calibration-share": calibration_share, "n-generations": n_generations, "guidance": guidance,
             "seed-pool": seed_pool, "guidance-w": guidance_w,
             "unshake": unshake, "unshake-space": unshake_space, "seed": seed,
+            "noise": noise, "latents": latents,
         }  # fmt: skip
         given = audit_config(preset_name, domain or "nobody", str(tuned), options)
         name = base.check_name(domain or _recorded_name(tuned, members), given.model, members)

@@ -46,6 +46,8 @@ def run(
     rank: base.Rank = None,
     train_batch_size: base.TrainBatch = None,
     attacks: base.AttackNames = None,
+    noise: base.NoiseBy = None,
+    latents: base.Latents = None,
     n_generations: base.Generations = None,
     seed_pool: base.SeedPool = None,
     guidance_w: base.GuidanceW = None,
@@ -81,6 +83,7 @@ def run(
             "learning-rate": learning_rate, "rank": rank,
             "train-batch-size": train_batch_size, "n-generations": n_generations, "seed-pool": seed_pool,
             "guidance-w": guidance_w, "unshake": unshake, "unshake-space": unshake_space, "seed": seed,
+            "noise": noise, "latents": latents,
         }  # fmt: skip
         settings = _settings(preset_name, domain, options, method, attacks)
     base.check_folder(out)

@@ -168,6 +168,8 @@ def attack(
     unshake: base.Unshake = None,
     unshake_space: base.UnshakeSpace = None,
     attacks: base.AttackNames = None,
+    noise: base.NoiseBy = None,
+    latents: base.Latents = None,
     seed: base.NoiseSeed = None,
     preset_name: base.Preset = "demo",
     model: base.Model = LAB,
@@ -182,10 +184,11 @@ def attack(
     difference. A higher score always means more likely a member.
     """
     base.check_runtime(device, dtype, batch_size)
-    base.section("audit", preset_name, None, {"seed": seed})
+    over: dict = {"seed": seed, "noise": noise, "latents": latents}
+    base.section("audit", preset_name, None, over)
     unshake_config = base.unshake_section(preset_name, unshake, unshake_space, tuned)
     target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
-    settings = base.section("audit", preset_name, None, {"attacks": base.attack_names(attacks), "seed": seed})
+    settings = base.section("audit", preset_name, None, over | {"attacks": base.attack_names(attacks)})
     if out.is_dir():
         raise UserError(f"{out} is a folder: --out names a JSON file")
     base.check_folder(out.parent)

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import torch
 
-from s2l.config import FineTuneConfig, replace_name
+from s2l.config import FineTuneConfig
 from s2l.data.domain import ImageSet
 from s2l.data.sp_set import generate_images
 from s2l.finetune.catalogue import DreamBoothSettings, TextualInversionSettings, settings_of
 from s2l.finetune.method import Examples
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Progress
+from s2l.prompts import replace_name
 
 CLASS_SEED = 70_000_000  # far from the seeds of SP sets and of extraction
 MAX_CLASS_IMAGES = 1000  # what Ruiz et al. use

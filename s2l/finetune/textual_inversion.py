@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from s2l.config import FineTuneConfig, replace_name
+from s2l.config import FineTuneConfig
 from s2l.errors import UserError
 from s2l.finetune.catalogue import TextualInversionSettings, settings_of
 from s2l.model.diffusion import DiffusionModel
+from s2l.prompts import replace_name
 
 WEIGHTS = "learned_embeds.safetensors"  # the name diffusers looks for
 OTHER_WORDS = 8  # room that a caption needs beside the new tokens, start and end included

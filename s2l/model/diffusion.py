@@ -236,11 +236,11 @@ class DiffusionModel(Batched):
     # --- images, prompts, noise ---------------------------------------------------------------
 
     @torch.inference_mode()
-    def encode_images(self, x: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """(N, 3, H, W), uint8 or in [0, 1] -> z0 (N, C, h, w) float32: the posterior's mode, scaled.
 
-        The mode, not a sample: a score must not depend on the encoder's own noise. Thousands of images come as uint8:
-        only a batch of them is ever held as floats.
+        With `noise`, standard normal (N, C, h, w), the sample mean + std noise. Thousands of images come as uint8: only
+        a batch of them is ever held as floats.
         """
         if x.ndim != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
             raise ValueError(f"images must be (N, 3, {self.resolution}, {self.resolution}), not {tuple(x.shape)}")
@@ -248,8 +248,11 @@ class DiffusionModel(Batched):
         def encoded(some: slice) -> torch.Tensor:
             whole = 255 if x.dtype == torch.uint8 else 1
             batch = (x[some].to(self.device, torch.float32) / whole * 2 - 1).to(self.vae.dtype)
-            mode = self.vae.encode(batch).latent_dist.mode().float()
-            return finite(mode, "encoding pictures into latents", self.vae.dtype)
+            posterior = self.vae.encode(batch).latent_dist
+            z = posterior.mode().float()
+            if noise is not None:
+                z = z + posterior.std.float() * noise[some].to(self.device)
+            return finite(z, "encoding pictures into latents", self.vae.dtype)
 
         parts = [part for group in self.batches(len(x)) for part in self.together(encoded, group)]
         return torch.cat(parts) * self.vae.config.scaling_factor

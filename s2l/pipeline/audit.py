@@ -52,7 +52,7 @@ def audit(
     before: Subject,
     tuned: Subject | FineTuned,
     domain: Domain,
-    config: AuditConfig = AuditConfig(),
+    config: AuditConfig = AuditConfig(noise="content"),
     extraction: ExtractionConfig = ExtractionConfig(),
     stages: Stages | None = None,
     people: Callable[[], Sequence[Domain]] = tuple,

@@ -89,17 +89,25 @@ def unshaken(tuned: str, base: str, config: UnshakeConfig, name: str) -> str:
 
 
 def loss_parts(
-    tuned: str, base: str, domain: str, settings: Settings, seed: int, captions: Sequence[Sequence[str]]
+    tuned: str, base: str, domain: str, settings: Settings, config: AuditConfig, captions: Sequence[Sequence[str]]
 ) -> str:
     """Key of the numbers behind the Loss attack's curve over w. `captions` are those of each of the two models."""
-    return key_of("loss_parts", UNSHAKE, SCORES, tuned, base, domain, settings, seed, [list(c) for c in captions])
+    texts = [list(c) for c in captions]
+    ways = _ways(config)
+    return key_of("loss_parts", UNSHAKE, SCORES, tuned, base, domain, settings, config.seed, texts, *ways)
+
+
+def _ways(config: AuditConfig) -> list[dict[str, str]]:
+    """How the attacks draw noise and read the autoencoder, as a part of a key; nothing for the ways of before."""
+    ways = {name: getattr(config, name) for name, before in config.OF_BEFORE.items() if getattr(config, name) != before}
+    return [ways] if ways else []
 
 
 def scores(
     subject: str, domain: str, attack: str, settings: Settings, config: AuditConfig, captions: Sequence[str]
 ) -> str:
     """Key of one attack's scores on a domain's images, each with the caption that the attacker uses for it."""
-    return key_of("scores", SCORES, subject, domain, attack, settings, config.seed, list(captions))
+    return key_of("scores", SCORES, subject, domain, attack, settings, config.seed, list(captions), *_ways(config))
 
 
 def chosen_seeds(model: str, prompts: Sequence[str], config: ExtractionConfig, first_timestep: int) -> str:

@@ -56,7 +56,7 @@ def scorer(
 
     @cache
     def query() -> attacks.Query:
-        return attacks.make_query(subject.load(), images, config.seed, captions)
+        return attacks.query_of(subject.load(), images, config, captions)
 
     def components(name: str) -> np.ndarray:
         def work(folder: Path) -> None:

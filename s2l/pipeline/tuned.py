@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from s2l import finetune
-from s2l.config import FineTuneConfig, checked, replace_name
+from s2l.config import FineTuneConfig, checked
 from s2l.data.domain import Domain
 from s2l.errors import UserError
 from s2l.finetune import hypernetwork
@@ -31,6 +31,7 @@ from s2l.model.lora_names import is_lora
 from s2l.pipeline import identity
 from s2l.pipeline.subject import Subject
 from s2l.pipeline.unshake import FineTuned
+from s2l.prompts import replace_name
 from s2l.training import CHECKPOINT
 
 SUPPORTED = (

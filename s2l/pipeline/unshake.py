@@ -87,7 +87,7 @@ def loss_parts(base: Subject, tuned: Subject, domain: Domain, config: AuditConfi
 
     def work(folder: Path) -> None:
         models = base.load(), tuned.load()
-        query = attacks.make_query(models[0], images, config.seed, captions[0])
+        query = attacks.query_of(models[0], images, config, captions[0])
         other = query.altered(embeddings=models[1].encode_prompts(captions[1]), captions=tuple(captions[1]))
 
         def parts(some: slice) -> torch.Tensor:
@@ -106,7 +106,7 @@ def loss_parts(base: Subject, tuned: Subject, domain: Domain, config: AuditConfi
             stages.progress(Event(LOSS_PARTS.id, sum(map(len, rows)), len(query)))
         save_file({"parts": torch.cat(rows)}, folder / "loss.safetensors")
 
-    key = identity.loss_parts(tuned.key, base.key, domain.key, settings, config.seed, captions)
+    key = identity.loss_parts(tuned.key, base.key, domain.key, settings, config, captions)
     folder = stages(LOSS_PARTS, key, work)
     return load_file(folder / "loss.safetensors")["parts"].double().numpy()
 

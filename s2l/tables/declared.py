@@ -52,6 +52,8 @@ def _extraction_rows() -> tuple[Row, ...]:
 
 # The attacks of the outcomes in docs/protocol.md; PIA and SimA add three UNet evaluations per photo to the preset's.
 ATTACKS_OF_TABLES = {"audit": {"attacks": ["secmi", "loss", "pia", "sima"]}}
+# The committed cells were measured with noise by a photo's place in its list: rows of one table must agree.
+OF_TABLES: dict = {"audit": {"noise": "position"}}
 OUT_OF_DOMAIN = {"sp_set": {"prompts": [{"template": "a photo of a person"}]}}  # the paper's control
 
 

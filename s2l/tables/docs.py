@@ -15,7 +15,7 @@ from s2l.bench.table import markdown
 from s2l.config import AuditConfig
 from s2l.errors import unknown
 from s2l.store import read_json
-from s2l.tables import brought, reference
+from s2l.tables import brought, lab_facts, reference
 from s2l.tables import view as table_view
 from s2l.tables.sheet import Sheet, change, interval
 from s2l.tables.sheet import markdown as markdown_of
@@ -347,6 +347,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "lab-card": lab_card,
     "lab-card-buried": lab_card_buried,
     "lab-repeats": lab_repeats,
+    "photos-apart": lab_facts.photos_apart,
+    "posterior": lab_facts.posterior,
     "secmi-timesteps": secmi_timesteps,
     "search": search,
     "search-2": search_2,

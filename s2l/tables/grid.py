@@ -30,7 +30,7 @@ from s2l.store import Store, write_json
 from s2l.tables import split
 from s2l.tables import view as table_view
 from s2l.tables.cells import KINDS, SCHEMA_VERSION, find_cells, free_path, program_state, read_cell
-from s2l.tables.declared import Row, Table, get_table
+from s2l.tables.declared import OF_TABLES, Row, Table, get_table
 
 
 def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:
@@ -159,7 +159,7 @@ def configs(table: Table, people: int | None = None, only: str = "") -> Iterable
             start = i - i % row.together
             others = [other for other in names[start : start + row.together] if other != name]
             together = {"sp_set": {"together": others}} if others else {}
-            yield row, preset(table.preset, name, **merged(row.overrides, together))
+            yield row, preset(table.preset, name, **merged(OF_TABLES, merged(row.overrides, together)))
 
 
 def run_table(

@@ -24,7 +24,7 @@ from s2l.errors import UserError
 from s2l.keys import file_hash
 from s2l.labs import Lab, find_lab
 from s2l.measure.control import blind_control
-from s2l.measure.distances import paired_l2
+from s2l.measure.distances import paired_l2, pairwise_l2
 from s2l.measure.extraction import extract
 from s2l.measure.intervals import auc
 from s2l.measure.over_people import hierarchical_mean
@@ -32,6 +32,7 @@ from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
 
 DELTAS = (0.08, 0.1, 0.12, 0.15)
+SAMPLED_ATTACKS = ("loss", "secmi", "pia", "sima")  # whose AUC is measured with a sampled posterior too
 SECMI_TIMESTEPS = (60, 100, 140, 200)  # tried on the calibration people, to freeze one in `demo`
 
 
@@ -86,6 +87,41 @@ def secmi_timesteps(
             aucs[t].append(auc(scores[:n], scores[n:]))
         progress(Event("timesteps", i + 1, len(names), {"name": name}))
     return {str(t): float(np.mean(values)) for t, values in aucs.items()}
+
+
+def photos_apart(lab: Lab) -> dict:
+    """The l2 between two different member photos of one person, over all pairs and people: how many, mean, smallest."""
+    pairs = []
+    for person in lab.people:
+        photos = lab_domain(lab, DomainConfig(name=person.name)).membership.members.images
+        above = np.triu_indices(len(photos), 1)
+        pairs.append(pairwise_l2(photos, photos)[above])
+    distances = np.concatenate(pairs)
+    return {"pairs": len(distances), "mean": float(distances.mean()), "smallest": float(distances.min())}
+
+
+def posterior(model: DiffusionModel, lab: Lab, n_nonmembers: int = 40, progress: Progress = silent) -> dict:
+    """The autoencoder's posterior on the calibration people's photos, and what sampling it does to attacks.
+
+    std  mean standard deviation of a latent's entry, in units of the scaled latents, whose own is about 1
+    auc  {attack: {"mode", "sample"}}, means over the people
+    """
+    names, stds = lab.names("calibration"), []
+    aucs: dict[str, dict[str, list[float]]] = {a: {"mode": [], "sample": []} for a in SAMPLED_ATTACKS}
+    for i, name in enumerate(names):
+        domain = lab_domain(lab, DomainConfig(name=name, n_nonmembers=n_nonmembers))
+        photos, n = domain.membership.all(), len(domain.membership.members)
+        mode = model.encode_images(photos.images)
+        stds.append(float((model.encode_images(photos.images, torch.ones_like(mode)) - mode).mean()))
+        for latents in ("mode", "sample"):
+            config = AuditConfig(attacks=SAMPLED_ATTACKS, latents=latents)
+            query = attacks.query_of(model, photos, config, photos.captions)
+            for attack, scores in attacks.run_suite(SAMPLED_ATTACKS, model, query, config).items():
+                values = scores.double().numpy()
+                aucs[attack][latents].append(auc(values[:n], values[n:]))
+        progress(Event("posterior", i + 1, len(names), {"name": name}))
+    means = {a: {latents: float(np.mean(values)) for latents, values in by.items()} for a, by in aucs.items()}
+    return {"std": float(np.mean(stds)), "people": len(names), "auc": means}
 
 
 def measure(
@@ -155,6 +191,8 @@ def write_measurement(path: Path, name: str = LAB, n_generations: int = 0, progr
     measurement = measure(model, lab, n_generations=n_generations, progress=progress)
     measurement["protocol"]["command"] += "" if name == LAB else f" --model {name} --out {Path(path).as_posix()}"
     measurement["secmi_timesteps"] = secmi_timesteps(model, lab, progress=progress)
+    measurement["photos_apart"] = photos_apart(lab)
+    measurement["posterior"] = posterior(model, lab, progress=progress)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(measurement, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return measurement

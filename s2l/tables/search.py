@@ -19,6 +19,7 @@ from s2l.pipeline.experiment import run
 from s2l.progress import Event, Progress, silent
 from s2l.record import BOTH, Part, Result
 from s2l.store import Store, read_json, write_json
+from s2l.tables.declared import OF_TABLES
 
 SCHEMA_VERSION = 1
 PARTS: tuple[Part, Part] = ("members", "nonmembers")
@@ -159,7 +160,7 @@ def configs(search: Search, only: str = "", people: int | None = None) -> Iterat
     for trial in trials:
         choice = people if people is not None else trial.people
         for name in names[:choice] if isinstance(choice, int) else choice:
-            settings = merged(search.common, trial.overrides)
+            settings = merged(OF_TABLES, merged(search.common, trial.overrides))
             domain = settings.pop("domain", {}) | {"name": name}
             if trial.together:
                 others = {"sp_set": {"together": [other for other in names if other != name]}}

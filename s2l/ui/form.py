@@ -7,11 +7,12 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from s2l.config import PRESETS, PromptPart, RunConfig, check_prompt, preset, replace_name
+from s2l.config import PRESETS, PromptPart, RunConfig, preset
 from s2l.errors import UserError, unknown
 from s2l.finetune import parse, spelled_out
 from s2l.labs import default_lab, find_lab
 from s2l.options import checked_preset, declaration
+from s2l.prompts import check_prompt, replace_name
 
 FIRST_PRESET = "demo"
 APP_PRESETS = {

@@ -8,7 +8,7 @@ from functools import partial
 import gradio as gr
 from markupsafe import Markup
 
-from s2l.config import MAX_PROMPT_CHARACTERS
+from s2l.prompts import MAX_PROMPT_CHARACTERS
 from s2l.ui import html, own, words
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.events import QUIET

@@ -1,0 +1,39 @@
+"""What docs say of a lab's photos and its autoencoder: sentences with figures from results/lab.json. Loads no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s2l.store import read_json
+
+COMMAND = "python -m s2l lab measure"
+NOT_MEASURED = f"Not measured yet: `{COMMAND}`."
+
+
+def photos_apart(results: Path) -> str:
+    """How far two photos of one person are apart."""
+    lab = read_json(results / "lab.json")
+    if (apart := lab.get("photos_apart")) is None:
+        return NOT_MEASURED
+    return (
+        f"Two different member photos of one person differ by an l2 of {apart['mean']:.2f} on average and of "
+        f"{apart['smallest']:.3f} at the least ({apart['pairs']:,} pairs of {lab['protocol']['people']} people; "
+        f"`{COMMAND}`). A generation within .1 of a photo is a copy or, "
+        "rarely, a likeness: how often is measured among held-out photos, which the model cannot have copied."
+    )
+
+
+def posterior(results: Path) -> str:
+    """How wide the posterior of the lab's autoencoder is, and what sampling it does to the attacks."""
+    lab = read_json(results / "lab.json")
+    if (measured := lab.get("posterior")) is None:
+        return NOT_MEASURED
+    aucs = ", ".join(f"{TITLES[a]} {by['mode']:.3f} and {by['sample']:.3f}" for a, by in measured["auc"].items())
+    return (
+        f"The lab `fresh`: an entry of a latent has a posterior standard deviation of {measured['std']:.3f} on "
+        f"average, in units of the scaled latents. AUC before fine-tuning with the mode and with a sample, means over "
+        f"{measured['people']} calibration people: {aucs} (`{COMMAND}`)."
+    )
+
+
+TITLES = {"loss": "Loss", "secmi": "SecMI", "pia": "PIA", "sima": "SimA"}
