@@ -163,7 +163,8 @@ DType = Annotated[
 Batch = Annotated[
     int | None,
     typer.Option(
-        help="Images per forward pass; changes speed and memory, not results. Default: what fits the device's memory."
+        help="Images per forward pass; changes speed and memory, and results by rounding, more of it in half and "
+        "mixed precision (docs/performance.md). Default: what fits the device's memory."
     ),
 ]
 Permission = Annotated[

@@ -57,6 +57,8 @@ def lab_card(results: Path) -> str:
         ),
         ("VAE reconstruction l2 on held-out photos", f"{lab['vae_floor']:.4f}", "below .03"),
     ]
+    if (posterior := lab.get("posterior")) is not None:
+        rows.append(("VAE posterior, mean standard deviation of the scaled latents", f"{posterior['std']:.3f}", ""))
     lines = _table(("measured on the shipped float16 weights", "value [95 % interval]", "target"), rows)
     lines.append("")
     lines.append(
@@ -349,6 +351,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "lab-repeats": lab_repeats,
     "photos-apart": lab_facts.photos_apart,
     "posterior": lab_facts.posterior,
+    "batch-size": lab_facts.batch_size,
     "secmi-timesteps": secmi_timesteps,
     "search": search,
     "search-2": search_2,

@@ -30,6 +30,7 @@ from s2l.measure.intervals import auc
 from s2l.measure.over_people import hierarchical_mean
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
+from s2l.tables.batch_effect import batch_effect
 
 DELTAS = (0.08, 0.1, 0.12, 0.15)
 SAMPLED_ATTACKS = ("loss", "secmi", "pia", "sima")  # whose AUC is measured with a sampled posterior too
@@ -193,6 +194,7 @@ def write_measurement(path: Path, name: str = LAB, n_generations: int = 0, progr
     measurement["secmi_timesteps"] = secmi_timesteps(model, lab, progress=progress)
     measurement["photos_apart"] = photos_apart(lab)
     measurement["posterior"] = posterior(model, lab, progress=progress)
+    measurement["batch_size"] = batch_effect(name, lab.people[0].name)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(measurement, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return measurement

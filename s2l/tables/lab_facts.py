@@ -36,4 +36,17 @@ def posterior(results: Path) -> str:
     )
 
 
+def batch_size(results: Path) -> str:
+    """What the batch size changes, in float32 and in mixed precision."""
+    effect = read_json(results / "lab.json").get("batch_size")
+    if effect is None:
+        return NOT_MEASURED
+    parts = [
+        f"in {dtype} a picture changes by at most {by['pictures']:.0f} of 255 and a LoRA's weights after ten steps by "
+        f"at most {by['weights']:.1g} of the largest"
+        for dtype, by in effect.items()
+    ]
+    return f"Images one by one instead of eight at once: {', '.join(parts)} (the lab `fresh`; `{COMMAND}`)."
+
+
 TITLES = {"loss": "Loss", "secmi": "SecMI", "pia": "PIA", "sima": "SimA"}
