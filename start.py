@@ -3,6 +3,10 @@
 
     python3 start.py [--cpu]              open the app on http://127.0.0.1:7860
     python3 start.py [--cpu] test ...     run the linter, the type checker and the tests; ... goes to pytest
+    python3 start.py [--cpu] test --newest    try the newest versions that the ranges allow, in .venv-newest
+    python3 start.py [--cpu] test --oldest    try the oldest ones, in .venv-oldest
+    python3 start.py advisories [FOLDER]  compare the installed versions (of .venv, .venv-newest, ...) with known
+                                          security advisories
     python3 start.py [--cpu] COMMAND ...  run one command of `python -m s2l`; COMMAND --help says more
 
 --cpu is for a Linux machine without a GPU: torch then comes from PyTorch's CPU index. COMMAND is one of
@@ -35,6 +39,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -42,8 +47,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def python_in(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+PYTHON = python_in(VENV)
+
+
+def pip(python: Path, *words: str) -> None:
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words], check=True)
+
+
+def wanted(*files: str) -> list[str]:
+    """The requirements in some files: "torch>=2.8,<2.14", ..."""
+    lines = (line.strip() for name in files for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "-"))]
 
 
 def install(requirements: str, cpu: bool) -> None:
@@ -57,12 +78,58 @@ def install(requirements: str, cpu: bool) -> None:
         print(f"creating {VENV}", flush=True)
         venv.create(VENV, with_pip=True)
     print(f"installing {requirements} (minutes the first time)", flush=True)
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if cpu:
-        torch = next(line for line in text.splitlines() if line.startswith("torch"))
-        subprocess.run([*command, "--index-url", CPU_INDEX, torch], check=True)
-    subprocess.run([*command, "-r", str(ROOT / requirements)], check=True)
+        pip(PYTHON, "--index-url", CPU_INDEX, next(each for each in wanted("requirements.txt") if "torch" in each))
+    pip(PYTHON, "-r", str(ROOT / requirements))
     marker.write_text(stamp)
+
+
+def oldest(requirements: list[str]) -> str:
+    """A constraints file with every requirement at its lower bound, which has to be a release."""
+    bounds = (re.match(r"([\w-]+)>=([\w.]+)", each) for each in requirements)
+    return "".join(f"{bound[1]}=={bound[2]}\n" for bound in bounds if bound)
+
+
+def try_versions(which: str, cpu: bool, words: list[str]) -> int:
+    """Install the "newest" or the "oldest" versions into an environment of their own and run the smoke tests."""
+    folder = ROOT / f".venv-{which}"
+    python, files = python_in(folder), ("requirements.txt", "requirements-dev.txt")
+    print(f"creating {folder} and installing the {which} versions (minutes)", flush=True)
+    venv.create(folder, with_pip=True, clear=True)
+    constraints = folder / "constraints.txt"
+    constraints.write_text(oldest(wanted(*files)) if which == "oldest" else "")
+    if cpu:
+        torch = next(each for each in wanted("requirements.txt") if "torch" in each)
+        pip(python, "--index-url", CPU_INDEX, "-c", str(constraints), torch)
+    pip(python, "-r", str(ROOT / files[1]), "-c", str(constraints))
+    subprocess.run([str(python), "-m", "pip", "check"], check=True)
+    subprocess.run([str(python), "-m", "pip", "list", "--disable-pip-version-check"], check=True)
+    words = words or ["-m", "smoke"]
+    return subprocess.run([str(python), "-m", "pytest", *words], cwd=ROOT).returncode
+
+
+def advisories(name: str) -> int:
+    """Compare the versions installed in a folder with known advisories, by pip-audit, which gets its own environment.
+
+    Exit code 1: there is one. 2: the folder is not an environment, or the advisory service does not answer.
+    """
+    sites = sorted((ROOT / name).glob("lib/python*/site-packages")) or sorted((ROOT / name).glob("Lib/site-packages"))
+    if not sites:
+        print(f"{name} holds no installed packages: run `start.py test` first, or name another folder", file=sys.stderr)
+        return 2
+    tool = ROOT / ".venv-audit"
+    if not python_in(tool).exists():
+        venv.create(tool, with_pip=True)
+    pip(python_in(tool), "pip-audit>=2.9,<3")
+    command = [str(python_in(tool)), "-m", "pip_audit", "--path", str(sites[0]), "--progress-spinner", "off"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout, end="")
+    if done.returncode and not done.stdout.strip() and "vulnerabilit" not in done.stderr:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        print(f"the advisory service does not answer: {lines[-1][:200]}", file=sys.stderr)
+        return 2
+    print(done.stderr, end="", file=sys.stderr)
+    return done.returncode
 
 
 def main(arguments: list[str]) -> int:
@@ -76,6 +143,10 @@ def main(arguments: list[str]) -> int:
         return 0
     testing = arguments[:1] == ["test"]
     try:
+        if testing and arguments[1:2] in (["--newest"], ["--oldest"]):
+            return try_versions(arguments[1].removeprefix("--"), cpu, arguments[2:])
+        if arguments[:1] == ["advisories"]:
+            return advisories(arguments[1] if len(arguments) > 1 else VENV.name)
         install("requirements-dev.txt" if testing else "requirements.txt", cpu)
     except subprocess.CalledProcessError as error:
         print("the installation failed; pip's message above says why", file=sys.stderr)

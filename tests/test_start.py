@@ -1,0 +1,37 @@
+"""start.py: the versions that `test --oldest` asks for, and what the advisories command says without an environment."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def start():
+    spec = importlib.util.spec_from_file_location("start", ROOT / "start.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    module = start()
+    assert module.oldest(["torch>=2.8,<2.14", "safetensors>=0.6.2,<1"]) == "torch==2.8\nsafetensors==0.6.2\n"
+    wanted = module.wanted("requirements.txt", "requirements-dev.txt")
+    constraints = module.oldest(wanted).splitlines()
+    assert len(constraints) == len(wanted) and all("==" in line for line in constraints)
+
+
+def test_every_requirement_has_both_bounds_and_every_close_upper_bound_a_reason():
+    lines = [line.strip() for line in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()]
+    bounds = [line for line in lines if ">=" in line and line.startswith('"') and ",<" in line]
+    assert len(bounds) > 25
+    for line in bounds:
+        upper = line.split(",<")[1].split('"')[0]
+        assert "." not in upper or "#" in line, line  # not merely the next major version
+
+
+def test_advisories_need_an_environment(capsys):
+    assert start().advisories(".venv-of-nobody") == 2
+    assert ".venv-of-nobody holds no installed packages" in capsys.readouterr().err
