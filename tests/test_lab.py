@@ -325,6 +325,9 @@ def test_a_measurement_is_of_the_lab_that_was_named(two_labs, tmp_path, capsys, 
     assert measured["model"]["key"] == weights_key(locate("lab:buried")) and list(measured["secmi_timesteps"]) == [
         "100"
     ]
+    assert measured["photos_apart"]["pairs"] > 0 and 0 < measured["photos_apart"]["smallest"] < 1
+    assert measured["posterior"]["std"] > 0 and set(measured["posterior"]["auc"]) == {"loss", "secmi", "pia", "sima"}
+    assert measured["batch_size"].keys() == {"float32", "mixed"}
 
 
 def test_a_cache_is_warmed_for_the_lab_that_was_named(two_labs, tmp_path, capsys):
