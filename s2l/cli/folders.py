@@ -234,7 +234,8 @@ def generations_resolution(folder: Path, model: str) -> int:
     sides: dict[int, str] = {}
     for name in picture_files(folder):
         with suppress(Unreadable):  # reading the picture later reports why
-            sides.setdefault(min(header(folder / name)), name)
+            saved = header(folder / name)
+            sides.setdefault(min(saved.width, saved.height), name)
     if len(sides) > 1:
         (a, first), (b, second) = list(sides.items())[:2]
         raise UserError(

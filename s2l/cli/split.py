@@ -1,24 +1,33 @@
-"""The command `split-check`: how far does an audit of these folders depend on the choice of held-out photos?"""
+"""The command `split-check`: what tells two folders apart without any model, and how much an audit depends on that."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from s2l.cli import base, console
-from s2l.config import LAB, SCHEMA_VERSION
+from s2l.config import LAB, MAX_IMAGES, SCHEMA_VERSION
 from s2l.errors import UserError
 from s2l.options import help_of, run_config
 
-BLIND_SIDE = 64  # pixels without a model: the blind control looks at 16 x 16
+if TYPE_CHECKING:
+    from s2l.pipeline.folders import Checked
+
+FINEST = 256  # pixels, at most, at which photos are looked at without a model
+REMAINS = (
+    "Re-encoding hides how the files were saved. It cannot hide another crop, light, occasion or camera, strong blur, "
+    "or other captions, and the attacks see less in re-encoded photos than in those the model was trained on."
+)
 
 
 @base.app.command(
     epilog=base.example(
+        "split-check --members in --nonmembers out",
+        "split-check --members in --nonmembers out --fix same",
         "split-check --members in --nonmembers out --second other-camera",
         "split-check --members in --nonmembers out --second other-camera --model BASE --tuned FOLDER \\",
         "    --i-have-permission --out split.json",
@@ -27,6 +36,12 @@ BLIND_SIDE = 64  # pixels without a model: the blind control looks at 16 x 16
 def split_check(
     members: base.Members = None,
     nonmembers: base.Nonmembers = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for re-encoded copies of both folders: same size, same compression, no metadata."
+        ),
+    ] = None,
     second: Annotated[
         Path | None,
         typer.Option(help="Photos of the same person from a second source, not used in training: a folder or a list."),
@@ -49,9 +64,11 @@ def split_check(
 ) -> None:
     """Check whether a split into members and held-out photos is fair.
 
-    The blind control, which knows the photos but no model, tries to tell the two folders apart. With --second it does
-    so at five shares of held-out photos from the second source. With --tuned, every attack on the base model and on
-    the fine-tuned one is measured at each share too.
+    Says how the files of the two folders were saved, and whether the blind controls, which know the photos but no
+    model, tell the folders apart: by content and captions, and at the finest scale of pixels. With --fix both folders
+    are saved again in one way and checked again. With --second the first control is repeated at five shares of held-out
+    photos from the second source. With --tuned, every attack on the base model and on the fine-tuned one is measured at
+    each share too.
     """
     base.check_runtime(device, dtype, batch_size)
     if members is None or nonmembers is None:
@@ -60,37 +77,47 @@ def split_check(
         raise UserError("--model: the attacks compare two models, so give the fine-tuned one with --tuned")
     if attacks is not None and tuned is None:
         raise UserError("--attacks: they need two models, so give the fine-tuned one with --tuned")
+    if fix is not None and (second is not None or tuned is not None):
+        raise UserError("--fix: leave out --second and --tuned, and give them when you check the new folders")
     base.section("audit", preset_name, None, {"seed": seed})
     settings = base.section("audit", preset_name, None, {"attacks": base.attack_names(attacks), "seed": seed})
+    if tuned is None and n_nonmembers is None:
+        n_nonmembers = MAX_IMAGES  # only attacks are slow
     options = {"members": str(members), "nonmembers": str(nonmembers), "n-nonmembers": n_nonmembers}
     target = run_config(preset_name, domain or members.resolve().name, options).domain
     if out is not None:
         if out.is_dir():
             raise UserError(f"{out} is a folder: --out names a JSON file")
         base.check_folder(out.parent)
-    from s2l.measure.fine import fine_control
-    from s2l.pipeline import split
-    from s2l.pipeline.experiment import calibration_people
-    from s2l.pipeline.stages import Stages
-    from s2l.pipeline.subject import Subject
-    from s2l.pipeline.tuned import caption_notes, read_tuned, say
+    from s2l.data.domain import DIFFER
+    from s2l.data.reencode import check_output, reencode, smallest_side
+    from s2l.pipeline import folders as split
     from s2l.store import Store, write_json
 
+    folders, scored = (members, nonmembers), None
+    if fix is not None:
+        check_output(base.check_folder(fix), folders)
     if tuned is None:
-        photos, parts = split.folders_domain(target, base.text_of(second), BLIND_SIDE)
-        scored = None
+        resolution = min(FINEST, smallest_side(folders) or FINEST)
+        photos, parts = split.folders_domain(target, base.text_of(second), resolution)
     else:
+        from s2l.pipeline.experiment import calibration_people
+        from s2l.pipeline.split import part_scores
+        from s2l.pipeline.stages import Stages
+        from s2l.pipeline.subject import Subject
+        from s2l.pipeline.tuned import caption_notes, read_tuned, say
+
         loaded = base.load_model(model or LAB, i_have_permission, device, dtype, batch_size)
         fine_tuned = read_tuned(loaded, tuned, target.name)
         photos, parts = split.folders_domain(target, base.text_of(second), loaded.resolution)
         say(caption_notes(fine_tuned, photos))
         with console.progress() as progress:
             people = partial(calibration_people, target, model or LAB)
-            scores = split.part_scores(
+            scores = part_scores(
                 Subject.of(loaded), fine_tuned.subject, photos, parts, settings, Stages(Store(), progress), people
             )
         scored = split.attacks_of(scores, parts, settings.confidence)
-    shares, blind = split.shares_of(parts), split.blind_of(photos, parts)
+    shares, checked = split.shares_of(parts), split.checked(photos, parts)
     counts = {part: where.stop - where.start for part, where in parts.items()}
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -98,21 +125,26 @@ def split_check(
         "n_members": len(photos.membership.members),
         "n_nonmembers": counts,
         "shares": list(shares),
-        "blind": [asdict(control) for control in blind],
         "attacks": {name: [asdict(at) for at in rows] for name, rows in (scored or {}).items()},
         "notes": list(photos.notes),
+        **checked.record(),
     }
-    print(_table(record))
-    print(f"\n{record['n_members']} members against {min(counts.values())} held-out photos at every share")
-    print(_verdict(blind[0].confounded, [c.confounded for c in blind]))
-    fine = fine_control(photos.membership)
-    record["fine"] = asdict(fine)
-    print(
-        f"at the finest scale of pixels, without any model: AUC {fine.auc:.3f}, p = {fine.p_value:.3f}"
-        + (f"; the two folders differ, most clearly in {fine.reason}" if fine.differ else "; no difference found")
-    )
+    for line in checked.lines:
+        print(line)
+    print(f"\n{_table(record)}\n")
+    print(f"{record['n_members']} members against {min(counts.values())} held-out photos at every share")
+    print(_fine(checked))
+    print(_verdict(checked))
     for note in photos.notes:
-        console.say(f"Note: {note}")
+        if not note.startswith(DIFFER):  # said above, in the report
+            console.say(f"Note: {note}")
+    if fix is not None:
+        split_sets = (photos.membership.members, photos.membership.nonmembers)
+        recipe = reencode(folders, [part.ids for part in split_sets], fix)
+        after = split.checked(*split.folders_domain(split.in_folder(target, fix), None, min(FINEST, recipe.side)))
+        record["fix"] = {"folder": str(fix), "recipe": asdict(recipe), **after.record()}
+        print(f"\nwritten: {fix}/members and {fix}/nonmembers, {recipe.words}")
+        print(f"\n{_before_and_after(checked, after)}\n\n{_fixed(after)}\n{REMAINS}")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, record)
@@ -126,7 +158,7 @@ def _table(record: dict) -> str:
         head += [f"{name}: AUC before", "after", "after - before"]
     rows = [tuple(head)]
     for i, (share, control) in enumerate(zip(record["shares"], record["blind"], strict=True)):
-        cells = [f"{100 * share:g} %", f"{control['auc']:.3f} [{control['low']:.2f}, {control['high']:.2f}]"]
+        cells = [f"{100 * share:g} %", f"{control['auc']:.3f} (p = {control['p_value']:.3f})"]
         for at in (points[i] for points in record["attacks"].values()):
             d = at["difference"]
             cells += [f"{at['auc_before']:.3f}", f"{at['auc_after']:.3f}"]
@@ -135,9 +167,39 @@ def _table(record: dict) -> str:
     return console.columns(rows)
 
 
-def _verdict(fair_is_confounded: bool, confounded: list[bool]) -> str:
-    if fair_is_confounded:
-        return "the split itself is not fair: the blind control tells members from held-out photos without any model"
-    if any(confounded):
+def _fine(checked: Checked) -> str:
+    fine = checked.fine
+    found = f"the two folders differ, most clearly in {fine.reason}" if fine.differ else "no difference found"
+    return f"at the finest scale of pixels, without any model: AUC {fine.auc:.3f}, p = {fine.p_value:.3f}; {found}"
+
+
+def _verdict(checked: Checked) -> str:
+    if ways := checked.ways:
+        return (
+            f"the split itself is not fair: without any model, members are told from held-out photos by their "
+            f"{' and '.join(ways)}, so no attack's AUC on it is evidence of a leak"
+        )
+    if any(control.confounded for control in checked.blind):
         return "the blind control finds no difference in the split itself, but it recognises the second source"
     return "the blind control finds no difference; it can miss one, above all with few photos"
+
+
+def _before_and_after(before: Checked, after: Checked) -> str:
+    """What was found in the folders, and in their re-encoded copies."""
+
+    def cells(checked: Checked) -> list[str]:
+        controls = (checked.blind[0], checked.fine)
+        kinds = [difference.split(":")[0] for difference in checked.differences]
+        return ["; ".join(kinds) or "no difference", *(f"AUC {c.auc:.3f}, p = {c.p_value:.3f}" for c in controls)]
+
+    what = ("files differ in", "blind control", "at the finest scale")
+    return console.columns([("", "before", "after"), *zip(what, cells(before), cells(after), strict=True)])
+
+
+def _fixed(after: Checked) -> str:
+    if ways := after.ways:
+        return (
+            f"the re-encoded folders still differ, in their {' and '.join(ways)}: do not audit on them; choose members "
+            "and held-out photos at random from one collection"
+        )
+    return "no difference is found between the re-encoded folders; audit on both of them, never on one of each kind"

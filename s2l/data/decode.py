@@ -102,11 +102,11 @@ def decode(path: str | Path, formats: tuple[str, ...] = FORMATS, max_pixels: int
         raise Unreadable(f"damaged: {error or type(error).__name__}") from None
 
 
-def header(path: str | Path) -> tuple[int, int]:
-    """(width, height) from a file's header, before any rotation. Raises Unreadable."""
+def header(path: str | Path) -> Traits:
+    """How a file was saved, by its header alone: the size is the one before any rotation. Raises Unreadable."""
     try:
         with open_regular(path) as file, Image.open(file, formats=readable(FORMATS)) as image:
-            return image.size
+            return traits(image, image.size, getattr(image, "quantization", None) or {})
     except Exception as error:
         raise Unreadable(f"damaged: {error or type(error).__name__}") from None
 

@@ -29,6 +29,8 @@ PAPER_DOMAINS = (
     "Serena Williams", "Tiger Woods", "Usain Bolt", "Vladimir Putin",
 )  # fmt: skip
 
+DIFFER = "the folders differ in how files were saved"
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -152,6 +154,9 @@ def folder_domain(config: DomainConfig, resolution: int) -> Domain:
         return Domain(config.name, None, key=key_of("name", config.name))
     if config.members is None or config.nonmembers is None:
         raise UserError("give both folders, --members and --nonmembers, or neither")
+    if Path(config.members).resolve() == Path(config.nonmembers).resolve():
+        raise UserError(f"{config.members} is given twice: members are photos that the model was trained on, held-out "
+                        "photos are others")  # fmt: skip
     caption = f"a photo of {config.name}"
     inside = read_photos(config.members, resolution, caption, config.n_members, config.seed, what="members")
     known = frozenset(inside.hashes)
@@ -164,7 +169,7 @@ def folder_domain(config: DomainConfig, resolution: int) -> Domain:
     if copies := report.near_copies.count:
         first, second = report.near_copies.pairs[0]
         notes += (f"{copies} held-out photos are near-copies of members, such as {first} of {second}",)
-    notes += tuple(f"the folders differ in how files were saved: {each}" for each in report.differences)
+    notes += tuple(f"{DIFFER}: {each}" for each in report.differences)
     content = [inside.hashes, outside.hashes, members.captions, nonmembers.captions]
     key = key_of("folder", config.name, resolution, *content)
     domain = Domain(config.name, MembershipSplit(members, nonmembers), key=key, notes=notes, report=report)

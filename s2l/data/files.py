@@ -131,11 +131,12 @@ def near_copies(
         candidates += zip(rows[wanted].tolist(), columns[wanted].tolist(), strict=True)
         if len(candidates) >= COMPARED:
             break
-    return [pair for pair in candidates[:COMPARED] if _alike(images[pair[0]], against[pair[1]])]
+    small = lru_cache(maxsize=None)(lambda which, i: _small((images, against)[which][i][None]) / 255)
+    return [(i, j) for i, j in candidates[:COMPARED] if _alike(small(0, i), small(int(others is not None), j))]
 
 
-def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
-    x, y = (_small(image[None]) / 255 for image in (a, b))
+def _alike(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Of two pictures of `_small`, in [0, 1]."""
     difference = (x - x.mean()) - (y - y.mean())
     return float(difference.square().mean().sqrt()) <= NEAR_L2
 

@@ -10,7 +10,8 @@ import numpy as np
 from s2l.config import RunConfig
 from s2l.measure.split import SHARES, Parts, at_shares, shares_over_people
 from s2l.model.diffusion import Runtime
-from s2l.pipeline.split import both, run_split
+from s2l.pipeline.folders import both
+from s2l.pipeline.split import run_split
 from s2l.progress import Progress
 from s2l.store import Store
 from s2l.worlds.second import DIRECTIONS
