@@ -585,6 +585,11 @@ class Result:
         return self.record["key"]
 
     @property
+    def copy(self) -> str:
+        """Names this copy of the run: a shipped one has its key, but compressed pictures."""
+        return f"{self.key} in {self.store.root}"
+
+    @property
     def extraction(self) -> ExtractionOutcome:
         """The extraction results. Raises ValueError for a run without known members."""
         return known(self.record["extraction"])

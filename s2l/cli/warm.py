@@ -1,7 +1,8 @@
-"""The command `warm`: fill the cache before a lesson, so that the class gets its runs at once."""
+"""The commands `warm`, which fills the cache before a lesson, and `matrix`, which makes the runs that ship with us."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,10 @@ import typer
 from s2l.cli import base, console
 from s2l.config import LAB
 from s2l.errors import UserError
+
+# Of the runs that ship with the program: four calibration and four reporting people, every method alone.
+PEOPLE = "Mira Solwyn, Nell Ambrith, Taro Quillan, Omar Tilswick, Oona Brask, Petra Lunde, Felix Marrow, Jory Habberly"
+METHODS = "lora, end_to_end, dreambooth, textual_inversion, hypernetwork"
 
 
 def chosen_people(text: str, model: str) -> list[str]:
@@ -40,13 +45,13 @@ def warm(
     """Fill the app's cache before a lesson.
 
     Does the runs that the app does when a visitor picks a person and changes no settings. The app then shows these
-    results at once. Finished runs are skipped, so the command can be repeated.
+    results at once. Finished runs, and those that ship with the program, are skipped: the command can be repeated.
     """
     base.check_runtime(device, dtype, batch_size)
     names = chosen_people(people, model)
     from s2l.config import preset
     from s2l.finetune import parse
-    from s2l.jobs import cached_result
+    from s2l.jobs import cached_result, shipped_result
     from s2l.pipeline import experiment
     from s2l.store import Store
 
@@ -55,7 +60,47 @@ def warm(
     base.quiet_libraries()
     with console.progress() as progress:
         for config in configs:
-            if not cached_result(config, store):
+            if not (cached_result(config, store) or shipped_result(config)):
                 experiment.run(config, store, runtime, progress)
             print(f"ready: {config.domain.name}", flush=True)
-    print(f"{len(configs)} runs are in the cache {store.root}")
+    print(f"{len(configs)} runs ship with the program or are in the cache {store.root}")
+
+
+@base.app.command(epilog=base.example("matrix --people 4 --methods lora,end_to_end"))
+def matrix(
+    people: Annotated[str, typer.Option(help="How many people, 'all', or names separated by commas.")] = PEOPLE,
+    methods: Annotated[str, typer.Option(help="Methods or combinations (lora+dreambooth), separated by commas.")] = (
+        METHODS
+    ),
+    preset_name: base.Preset = "demo",
+    model: base.Lab = LAB,
+    out: Annotated[Path, typer.Option(help="Folder to write: one file per person, and the index.")] = Path(
+        "s2l/assets/matrix"
+    ),
+    device: base.Device = "auto",
+) -> None:
+    """Make the finished runs that ship with the program, so that the page answers a choice at once.
+
+    Each run is in float32 and is kept in the cache, so a stopped command continues where it was.
+    """
+    base.check_runtime(device, "float32", None)
+    names = chosen_people(people, model)
+    from s2l.config import preset
+    from s2l.finetune import parse
+    from s2l.pipeline import experiment
+    from s2l.report import shipped
+    from s2l.tables.cells import slug
+
+    combinations = [parse(text.strip()) for text in methods.split(",")]
+    runtime = base.make_runtime(device, "float32", None)
+    base.quiet_libraries()
+    for name in names:
+        with console.progress() as progress:
+            results = [
+                experiment.run(
+                    preset(preset_name, name, model=model, finetune={"methods": m}), runtime=runtime, progress=progress
+                )
+                for m in combinations
+            ]
+        size = shipped.export(results, out, slug(name))
+        print(f"written: {name}, {len(results)} runs, {size / 1e6:.1f} MB", flush=True)

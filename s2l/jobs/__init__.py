@@ -15,7 +15,7 @@ stages of a run resume from their own files.
 """
 
 from s2l.jobs.live import Live
-from s2l.jobs.store import Job, Jobs, QueueFull, cached_result, run_key
+from s2l.jobs.store import Job, Jobs, QueueFull, cached_result, run_key, shipped_result
 from s2l.jobs.worker import Supervisor, start
 
-__all__ = ["Job", "Jobs", "Live", "QueueFull", "Supervisor", "cached_result", "run_key", "start"]
+__all__ = ["Job", "Jobs", "Live", "QueueFull", "Supervisor", "cached_result", "run_key", "shipped_result", "start"]

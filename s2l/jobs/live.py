@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from s2l.jobs.store import Jobs
 from s2l.pipeline.plan import plan
 from s2l.pipeline.stages import FINETUNE, Stage
 from s2l.progress import Cancelled, Event
+from s2l.report import shipped
 from s2l.store import Store, read_json
 
 WRITE_EVERY = 0.3  # seconds between two writes of the live state
@@ -25,23 +27,32 @@ def training(folder: Path, store: Store) -> dict:
     log = folder / "log.jsonl"
     samples: dict[int, list[str]] = {}
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    loss = [[row["step"], round(row["loss"], 5)] for row in rows if "loss" in row]
     for path in sorted((folder / "samples").glob("*.png")):  # samples/000040_0.png: step and number
         samples.setdefault(int(path.name.partition("_")[0]), []).append(f"samples/{path.name}")
     return {
-        "loss": loss[:: 1 + len(loss) // LOSS_POINTS],
+        "loss": _curve(rows),
         "samples": [[step, names] for step, names in samples.items()],
         "samples_in": folder.relative_to(store.root).as_posix() if samples else "",
     }
 
 
+def _curve(log: Sequence[Mapping]) -> list[list]:
+    """[[step, loss], ...] of a training log, few enough points to draw."""
+    loss = [[row["step"], round(row["loss"], 5)] for row in log if "loss" in row]
+    return loss[:: 1 + len(loss) // LOSS_POINTS]
+
+
 def of_cached(config: RunConfig, result: str, store: Store) -> dict:
-    """The live state of a run that came entirely from the cache, so that the page can show it like any other."""
+    """The live state of a run that came entirely from the cache or ships with the program, to be shown like any other.
+
+    "shipped" stands in the state of the latter only.
+    """
+    stages = [[stage.id, "cached", stage.title] for stage in plan(config)]
+    if (entry := shipped.named(result)) is not None:
+        log = shipped.load(entry, store).training["log"]
+        return {"stages": stages, "log": ["this run ships with the program"], "loss": _curve(log), "shipped": True}
     folders = read_json(store.path("result", result) / "result.json")["folders"]
-    state = {
-        "stages": [[stage.id, "cached", stage.title] for stage in plan(config)],
-        "log": ["everything was in the cache"],
-    }
+    state = {"stages": stages, "log": ["everything was in the cache"]}
     return state | training(store.root / folders["finetune"], store)
 
 

@@ -53,10 +53,8 @@ def export_showcase(result: Result, folder: str | Path) -> int:
 def _pack(result: Result, folder: Path) -> int:
     sets = {}
     for name in (s for s in SETS if s in result.record["folders"]):
-        images = result.images(name)
-        pixels = images.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3) uint8
-        Image.fromarray(sheet(pixels)).save(folder / f"{name}.webp", lossless=True, quality=60, method=3)
-        sets[name] = {"n": len(pixels), "columns": COLUMNS, "captions": images.captions, "ids": images.ids}
+        whole, sets[name] = contact_sheet(result, name)
+        whole.save(folder / f"{name}.webp", lossless=True, quality=60, method=3)
     write_json(folder / SETS_FILE, sets)
     (folder / "result.json").write_text(json.dumps(result.record, allow_nan=False), encoding="utf-8")
     return sum(f.stat().st_size for f in folder.iterdir())
@@ -74,6 +72,14 @@ def load_showcase(folder: str | Path, store: Store) -> Result:
     return Result(record, Store(root))
 
 
+def contact_sheet(result: Result, name: str) -> tuple[Image.Image, dict]:
+    """An image set of a run as one picture, and the facts {"n", "columns", "captions", "ids"} that `cut_up` needs."""
+    images = result.images(name)
+    pixels = images.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3) uint8
+    facts = {"n": len(pixels), "columns": COLUMNS, "captions": images.captions, "ids": images.ids}
+    return Image.fromarray(sheet(pixels)), facts
+
+
 def sheet(pixels: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
     """(N, H, W, 3) as one picture (rows * H, columns * W, 3), row by row."""
     n, height, width, _ = pixels.shape
@@ -87,17 +93,21 @@ def sheet(pixels: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
 def _unpack(folder: Path, record: dict, root: Path) -> None:
     """Image folders with metadata.jsonl at the places that the record names."""
     for name, facts in read_json(folder / SETS_FILE).items():
-        target = root / record["folders"][name]
-        target.mkdir(parents=True, exist_ok=True)
         with Image.open(folder / f"{name}.webp") as image:
-            sheet = np.asarray(image.convert("RGB"))
-        side = sheet.shape[1] // facts["columns"]
-        rows = []
-        for i, (caption, identity) in enumerate(zip(facts["captions"], facts["ids"], strict=True)):
-            y, x = i // facts["columns"] * side, i % facts["columns"] * side
-            file_name = f"{i:08d}.png"
-            Image.fromarray(sheet[y : y + side, x : x + side]).save(target / file_name, compress_level=1)
-            rows.append(json.dumps({"file_name": file_name, "text": caption, "id": identity}) + "\n")
-        temporary = target / "metadata.tmp"
-        temporary.write_text("".join(rows), encoding="utf-8")
-        os.replace(temporary, target / "metadata.jsonl")
+            cut_up(image, facts, root / record["folders"][name])
+
+
+def cut_up(image: Image.Image, facts: dict, target: Path) -> None:
+    """Write the pictures of a contact sheet, and their metadata.jsonl, into the folder `target`."""
+    target.mkdir(parents=True, exist_ok=True)
+    sheet = np.asarray(image.convert("RGB"))
+    side = sheet.shape[1] // facts["columns"]
+    rows = []
+    for i, (caption, identity) in enumerate(zip(facts["captions"], facts["ids"], strict=True)):
+        y, x = i // facts["columns"] * side, i % facts["columns"] * side
+        file_name = f"{i:08d}.png"
+        Image.fromarray(sheet[y : y + side, x : x + side]).save(target / file_name, compress_level=1)
+        rows.append(json.dumps({"file_name": file_name, "text": caption, "id": identity}) + "\n")
+    temporary = target / "metadata.tmp"
+    temporary.write_text("".join(rows), encoding="utf-8")
+    os.replace(temporary, target / "metadata.jsonl")

@@ -26,6 +26,7 @@ from s2l.jobs import Job, Jobs
 from s2l.jobs.limits import Limits, OwnModel
 from s2l.labs import Lab, default_lab
 from s2l.record import Result, load_result
+from s2l.report import shipped
 from s2l.report.showcase import load_showcase
 from s2l.store import Store
 from s2l.ui import weights
@@ -159,6 +160,8 @@ class Backend:
 
     @lru_cache(maxsize=16)  # noqa: B019
     def _result(self, key: str) -> Result:
+        if (entry := shipped.named(key)) is not None:
+            return shipped.load(entry, self.store)
         return load_result(key, self.store)
 
     def finished(self, visitor: str) -> list[Job]:
@@ -204,7 +207,7 @@ class Backend:
                 logging.getLogger(__name__).exception("no report of %s", result.key)
                 raise UserError("this run was made by another version of the program: run it again") from error
 
-        folder = self._public_folder("named report", result.key, make)
+        folder = self._public_folder("named report", result.copy, make)
         return {name: folder / f"{name_of_files(result)}-{name}" for name in FILES}
 
     def sp_set_zip(self, result: Result) -> Path:
@@ -217,7 +220,7 @@ class Backend:
                 for path in [*sorted(source.glob("*.png")), source / "metadata.jsonl"]:
                     archive.write(path, f"sp-set/{path.name}")
 
-        return self._public_folder("named sp-set", result.key, make) / name
+        return self._public_folder("named sp-set", result.copy, make) / name
 
     def weights_zip(self, result: Result) -> Path | None:
         """The run's fine-tuned weights as one file (weights.py); None where there are none to download."""
@@ -229,4 +232,4 @@ class Backend:
         def make(folder: Path) -> None:
             weights.write_zip(result, what, folder / name)
 
-        return self._public_folder("named weights", result.key, make) / name
+        return self._public_folder("named weights", result.copy, make) / name

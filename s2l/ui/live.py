@@ -68,7 +68,12 @@ def status_html(job: Job | None) -> Markup:
             "Everything came from the cache: the same run had been made before. The curve and samples below are from "
             "that run."
         )
-        if job.started_at and job.finished_at:
+        if job.live.get("shipped"):
+            took = (
+                "This run ships with the program, so there is nothing to wait for. Its generated pictures are stored "
+                "compressed; all numbers come from the originals. Run it here to see it happen."
+            )
+        elif job.started_at and job.finished_at:
             took = f"It took {duration(job.finished_at - job.started_at)}."
         parts.append(Markup("<p class=quiet>{}</p>").format(took))
     return html.block(*parts)

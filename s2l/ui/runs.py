@@ -71,7 +71,7 @@ def remembered(result: Result, name: str, make: Callable[[], T]) -> T:
     """The value of `make()` for a finished run, computed once: a finished run does not change."""
     if len(_DRAWN) > 400:
         _DRAWN.clear()
-    key = (result.key, name)
+    key = (result.copy, name)
     if key not in _DRAWN:
         _DRAWN[key] = make()
     return _DRAWN[key]

@@ -12,6 +12,7 @@ from s2l.config import FineTuneConfig, checked
 from s2l.errors import UserError
 from s2l.finetune.catalogue import legal_combinations
 from s2l.record import Result
+from s2l.report import shipped
 from s2l.ui import html, live, runs, words
 from s2l.ui.backend import Backend
 from s2l.ui.events import LATEST, QUIET
@@ -47,6 +48,7 @@ class FineTune(Tab):
     log: gr.HTML
     cancel: gr.Button
     resume: gr.Button
+    here: gr.Button
     see: gr.Button
     of_method: list[str]
     advanced: gr.Accordion
@@ -59,7 +61,8 @@ class FineTune(Tab):
     def panel(self) -> list:
         """The components that show a run in progress; `running.show_job` gives their values."""
         return [
-            self.status, self.pictures, self.loss, self.samples, self.log, self.cancel, self.resume, self.see,
+            self.status, self.pictures, self.loss, self.samples, self.log, self.cancel, self.resume, self.here,
+            self.see,
         ]  # fmt: skip
 
     def connect(self, page: Context) -> None:
@@ -123,6 +126,22 @@ def example_html(example: Result | None) -> Markup:
 def run_label(person: str, own: dict) -> str:
     """The label of the Run button, with the person of the next run."""
     return f"Run: {person_of_next_run(person, own)}"
+
+
+def ready_html() -> Markup:
+    """Which runs ship with the program."""
+    people: dict[str, list[str]] = {}
+    methods: dict[str, None] = {}
+    for entry in shipped.entries():
+        people.setdefault(entry["role"], [])
+        if entry["person"] not in people[entry["role"]]:
+            people[entry["role"]].append(entry["person"])
+        methods[live.method_title(entry["methods"])] = None
+    if not people:
+        return Markup()
+    who = "; ".join(f"{', '.join(names)} ({role} people)" for role, names in people.items())
+    text = "Ready at once with the default settings: {}. Methods: {}."
+    return html.block(Markup("<p class=quiet>" + text + "</p>").format(who, ", ".join(methods)))
 
 
 def visible_fields(methods: str) -> dict[str, bool]:
@@ -195,11 +214,13 @@ def build(fields: dict, first: dict, example: Result | None) -> FineTune:
                 label=FIELDS["unshake_space"].label, elem_id="unshake_space",
             )  # fmt: skip
     run = gr.Button(run_label(first["person"], NOT_OWN), variant="primary", size="lg", elem_id="run")
+    gr.HTML(ready_html(), elem_id="ready-runs")
     error = gr.HTML(visible=False, elem_id="run-error")
     status = gr.HTML(live.status_html(None), elem_id="status")
     with gr.Row():
         cancel = gr.Button("Stop", variant="stop", visible=False, elem_id="cancel")
         resume = gr.Button("Resume", visible=False, elem_id="resume")
+        here = gr.Button("Run it here", visible=False, elem_id="run-here")
         see = gr.Button("See the results →", variant="primary", visible=False, elem_id="see-results")
     loss = gr.HTML(example_html(example), elem_id="live-loss")
     samples = gr.HTML(elem_id="live-samples")
@@ -207,5 +228,19 @@ def build(fields: dict, first: dict, example: Result | None) -> FineTune:
     with gr.Accordion("Log", open=False):
         log = gr.HTML(elem_id="log")
     return FineTune(
-        method, card, run, error, status, pictures, loss, samples, log, cancel, resume, see, list(OF_METHOD), advanced
+        method,
+        card,
+        run,
+        error,
+        status,
+        pictures,
+        loss,
+        samples,
+        log,
+        cancel,
+        resume,
+        here,
+        see,
+        list(OF_METHOD),
+        advanced,
     )

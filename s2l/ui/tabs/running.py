@@ -34,6 +34,7 @@ def show_job(store: Store, job: Job | None, visitor: str) -> list:
         live.log_html(job),
         gr.update(visible=own is not None and own.active, interactive=own is not None and not own.stopping),
         gr.update(visible=own is not None and own.state in RESUMABLE),
+        gr.update(visible=own is not None and own.state == "done" and "shipped" in own.live),
         gr.update(visible=job is not None and job.state == "done"),
     ]
 
@@ -110,3 +111,17 @@ def connect(page: Context, tab: FineTune) -> None:
         return [*show_job(store, job, state["visitor"]), signature(job), gr.Timer(active=True)]
 
     tab.resume.click(resume, page.session, [*panel, page.seen, page.timer], **QUIET)
+
+    def here(state: dict, kept: dict):
+        heavy.ready()
+        try:
+            job = jobs.repeat(state["job"], state["visitor"])
+        except UserError as error:
+            gr.Warning(escape(error))
+            return [gr.skip()] * (len(panel) + 4)
+        state, kept = state | {"job": job.id}, session.changed(kept, job=job.id)
+        return [*show_job(store, job, state["visitor"]), signature(job), gr.Timer(active=True), state, kept]
+
+    tab.here.click(
+        here, [page.session, page.browser], [*panel, page.seen, page.timer, page.session, page.browser], **QUIET
+    ).then(None, page.browser, None, js="(kept) => window.s2l.address({run: kept.job})", **QUIET)
