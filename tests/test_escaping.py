@@ -32,14 +32,16 @@ from s2l import figures
 from s2l.config import preset
 from s2l.finetune import FINETUNERS
 from s2l.jobs import Job
+from s2l.jobs.classroom import Class, Group
 from s2l.jobs.limits import OwnModel
 from s2l.record import Result
+from s2l.report import shipped
 from s2l.report.frames import export_frames
 from s2l.store import Store, read_json, write_json
 from s2l.tables import view as table_view
 from s2l.ui import effects, exposure, first, html, layout, leak, live, own, photo, quiz, runs, two_runs, words
 from s2l.ui.backend import Backend, Shown
-from s2l.ui.tabs import compare, extraction, finetune, membership, report, running, sp_set, story, target
+from s2l.ui.tabs import classroom, compare, extraction, finetune, membership, report, running, sp_set, story, target
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "s2l" / "ui").rglob("*.py"))
@@ -227,6 +229,30 @@ def figure_of(text: str) -> str:
     return re.sub(r'data-tables-json="[^"]*"', "", text)
 
 
+def ready_runs(text: str) -> str:
+    entry = {"person": text, "role": text, "methods": [text]}
+    with patch.object(shipped, "entries", lambda: (entry,)):
+        return finetune.ready_html()
+
+
+def class_code(s: Scene) -> str:
+    """Without the QR, whose picture differs with the address."""
+    drawn = SimpleNamespace(svg_data_uri=lambda **how: "data:image/svg+xml,")
+    with patch.object(classroom.segno, "make", lambda link, **how: drawn):
+        return classroom.code_html(s.text, f"http://{s.text}/")
+
+
+def class_board(s: Scene) -> str:
+    """A class of one group with one run and one prediction."""
+    backend = SimpleNamespace(result_of=lambda shown: s.result)
+    rooms = SimpleNamespace(
+        groups=lambda code: [Group("v", s.text)], runs=lambda group: [s.job],
+        predictions=lambda code: {s.result.key: [ANSWERS]},
+    )  # fmt: skip
+    with patch.object(figures, "changes_figure", lambda *args: None):
+        return classroom.board_html(backend, rooms, Class("ABC234", "v", True), "")
+
+
 # {function: pieces of HTML it makes}; several for one function are told apart by a word.
 PIECES: dict[str, Callable[[Scene], str]] = {
     "html.picture": lambda s: html.picture(s.text, s.text, f"{s.text}\n{s.text}", True) + html.picture("", "", s.text),
@@ -278,6 +304,7 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "sp_set.pictures_html": lambda s: sp_set.pictures_html(None, s.result, s.store, s.text),
     "sp_set.pictures_html live": lambda s: sp_set.pictures_html(s.at(live={}), s.result, s.store, s.text),
     "finetune.example_html": lambda s: finetune.example_html(s.result),
+    "finetune.ready_html": lambda s: ready_runs(s.text),
     "finetune.card_html": lambda s: finetune.card_html(s.backend, "lora", 8, 4, False),
     "finetune.card_html refused": lambda s: finetune.card_html(s.backend, s.text, 8, 4, False),
     "membership.point_html": lambda s: membership.point_html(
@@ -307,6 +334,9 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "exposure.growth_html": lambda s: exposure.growth_html(s.result),
     "exposure.blind_html": lambda s: exposure.blind_html(s.result),
     "two_runs.sides_html": lambda s: two_runs.sides_html(s.result, s.other),
+    "classroom.board_html": class_board,
+    "classroom.code_html": class_code,
+    "classroom.bars": lambda s: classroom.bars(s.text, [(s.text, 1), ("1", 2)], 0, 0.5),
     "report.loss_html": lambda s: report.loss_html(s.result),
     "report.closing_html": lambda s: report.closing_html(s.result, ANSWERS),
     "report.draw": lambda s: shown_by(report.draw(s.tabs.report, s.result, "run", True, ANSWERS)),

@@ -196,7 +196,7 @@ def test_no_field_brings_a_prompt_to_a_real_checkpoint(visitor, field):
     ]
     success, output = visitor.call(run, values)
     assert success and "no prompts of your own" in json.dumps(output)
-    with Jobs(Store(visitor.cache))._db() as db:
+    with Jobs(Store(visitor.cache)).reading() as db:
         assert not db.execute("SELECT count(*) FROM runs WHERE config LIKE '%naked%'").fetchone()[0]
 
 

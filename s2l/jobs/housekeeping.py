@@ -1,4 +1,4 @@
-"""What expires: visitors' photos, published reports, old jobs, and stage results beyond the cache's limit."""
+"""What expires: visitors' photos, published reports, old jobs and classes, and stages beyond the cache's limit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from s2l.jobs import uploads
+from s2l.jobs.classroom import Classroom
 from s2l.jobs.limits import Limits
 from s2l.jobs.store import Jobs
 
@@ -48,6 +49,7 @@ def sweep(jobs: Jobs) -> int:
     for path in expired:
         shutil.rmtree(path, ignore_errors=True)
     n_deleted = sweep_uploads(jobs) + len(expired) + jobs.forget(limits.keep_hours)
+    n_deleted += Classroom(jobs).forget(limits.keep_hours)
     if not jobs.running():  # a run may still read a stage that it finished an hour ago
         n_deleted += len(jobs.store.trim(limits.cache_max_gb))
     return n_deleted

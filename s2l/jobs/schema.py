@@ -22,6 +22,17 @@ STEPS: tuple[tuple[str, ...], ...] = (
           cancelled INTEGER NOT NULL DEFAULT 0, UNIQUE (visitor, run))""",
         "CREATE INDEX IF NOT EXISTS jobs_of_run ON jobs (run)",
     ),
+    (
+        """CREATE TABLE classes (
+          code TEXT PRIMARY KEY, teacher TEXT NOT NULL, opened_at REAL NOT NULL,
+          revealed INTEGER NOT NULL DEFAULT 0)""",
+        """CREATE TABLE class_groups (
+          code TEXT NOT NULL, visitor TEXT NOT NULL, name TEXT NOT NULL, joined_at REAL NOT NULL,
+          PRIMARY KEY (code, visitor))""",
+        """CREATE TABLE predictions (
+          code TEXT NOT NULL, visitor TEXT NOT NULL, run TEXT NOT NULL, answers TEXT NOT NULL,
+          PRIMARY KEY (code, visitor, run))""",
+    ),
 )
 
 

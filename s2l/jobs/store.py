@@ -132,13 +132,13 @@ class Jobs:
         self.folder = self.store.root / "jobs"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "jobs.sqlite3"
-        with self._db() as db:
+        with self.reading() as db:
             db.execute("PRAGMA journal_mode=WAL")
             migrate(db)
 
     @contextmanager
-    def _db(self) -> Iterator[sqlite3.Connection]:
-        """A connection; what is done in one `with` is one transaction."""
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection to the job database."""
         db = sqlite3.connect(self.file, timeout=20, isolation_level=None)
         db.row_factory = sqlite3.Row
         try:
@@ -147,8 +147,9 @@ class Jobs:
             db.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._db() as db:
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A connection that holds the store's one writing lock; what is done in one `with` is one transaction."""
+        with self.reading() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -173,7 +174,7 @@ class Jobs:
         key, cached, now = run_key(config), cached_result(config, self.store), time.time()
         if not cached and not here and (ships := shipped_result(config)):
             key = cached = ships  # a row of its own: who looks at the shipped run keeps it while somebody runs it live
-        with self._writing() as db:
+        with self.writing() as db:
             run = db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone()
             if cached and (run is None or run["state"] != "running"):
                 has_live = run is not None and run["state"] == "done" and run["live"] != "{}"
@@ -218,7 +219,7 @@ class Jobs:
 
     def job(self, job_id: str) -> Job | None:
         """The job with that id, for anyone who knows it; None if there is none."""
-        with self._db() as db:
+        with self.reading() as db:
             row = db.execute(
                 "SELECT j.id, j.visitor, j.created_at, j.cancelled, r.* FROM jobs j JOIN runs r ON r.key = j.run"
                 " WHERE j.id = ?", (job_id,),
@@ -227,7 +228,7 @@ class Jobs:
 
     def jobs_of(self, visitor: str, limit: int = 20) -> list[Job]:
         """A visitor's own jobs, newest first."""
-        with self._db() as db:
+        with self.reading() as db:
             rows = db.execute(
                 "SELECT j.id, j.visitor, j.created_at, j.cancelled, r.* FROM jobs j JOIN runs r ON r.key = j.run"
                 " WHERE j.visitor = ? ORDER BY j.created_at DESC LIMIT ?", (visitor, limit),
@@ -288,7 +289,7 @@ class Jobs:
 
     def queue_length(self) -> int:
         """Number of waiting and running runs."""
-        with self._db() as db:
+        with self.reading() as db:
             return db.execute("SELECT count(*) FROM runs WHERE state IN ('queued', 'running')").fetchone()[0]
 
     def _own(self, job_id: str, visitor: str) -> Job:
@@ -300,7 +301,7 @@ class Jobs:
     def cancel(self, job_id: str, visitor: str) -> None:
         """Cancel a job; its run stops unless somebody else is waiting for it too. Raises UserError."""
         job = self._own(job_id, visitor)
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute("UPDATE jobs SET cancelled = 1 WHERE id = ?", (job.id,))
             others = db.execute("SELECT count(*) FROM jobs WHERE run = ? AND cancelled = 0", (job.run,)).fetchone()[0]
             if others:
@@ -327,7 +328,7 @@ class Jobs:
 
     def take(self, worker: str) -> tuple[str, RunConfig] | None:
         """Mark the queued run whose turn it is as running on `worker`, and return it; None if none is queued."""
-        with self._writing() as db:
+        with self.writing() as db:
             order = self._order(db)
             if not order:
                 return None
@@ -343,18 +344,18 @@ class Jobs:
             return None
 
     def write_live(self, key: str, worker: str, live: dict) -> None:
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute("UPDATE runs SET live = ? WHERE key = ? AND worker = ?", (json.dumps(live), key, worker))
 
     def must_stop(self, key: str, worker: str) -> bool:
         """Was this run cancelled, or taken away from this worker?"""
-        with self._db() as db:
+        with self.reading() as db:
             row = db.execute("SELECT worker, state, cancel_at FROM runs WHERE key = ?", (key,)).fetchone()
         return row is None or row["worker"] != worker or row["state"] != "running" or row["cancel_at"] is not None
 
     def finish(self, key: str, worker: str, state: str, message: str = "", result: str = "") -> None:
         """Record the end of a run. A cancelled run that somebody has started again in the meantime is queued again."""
-        with self._writing() as db:
+        with self.writing() as db:
             row = db.execute("SELECT cancel_at FROM runs WHERE key = ? AND worker = ?", (key, worker)).fetchone()
             if row is not None and state == "cancelled" and row["cancel_at"] is None:
                 state, message = "queued", ""
@@ -366,7 +367,7 @@ class Jobs:
 
     def abandon(self, message: str, worker: str | None = None) -> int:
         """Mark runs without a worker as interrupted, or as cancelled if somebody had cancelled them."""
-        with self._writing() as db:
+        with self.writing() as db:
             return db.execute(
                 "UPDATE runs SET state = iif(cancel_at IS NULL, 'interrupted', 'cancelled'), finished_at = ?,"
                 " message = iif(cancel_at IS NULL, ?, ?), worker = '', cancel_at = NULL"
@@ -376,7 +377,7 @@ class Jobs:
 
     def ignored_cancel(self, worker: str) -> bool:
         """Is this worker still running something that was cancelled `FORCE_AFTER` seconds ago?"""
-        with self._db() as db:
+        with self.reading() as db:
             row = db.execute(
                 "SELECT 1 FROM runs WHERE state = 'running' AND worker = ? AND cancel_at < ?",
                 (worker, time.time() - FORCE_AFTER),
@@ -387,19 +388,19 @@ class Jobs:
 
     def running(self) -> bool:
         """Is any run in progress?"""
-        with self._db() as db:
+        with self.reading() as db:
             return db.execute("SELECT 1 FROM runs WHERE state = 'running'").fetchone() is not None
 
     def folders_in_use(self) -> list[Path]:
         """Folders of photos that waiting and running runs read."""
-        with self._db() as db:
+        with self.reading() as db:
             rows = db.execute("SELECT config FROM runs WHERE state IN ('queued', 'running')").fetchall()
         domains = (json.loads(row["config"]).get("domain", {}) for row in rows)
         return [Path(d[part]) for d in domains for part in ("members", "nonmembers") if d.get(part)]
 
     def forget(self, hours: float) -> int:
         """Delete ended jobs created more than `hours` ago, and runs without a job; returns the number of jobs."""
-        with self._writing() as db:
+        with self.writing() as db:
             n_jobs = db.execute(
                 "DELETE FROM jobs WHERE created_at < ? AND run IN (SELECT key FROM runs WHERE state NOT IN"
                 " ('queued', 'running'))", (time.time() - 3600 * hours,),

@@ -23,6 +23,7 @@ from s2l.ui.events import PRIVATE, QUIET, address, click_value
 from s2l.ui.guard import Guard
 from s2l.ui.tab import Context, Entry
 from s2l.ui.tabs import TABS, compare, extraction, finetune, membership, running, story
+from s2l.ui.tabs.classroom import ClassPage
 from s2l.ui.tabs.finetune import FineTune
 from s2l.ui.tabs.sp_set import SPSet
 from s2l.ui.tabs.target import Target
@@ -120,7 +121,10 @@ def _opening_the_page(page: Context, blocks: gr.Blocks) -> None:
         opening = session.opening(kept, dict(request.query_params), page.backend, names, page.first)
         if opening.gone:
             gr.Warning("The run at this address no longer exists.")
-        job, state, fields = opening.job, {"visitor": opening.visitor, "job": ""}, opening.form
+        if request.query_params.get("class", "1") != "1" and not opening.code:
+            gr.Warning("The class at this address no longer exists.")
+        state = {"visitor": opening.visitor, "job": "", "class": opening.code}
+        job, fields = opening.job, opening.form
         if job is not None:
             state["job"] = job.id
             if job.config.domain.name in page.backend.names:  # a person of the lab
@@ -129,6 +133,7 @@ def _opening_the_page(page: Context, blocks: gr.Blocks) -> None:
             page.session: state, page.quizzes: opening.quiz, page.shown: opening.shown,
             page.browser: state | {"quiz": opening.quiz, "form": opening.form},
             **{page.fields[name]: value for name, value in fields.items()},
+            page.part(ClassPage).code: opening.code,
             page.fields["attacks"]: _with_choices(fields.get("attacks", page.first["attacks"]), page.first["attacks"]),
         }  # fmt: skip
         if opening.tab != names[0]:
@@ -142,7 +147,7 @@ def _opening_the_page(page: Context, blocks: gr.Blocks) -> None:
 
     outputs = [
         page.session, page.browser, page.quizzes, page.seen, page.shown, page.timer, page.tabs, *advanced,
-        *panel, *page.fields.values(),
+        *panel, *page.fields.values(), page.part(ClassPage).code,
     ]  # fmt: skip
     blocks.load(opened, page.browser, outputs, **QUIET).then(None, None, None, js=READY, **QUIET).then(
         finetune.attack_choices, None, page.fields["attacks"], **QUIET

@@ -1,7 +1,8 @@
 """What the page remembers of a visitor, and what an address opens.
 
-The browser keeps {"visitor", "job", "quiz", "form"}: a random id, the job that is watched, the answers and the fields.
-The address keeps `?run=` (a job's id or "showcase"), `&tab=` and `&class=1`. A visitor can edit both.
+The browser keeps {"visitor", "job", "quiz", "form", "class"}: a random id, the job that is watched, the answers, the
+fields and the code of the class. The address keeps `?run=` (a job's id or "showcase"), `&tab=` and `&class=` (a code,
+or 1 for a lesson without one). A visitor can edit both.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import secrets
 from dataclasses import dataclass
 
 from s2l.jobs import Job
+from s2l.jobs.classroom import Classroom
 from s2l.ui import quiz
 from s2l.ui.backend import SHOWCASE, Backend
 
-EMPTY = {"visitor": "", "job": "", "quiz": {}, "form": {}}
+EMPTY = {"visitor": "", "job": "", "quiz": {}, "form": {}, "class": ""}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Opening:
     quiz: dict
     form: dict
     gone: bool  # the address names a run that no longer exists
-    classroom: bool
+    classroom: bool  # a lesson: only the simple fields
+    code: str  # of the class, if there is one with it
 
 
 def changed(kept: object, **changes: object) -> dict:
@@ -51,9 +54,11 @@ def opening(kept: object, address: dict[str, str], backend: Backend, tabs: tuple
     tab = address.get("tab", "")
     if tab not in tabs:
         tab = ("attack" if job.state == "done" else "finetune") if job is not None and not address.get("class") else ""
+    lesson = address.get("class", "")
+    found = Classroom(backend.jobs).find(lesson if lesson not in ("", "1") else kept["class"])
     return Opening(
         visitor, job, shown, tab or tabs[0], quiz.clean(kept["quiz"]), _fields(kept["form"], first), gone,
-        address.get("class") == "1",
+        bool(lesson), found.code if found is not None else "",
     )  # fmt: skip
 
 

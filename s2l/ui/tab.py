@@ -15,8 +15,9 @@ from gradio.events import Dependency
 from markupsafe import escape
 
 from s2l.errors import UserError
+from s2l.jobs.classroom import Classroom
 from s2l.record import Result
-from s2l.ui import runs, session
+from s2l.ui import quiz, runs, session
 from s2l.ui.backend import SHOWCASE, Backend
 from s2l.ui.events import QUIET, in_a_sentence
 from s2l.ui.own import person_of_next_run
@@ -102,7 +103,7 @@ class Context:
     def __post_init__(self) -> None:
         # The browser's own copy; the secret only has to stay the same over a restart.
         self.browser = gr.BrowserState(session.EMPTY, storage_key="s2l", secret="s2l-lab")
-        self.session = gr.State({"visitor": "", "job": ""})
+        self.session = gr.State({"visitor": "", "job": "", "class": ""})
         self.quizzes, self.seen = gr.State({}), gr.State("")
         self.shown = gr.State(SHOWCASE if self.backend.showcase is not None else "")
         self.tab = gr.State(self.entries[0].id)
@@ -180,6 +181,10 @@ class Context:
                 return {self.tab: gr.skip()}
             shown, quizzes, state, person, own = (data[component] for component in self.drawn_from)
             quizzes = quizzes | {shown: quizzes.get(shown, {}) | answer}
+            if state.get("class") and (result := self.result_of(shown)) is not None:
+                Classroom(self.backend.jobs).predict(
+                    state["class"], state["visitor"], result.key, quiz.clean(quizzes)[shown]
+                )
             return self.draw(name, shown, quizzes, state, person, own) | {
                 self.quizzes: quizzes,
                 self.browser: session.changed(data[self.browser], quiz=quizzes),

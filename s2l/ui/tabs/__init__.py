@@ -1,7 +1,7 @@
 """The tabs of the page, one file each, and their order. To add one, see CONTRIBUTING.md."""
 
 from s2l.ui.tab import Entry
-from s2l.ui.tabs import compare, extraction, finetune, membership, report, sp_set, story, target
+from s2l.ui.tabs import classroom, compare, extraction, finetune, membership, report, sp_set, story, target
 
 TABS = (
     Entry("story", "See the leak", story.Story),
@@ -12,4 +12,5 @@ TABS = (
     Entry("extraction", "5 Attack: extraction", extraction.Extraction),
     Entry("compare", "6 Compare", compare.Compare),
     Entry("report", "7 Report", report.Report),
+    Entry("class", "Class", classroom.ClassPage),
 )

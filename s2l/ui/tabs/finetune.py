@@ -140,8 +140,11 @@ def ready_html() -> Markup:
     if not people:
         return Markup()
     who = "; ".join(f"{', '.join(names)} ({role} people)" for role, names in people.items())
-    text = "Ready at once with the default settings: {}. Methods: {}."
-    return html.block(Markup("<p class=quiet>" + text + "</p>").format(who, ", ".join(methods)))
+    return html.block(
+        Markup("<p class=quiet>Ready at once with the default settings: {}. Methods: {}.</p>").format(
+            who, ", ".join(methods)
+        )
+    )
 
 
 def visible_fields(methods: str) -> dict[str, bool]:
