@@ -28,7 +28,7 @@ class Limits(Variables):
         168,
         ge=1,
         le=1e6,
-        description="after this time, reports that nobody opens and runs that have ended are deleted",
+        description="after this time, reports that nobody opens, runs that have ended, and classes are deleted",
     )
     upload_hours: float = Field(24, ge=0.1, le=1e6, description="after this time, a visitor's own photos are deleted")
     upload_max_gb: float = Field(

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from s2l.errors import UserError
 from s2l.jobs.classroom import Class, Classroom
+from s2l.jobs.limits import Limits
 from s2l.record import Result
 from s2l.ui import html, quiz, runs, session
 from s2l.ui.backend import SHOWCASE, Backend
@@ -22,7 +23,7 @@ from s2l.ui.tab import Context, Tab
 
 INTRO = """**For a class.** Whoever teaches opens a class and shows its code. Groups join under a name they choose. Then
 this page shows everybody's runs in one plot, and what the class predicted. There are no accounts; who does not have the
-code sees nothing, and all of it is deleted after a few hours."""
+code sees nothing. A class is deleted {hours:g} hours after it was opened."""
 REFRESH_SECONDS = 5.0
 BINS = 10  # of guessed AUCs and counts
 
@@ -41,7 +42,7 @@ class ClassPage(Tab):
 
     @classmethod
     def build(cls, page: Context) -> ClassPage:
-        gr.Markdown(INTRO, elem_classes="s2l-lead")
+        gr.Markdown(INTRO.format(hours=Limits.read().keep_hours), elem_classes="s2l-lead")
         with gr.Row():
             code = gr.Textbox(label="Code of the class", max_length=20, elem_id="class-code")
             name = gr.Textbox(label="Name of your group", max_length=60, elem_id="group-name")
