@@ -252,7 +252,7 @@ def event(stage, step, total, **info) -> Event:
 def test_live_state(jobs):
     job = jobs.enqueue(quick(), "a")
     key, config = jobs.take("w")
-    live = jobs_package.Live(jobs, key, "w", plan(config))
+    live = jobs_package.Live(jobs, key, "w", config)
     folder = jobs.store.root / "stages" / "sp_set" / "k.partial"
     live(event(stages.SP_SET, 4, 8, images_per_s=2.0, folder=str(folder)))
     state = jobs.job(job.id).live
@@ -281,7 +281,7 @@ def test_the_page_shows_a_run_whose_first_stages_were_cached(jobs, running):
     """Nothing has worked yet: there are no pictures to count, and the page says what is known."""
     job = jobs.enqueue(quick(), "a")
     key, config = jobs.take("w")
-    live = jobs_package.Live(jobs, key, "w", plan(config))
+    live = jobs_package.Live(jobs, key, "w", config)
     live(event(stages.SP_SET, 1, 1, cached=True, folder="x"))
     if running:
         live(event(stages.FINETUNE, 2, 6))
@@ -310,7 +310,7 @@ def test_a_cached_training_brings_its_curve_and_samples(jobs):
         (folder / "samples" / name).touch()
     job = jobs.enqueue(quick(), "a")
     key, config = jobs.take("w")
-    live = jobs_package.Live(jobs, key, "w", plan(config))
+    live = jobs_package.Live(jobs, key, "w", config)
     live(event(stages.FINETUNE, 1, 1, cached=True, folder=str(folder)))
     state = jobs.job(job.id).live
     assert 300 < len(state["loss"]) <= 400 and state["loss"][0] == [1, 1.0]

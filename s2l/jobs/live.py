@@ -15,11 +15,14 @@ from s2l.pipeline.plan import plan
 from s2l.pipeline.stages import FINETUNE, Stage
 from s2l.progress import Cancelled, Event
 from s2l.report import shipped
-from s2l.store import Store, read_json
+from s2l.store import Store, read_json, write_json
 
 WRITE_EVERY = 0.3  # seconds between two writes of the live state
 LOOK_EVERY = 0.2  # seconds between two checks of the cancel flag
 LOSS_POINTS = 400
+ENOUGH = 0.5  # seconds of work from which a speed is taken
+RATES = "rates.json"  # in the folder of the jobs: {kind of work: UNet evaluations per second} of the last runs
+ENOUGH = 0.5  # seconds of work from which a speed is taken
 
 
 def training(folder: Path, store: Store) -> dict:
@@ -70,14 +73,19 @@ class Live:
     jobs: Jobs
     key: str
     worker: str
-    plan: dict[Stage, float]
+    config: RunConfig
     state: dict = field(default_factory=dict)
     status: dict[str, str] = field(default_factory=dict)
     written: float = 0.0
     looked: float = 0.0
 
     def __post_init__(self) -> None:
+        self.plan = plan(self.config)
         self.work = {stage.id: units for stage, units in self.plan.items()}
+        self.kinds = {stage.id: _kind(stage, self.config) for stage in self.plan}
+        self.known: dict[str, float] = {}
+        with suppress(OSError, ValueError):
+            self.known = read_json(self.jobs.folder / RATES)
         self.status = dict.fromkeys(self.work, "waiting")
         self.state = {
             "stage": "", "title": "", "unit": "", "step": 0, "total": 0, "loss": [], "log": [], "pictures": "",
@@ -85,6 +93,7 @@ class Live:
         }  # fmt: skip
         self.rates: dict[str, tuple[float, float]] = {}  # stage: (units worked, seconds)
         self.first: tuple[str, int, float] = ("", 0, 0.0)  # stage, step and time of its first event
+        self.ended, self.pauses = time.monotonic(), list[float]()  # of the stage before; until a stage's first event
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
@@ -105,7 +114,7 @@ class Live:
         self.jobs.write_live(self.key, self.worker, self.state | {"stages": stages})
 
     def _finished(self, event: Event) -> None:
-        name = event.stage
+        name, self.ended = event.stage, time.monotonic()
         if name not in self.work:
             return  # a stage too small to show, such as the members' pictures
         self.status[name] = "cached" if event.info["cached"] else "done"
@@ -117,17 +126,21 @@ class Live:
         if name == FINETUNE.id and event.info["cached"]:
             self.state |= training(Path(event.info["folder"]), self.jobs.store)
         self._pictures(event)
+        if not event.info["cached"]:
+            self._remember(name)
         self._time_left(name, 1.0)
 
     def _step(self, event: Event, now: float) -> None:
         name = event.stage
         if self.first[0] != name:
             self.first = (name, event.step, now)
+            self.pauses.append(now - self.ended)
         if name in self.status:
             self.status[name] = "running"
         share = event.step / max(1, event.total)
-        units = (event.step - self.first[1]) / max(1, event.total) * self.work.get(name, 0.0)
-        self.rates[name] = (units, now - self.first[2])
+        if name in self.work:
+            units = (event.step - self.first[1]) / max(1, event.total) * self.work[name]
+            self.rates[name] = (units, now - self.first[2])
         self.state |= {"stage": name, "title": event.title, "unit": event.unit}
         self.state |= {"step": event.step, "total": event.total}
         self.state["speed"] = event.info.get("images_per_s")
@@ -154,15 +167,41 @@ class Live:
         return ""
 
     def _time_left(self, current: str, share: float) -> None:
-        """Assumes that this stage continues at its own speed, and the others at the average speed so far."""
+        """Assumes that this stage continues at its own speed, and each other one at that of its kind of work.
+
+        Kinds differ: scores may be in another precision than pictures, and a training step takes more than its UNet
+        evaluations say. A kind that has not come yet in this run goes as fast as in the last run on this machine.
+        """
         left = {s: w for s, w in self.work.items() if self.status[s] == "waiting"}
-        units, seconds = (sum(x) for x in zip(*self.rates.values(), strict=True)) if self.rates else (0.0, 0.0)
-        here, clock = self.rates.get(current, (0.0, 0.0))
         here_left = self.work.get(current, 0.0) * (1 - share)
         total = sum(self.work.values()) or 1.0
         self.state["done"] = round(1 - (sum(left.values()) + here_left) / total, 4)
-        eta = None
-        if units > 0 and seconds > 1:
-            rate = units / seconds
-            eta = here_left / (here / clock if here and clock > 0.5 else rate) + sum(left.values()) / rate
-        self.state["eta"] = None if eta is None else round(eta, 1)
+        rates = [(self._rate(stage, current), units) for stage, units in ({current: here_left} | left).items() if units]
+        known = all(rate for rate, _ in rates)
+        pause = sum(self.pauses[1:]) / max(1, len(self.pauses) - 1)  # the first one loads the model
+        seconds = sum(units / rate for rate, units in rates) + pause * len(left) if known else None
+        self.state["eta"] = None if seconds is None else round(seconds, 1)
+
+    def _rate(self, stage: str, current: str) -> float:
+        """UNet evaluations per second to expect of a stage; 0 if nothing has worked long enough to tell."""
+        kind = self.kinds.get(stage, "")
+        same = [s for s in self.rates if self.kinds[s] == kind]
+        mine = self._measured([stage]) if stage == current else 0.0
+        return mine or self._measured(same) or self.known.get(kind, 0.0) or self._measured(list(self.rates))
+
+    def _measured(self, stages: Sequence[str]) -> float:
+        units, seconds = (sum(self.rates[stage][i] for stage in stages) for i in (0, 1))
+        return units / seconds if seconds > ENOUGH else 0.0
+
+    def _remember(self, stage: str) -> None:
+        """Keep the speed of a finished stage for the next run."""
+        if rate := self._measured([stage] if stage in self.rates else []):
+            self.known[self.kinds[stage]] = rate
+            write_json(self.jobs.folder / RATES, self.known)
+
+
+def _kind(stage: Stage, config: RunConfig) -> str:
+    """Stages of one kind work at one speed."""
+    if stage == FINETUNE:
+        return "training " + "+".join(config.finetune.methods)
+    return "pictures" if stage.unit == "pictures" else stage.kind

@@ -22,7 +22,6 @@ from s2l.errors import UserError
 from s2l.jobs.housekeeping import sweep
 from s2l.jobs.live import Live
 from s2l.jobs.store import CANCELLED, RESTARTED, Jobs
-from s2l.pipeline.plan import plan
 from s2l.progress import Cancelled
 from s2l.store import Store
 
@@ -54,7 +53,7 @@ def execute(jobs: Jobs, key: str, config: RunConfig, worker: str) -> None:
     """Run one configuration and record how it ended."""
     from s2l.pipeline import experiment
 
-    live = Live(jobs, key, worker, plan(config))
+    live = Live(jobs, key, worker, config)
     try:
         result = experiment.run(config, jobs.store, runtime(), live)
     except Cancelled:

@@ -9,7 +9,6 @@ a killed run resumes where it stopped.
 from __future__ import annotations
 
 import json
-import math
 import operator
 import platform
 from collections.abc import Sequence
@@ -41,7 +40,6 @@ from s2l.record import Result, load_result  # noqa: F401  (load_result: for thos
 from s2l.store import Store, read_json, write_json
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "scikit-learn", "scipy")
-SAMPLE_ROUNDS = 5  # how often at most a training generates its four sample pictures
 
 
 def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:
@@ -94,7 +92,7 @@ class _Run:
 
         def work(folder: Path) -> None:
             images = reduce(operator.add, map(sp_set.load_images, self.training_sets))
-            every = max(1, math.ceil(config.max_train_steps / SAMPLE_ROUNDS))
+            every = plan.sample_every(config)
             finetune.finetune(self.model, images, config, folder, name, self.progress, every, class_folder)
 
         self.tuned_folder = self.stage(FINETUNE, self.tuned_key, work)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from s2l.config import RunConfig, SamplerConfig
+import math
+
+from s2l.config import FineTuneConfig, RunConfig, SamplerConfig
 from s2l.pipeline import stages
 from s2l.pipeline.stages import Stage
 
 GUESSED_MEMBERS = 40  # in folders that are not read yet
+SAMPLE_ROUNDS = 5  # how often at most a training generates its four sample pictures, besides before the first step
+
+
+def sample_every(config: FineTuneConfig) -> int:
+    """Number of training steps between two rounds of sample pictures."""
+    return max(1, math.ceil(config.max_train_steps / SAMPLE_ROUNDS))
 
 
 def class_images(config: RunConfig) -> int:
@@ -22,6 +30,7 @@ def plan(config: RunConfig) -> dict[Stage, float]:
     """{stage: UNet evaluations} in the order of the run, to estimate the time left; cheap stages are left out."""
     from s2l import attacks
     from s2l.finetune import dreambooth
+    from s2l.finetune.trainer import SAMPLE_SEEDS, SAMPLER
     from s2l.pipeline import guidance
 
     tune, n_images = config.finetune, (config.domain.n_members or GUESSED_MEMBERS) + config.domain.n_nonmembers
@@ -32,6 +41,8 @@ def plan(config: RunConfig) -> dict[Stage, float]:
     if n_class := class_images(config):
         work[stages.CLASS_IMAGES] = _generating(n_class, dreambooth.own_settings(tune).class_sampler)
         training *= 2  # each step has one class picture per SP picture
+    rounds = 1 + math.ceil(tune.max_train_steps / sample_every(tune))
+    training += rounds * _generating(len(SAMPLE_SEEDS), SAMPLER)
     work[stages.FINETUNE] = 0.0 if tune.methods == ("gaussian_noise",) else training
     per_prediction = guidance.evaluations_per_prediction(config.unshake)
     for name in config.audit.attacks:
