@@ -31,6 +31,7 @@
     showcase  make the example run of the app again
     docs      rewrite the figures in README and docs from the results
     warm      fill the app's cache before a lesson
+    matrix    make the finished runs that ship with the app again
     app       open the app; the same as no command
     bench     measure this machine: rates, memory, how cost grows
 """

@@ -14,9 +14,11 @@ from s2l import attacks, cli
 from s2l import bench as benchmark
 from s2l.attacks.secmi import SecMISettings
 from s2l.bench import QUICK, Bench, baselines, growth, measure, table, targets, whole
+from s2l.bench.random_sd import random_sd
 from s2l.config import AuditConfig
 from s2l.measure.distances import pairwise_l2
 from s2l.model.diffusion import Runtime
+from tests import sd_layout
 
 CPU = torch.device("cpu")
 
@@ -82,7 +84,7 @@ def test_the_naive_distances_are_the_distances():
 
 
 def test_counted_operations_of_training_are_those_of_its_steps(tiny_lab):
-    bench = Bench("lab", Runtime("cpu", "float32"), QUICK)
+    bench = Bench("lab", Runtime("cpu", "float32"))
     one, two, three = (measure.count_flops(bench._train(steps, 4)) for steps in (1, 2, 3))
     assert two - one == three - two  # what a step costs; the first also encodes its captions
     assert (two - one) / 4 > 1.5 * bench.forward_flops  # forward, and backward through the frozen weights
@@ -108,6 +110,56 @@ def test_bench_quick_on_the_tiny_lab(tiny_lab, tmp_path, capsys):
     assert "| SecMI |" in table.markdown(found) and "times faster" in table.markdown(found)
 
 
+def test_a_killed_measurement_keeps_its_rows_and_goes_on(tiny_lab, tmp_path, monkeypatch):
+    out = tmp_path / "bench.json"
+    out.write_text('{"old": 1}')
+    command = ["bench", "--quick", "--device", "cpu", "--only", "unet,decode,distances", "--out", str(out)]
+    measured, real = [], benchmark._row
+
+    def row(stage, *more):
+        if stage.name == "decode" and "decode" not in measured:
+            measured.append("decode")
+            raise KeyboardInterrupt
+        measured.append(stage.name)
+        return real(stage, *more)
+
+    monkeypatch.setattr(benchmark, "_row", row)
+    assert cli.main(command) != 0
+    partial = tmp_path / "bench.partial.json"
+    assert list(json.loads(partial.read_text())["stages"]) == ["unet"] and out.read_text() == '{"old": 1}'
+    assert cli.main(command) == 0
+    found = json.loads(out.read_text())
+    assert list(found["stages"]) == ["unet", "decode", "distances"] and measured.count("unet") == 1
+    assert not partial.exists() and "--only unet,decode,distances" in found["command"]
+    assert {target["what"].split(":")[0] for target in found["targets"]} == {"extraction distances", "UNet forward"}
+    partial.write_text(json.dumps(found | {"machine": "another one"}))
+    assert cli.main(command) == 0 and measured.count("unet") == 2
+
+
+def test_a_budget_makes_the_work_fit(tiny_lab, monkeypatch):
+    bench = Bench("lab", Runtime("cpu", "float32", batch_size=4))
+    monkeypatch.setattr(benchmark, "seconds", lambda work, device: 0.1)  # for whatever amount of work is tried
+    size = benchmark.Size(images=64, rounds=3)
+    assert benchmark.fitting(bench, "unet", size, 100.0) == size
+    tight = benchmark.fitting(bench, "unet", size, 1.0)
+    assert 4 <= tight.images < 64 and tight.rounds < 3
+    least = benchmark.fitting(bench, "distances", size, 0.001)
+    assert (least.pairs, least.baseline_pairs, least.rounds) == (200, 10, 1)
+
+
+def test_random_weights_of_any_size_can_be_measured(tmp_path):
+    """The command makes Stable Diffusion's size, 2 GB; the same with the configurations of a tiny model."""
+    sd_layout.build().save_pretrained(tmp_path / "tiny", safe_serialization=True)
+    for weights in (tmp_path / "tiny").rglob("*.safetensors"):
+        weights.unlink()
+    made = random_sd(tmp_path / "random", configs=tmp_path / "tiny")
+    stamp = (made / "unet" / "config.json").stat().st_mtime_ns
+    assert random_sd(made, configs=tmp_path / "tiny") == made  # the second time it is there
+    assert (made / "unet" / "config.json").stat().st_mtime_ns == stamp
+    record = benchmark.run_bench(str(made), Runtime("cpu", "float32"), QUICK, only=["unet", "sp_set"])
+    assert list(record["stages"]) == ["unet", "sp_set"] and record["stages"]["unet"]["per_second"] > 0
+
+
 def test_targets_are_met_or_missed():
     row = {"title": "x", "share_of_peak": 0.45, "ratio": {"ratio": 7.0}}
     rows = {name: row | {"title": name} for name in ("unet", "sp_set", "finetune", "secmi", "distances")}
@@ -117,7 +169,13 @@ def test_targets_are_met_or_missed():
     assert {target["wanted"] for target in targets("cuda", rows, 0.0)} == {3.0, 0.4, 0.25, 1e-3}
 
 
-@pytest.mark.parametrize("arguments", [["--quality", "-1"], ["--demo", "--model", "CompVis/stable-diffusion-v1-1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--quality", "-1"], ["--demo", "--model", "CompVis/stable-diffusion-v1-1"], ["--only", "unet,vae"],
+        ["--budget", "-3"], ["--budget", "nan"], ["--random-sd", "--demo"],
+    ],
+)  # fmt: skip
 def test_wrong_options(arguments, tmp_path, capsys):
     assert cli.main(["bench", "--out", str(tmp_path / "b.json"), *arguments]) == 2
     assert "Error: --" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +10,14 @@ import typer
 
 from s2l.cli import base, console
 from s2l.config import LAB
-from s2l.errors import UserError
+from s2l.errors import UserError, unknown
 
 
 @base.app.command(
     epilog=base.example(
         "bench --out results/bench.json",
         "bench --dtype mixed --demo --quality 3 --growth",
+        "bench --random-sd --device cuda --budget 120 --out bench-gpu.json",
         "bench --model CompVis/stable-diffusion-v1-1 --i-have-permission --device cuda",
     )
 )
@@ -32,6 +34,17 @@ def bench(
         ),
     ] = 0,
     growth: Annotated[bool, typer.Option("--growth", help="Also measure and plot how cost grows with size.")] = False,
+    only: Annotated[str, typer.Option(help="Measure only these stages, separated by commas.")] = "",
+    budget: Annotated[
+        float, typer.Option(help="Seconds for all stages together; less work is measured. 0: no limit.")
+    ] = 0.0,
+    random_sd: Annotated[
+        bool,
+        typer.Option(
+            "--random-sd",
+            help="Measure a model of SD 1.x's size with random weights (2 GB in the cache).",
+        ),
+    ] = False,
     model: base.Model = LAB,
     device: base.Device = "auto",
     dtype: base.DType = "auto",
@@ -41,9 +54,14 @@ def bench(
     """Measure this machine: the speed of each stage, the share of the matmul peak, memory.
 
     Each stage is also compared with straightforward code for the same work, in alternating rounds (A B A B) of one
-    process. Nothing else should run at the same time.
+    process. Nothing else should run at the same time. Rows are kept as they are measured: the same command continues an
+    interrupted measurement.
     """
     base.check_runtime(device, dtype, batch_size)
+    if not (budget == 0 or 1 <= budget <= 1e6):
+        raise UserError(f"--budget: should be a number of seconds from 1 to 1,000,000, or 0 (given: {budget:g})")
+    if random_sd and (model != LAB or demo or quality or growth):
+        raise UserError("--random-sd goes with no other model, and without --demo, --quality and --growth")
     if quality < 0:
         raise UserError(f"--quality: should be 0 or a number of people (given: {quality})")
     if demo or quality:
@@ -51,15 +69,21 @@ def bench(
     base.check_permission(model, i_have_permission)
     base.check_folder(out.parent)
     base.quiet_libraries()
-    from s2l.bench import FULL, QUICK, run_bench, table, whole
+    from s2l.bench import FULL, QUICK, STAGES, run_bench, table, whole
     from s2l.bench import growth as growing
-    from s2l.store import write_json
+    from s2l.store import Store, read_json, write_json
 
+    stages = [word for word in (part.strip() for part in only.split(",")) if word]
+    for word in stages:
+        if word not in STAGES:
+            raise unknown("stage", word, STAGES)
     runtime, preset = base.make_runtime(device, dtype, batch_size), "quick" if quick else "demo"
-    options = {"--quick": quick, "--demo": demo, f"--quality {quality}": quality, "--growth": growth}
+    options = {f"--only {','.join(stages)}": bool(stages), f"--budget {budget:g}": budget > 0, "--random-sd": random_sd}
+    options |= {"--quick": quick, "--demo": demo, f"--quality {quality}": quality > 0, "--growth": growth}
     command = ["python -m s2l bench", *([f"--dtype {dtype}"] if dtype != "auto" else [])]
     command += [option for option, wanted in options.items() if wanted]
     out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".partial.json")  # the result of an earlier measurement stays until this one is whole
 
     def save(**part) -> None:
         """Save after each part: the long ones come last and may be interrupted."""
@@ -67,8 +91,21 @@ def bench(
         write_json(out, record)
 
     with console.progress() as progress:
-        record = run_bench(model, runtime, QUICK if quick else FULL, progress)
+        if random_sd:
+            from s2l.bench.random_sd import random_sd as make
+
+            model = str(make(Store().root / "random-sd", device=str(runtime.torch_device())))
+        begun = None
+        with suppress(OSError, ValueError):
+            begun = read_json(partial)
+        record = run_bench(
+            model, runtime, QUICK if quick else FULL, progress, stages or STAGES, budget or None, begun,
+            lambda rows: write_json(partial, rows),
+        )  # fmt: skip
+        if random_sd:
+            record["model"]["name"] = "Stable Diffusion 1.x, random weights"
         save(quick=quick, command=" ".join(command))
+        partial.unlink(missing_ok=True)
         if demo:
             save(demo=whole.demo(model, runtime, preset, progress))
         if growth:
