@@ -249,6 +249,7 @@ def class_board(s: Scene) -> str:
         groups=lambda code: [Group("v", s.text)], runs=lambda group: [s.job],
         predictions=lambda code: {s.result.key: [ANSWERS]},
     )  # fmt: skip
+    classroom._figure.cache_clear()
     with patch.object(figures, "changes_figure", lambda *args: None):
         return classroom.board_html(backend, rooms, Class("ABC234", "v", True), "")
 

@@ -27,10 +27,14 @@ class Effect:
 Ends = tuple[float, float, float]  # mean, low, high
 
 
-def changes_figure(rows: Sequence[tuple[str, dict[str, Ends]]], n_people: int, dark: bool = False) -> Figure:
+def changes_figure(
+    rows: Sequence[tuple[str, dict[str, Ends]]], n_people: int, dark: bool = False, narrow: bool = False
+) -> Figure:
     """The change of several attacks' AUC, one line per row and one mark per attack: [(label, {attack: change})]."""
     c = palette(dark)
-    figure = new_figure(12, 2.2 + 0.8 * len(rows), c)
+    figure = new_figure(7 if narrow else 12, 2.2 + 0.8 * len(rows), c)
+    if narrow:
+        rows = [(label.replace(": ", ":\n").replace(", ", ",\n", 1), changes) for label, changes in rows]
     ax = figure.subplots()
     names = list(rows[0][1])
     looks = list(zip((c.after, c.members, c.before, c.muted), "os^D", strict=True))

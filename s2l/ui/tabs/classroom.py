@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -179,18 +180,21 @@ def _runs_html(backend: Backend, shown: Sequence[tuple[str, str]]) -> Markup:
         f"Of {total} changes, {clear} {'is' if clear == 1 else 'are'} clear of zero. With 95 % intervals, about one in "
         "twenty would be by chance alone."
     )
+    titles = [rows[0][1].record["attacks"][name]["title"] for name in common]
+    figure = _figure(tuple((label, tuple(zip(titles, changes.values(), strict=True))) for label, changes in lines))
+    return Markup("<h3>Everybody's runs</h3><p>{}</p>{}<details><summary>As a table</summary>{}</details>").format(
+        told, figure, table
+    )
+
+
+@lru_cache(maxsize=64)  # every page of the class asks for it every few seconds
+def _figure(rows: tuple[tuple[str, tuple[tuple[str, tuple[float, float, float]], ...]], ...]) -> Markup:
     ready()
     from s2l import figures
 
-    titled = [
-        (label, {rows[0][1].record["attacks"][name]["title"]: change for name, change in changes.items()})
-        for label, changes in lines
-    ]
-    figure = html.drawing(
-        figures.changes_figure(titled, 1), figures.changes_figure(titled, 1, True), "The change of the AUC in every run"
-    )
-    return Markup("<h3>Everybody's runs</h3><p>{}</p>{}<details><summary>As a table</summary>{}</details>").format(
-        told, figure, table
+    titled = [(label, dict(changes)) for label, changes in rows]
+    return html.drawing(
+        lambda dark, narrow: figures.changes_figure(titled, 1, dark, narrow), "The change of the AUC in every run"
     )
 
 
