@@ -39,6 +39,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -123,14 +124,27 @@ def advisories(name: str) -> int:
         venv.create(tool, with_pip=True)
     pip(python_in(tool), "pip-audit>=2.9,<3")
     command = [str(python_in(tool)), "-m", "pip_audit", "--path", str(sites[0]), "--progress-spinner", "off"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    print(done.stdout, end="")
-    if done.returncode and not done.stdout.strip() and "vulnerabilit" not in done.stderr:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        print(f"the advisory service does not answer: {lines[-1][:200]}", file=sys.stderr)
+    done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True)
+    try:
+        packages = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        packages = []
+    return told(packages, done.stderr)
+
+
+def told(packages: list[dict], reason: str = "") -> int:
+    """Print what pip-audit found in its JSON form; returns the exit code of `advisories`."""
+    looked_up = [each for each in packages if "skip_reason" not in each]
+    if not looked_up:
+        lines = reason.strip().splitlines() or ["it knows none of the packages"]
+        print(f"the advisory service gave no answer, so nothing was compared: {lines[-1][:200]}", file=sys.stderr)
         return 2
-    print(done.stderr, end="", file=sys.stderr)
-    return done.returncode
+    known = [(each["name"], each["version"], found["id"]) for each in looked_up for found in each.get("vulns", [])]
+    for row in known:
+        print(*row)
+    left = [each["name"] for each in packages if "skip_reason" in each]
+    print(f"{len(looked_up)} packages compared, {len(known)} advisories; not looked up: {', '.join(left) or 'none'}")
+    return int(bool(known))
 
 
 def main(arguments: list[str]) -> int:

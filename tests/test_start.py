@@ -35,3 +35,14 @@ def test_every_requirement_has_both_bounds_and_every_close_upper_bound_a_reason(
 def test_advisories_need_an_environment(capsys):
     assert start().advisories(".venv-of-nobody") == 2
     assert ".venv-of-nobody holds no installed packages" in capsys.readouterr().err
+
+
+def test_packages_that_nobody_looked_up_are_not_called_safe(capsys):
+    told, skipped = start().told, {"name": "s2l", "skip_reason": "not on PyPI"}
+    assert told([skipped, skipped], "WARNING: x\nNo known vulnerabilities found") == 2
+    assert "nothing was compared" in capsys.readouterr().err
+    assert told([], "Connection refused") == 2 and "Connection refused" in capsys.readouterr().err
+    clean = {"name": "rich", "version": "15", "vulns": []}
+    assert told([clean, skipped]) == 0
+    assert capsys.readouterr().out == "1 packages compared, 0 advisories; not looked up: s2l\n"
+    assert told([clean | {"vulns": [{"id": "CVE-1"}]}]) == 1 and "rich 15 CVE-1" in capsys.readouterr().out
