@@ -136,8 +136,8 @@ def told(packages: list[dict], reason: str = "") -> int:
     """Print what pip-audit found in its JSON form; returns the exit code of `advisories`."""
     looked_up = [each for each in packages if "skip_reason" not in each]
     if not looked_up:
-        lines = reason.strip().splitlines() or ["it knows none of the packages"]
-        print(f"the advisory service gave no answer, so nothing was compared: {lines[-1][:200]}", file=sys.stderr)
+        why = packages[0]["skip_reason"] if packages else (reason.strip().splitlines() or ["no reason given"])[-1]
+        print(f"the advisory service gave no answer, so nothing was compared: {why[:200]}", file=sys.stderr)
         return 2
     known = [(each["name"], each["version"], found["id"]) for each in looked_up for found in each.get("vulns", [])]
     for row in known:
