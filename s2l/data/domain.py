@@ -154,7 +154,7 @@ def folder_domain(config: DomainConfig, resolution: int) -> Domain:
         return Domain(config.name, None, key=key_of("name", config.name))
     if config.members is None or config.nonmembers is None:
         raise UserError("give both folders, --members and --nonmembers, or neither")
-    if Path(config.members).resolve() == Path(config.nonmembers).resolve():
+    if Path(config.members).exists() and Path(config.members).resolve() == Path(config.nonmembers).resolve():
         raise UserError(f"{config.members} is given twice: members are photos that the model was trained on, held-out "
                         "photos are others")  # fmt: skip
     caption = f"a photo of {config.name}"
