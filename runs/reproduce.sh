@@ -41,6 +41,9 @@ python -m s2l table noise
 python -m s2l table sp-size
 python -m s2l table split
 
+#    Which differences between two folders the blind controls see, and what attacks then claim.
+python -m s2l blind
+
 # 6. Speed, the example run of the app, and thirty visitors of the app.
 python -m s2l bench --demo --quality 3 --growth
 python -m s2l showcase

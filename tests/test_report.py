@@ -28,9 +28,11 @@ from s2l.report import showcase
 from s2l.report.showcase import export_showcase, load_showcase
 from s2l.report.verdicts import findings, headline
 from s2l.store import Store, read_json
+from s2l.ui import quiz, runs
 
 CLUSTER = {"generations": [0, 2, 3], "medoid": 2, "size": 3, "mean_distance": 0.05, "max_distance": 0.1}
 NO_PICTURES = {"roc.png": b"", "extractions.png": b""}
+FINE = {"auc": 0.99, "p_value": 0.0025, "differ": True, "reason": "sharpness", "by_group": {}, "method": "m"}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -199,8 +201,7 @@ def test_below_chance_before_and_after_is_no_gain(result):
 
 def test_a_split_that_differs_is_said_in_every_sentence_of_an_attack(result, tmp_path):
     record = copy.deepcopy(result.record)
-    fine = {"auc": 0.99, "p_value": 0.0025, "differ": True, "reason": "sharpness", "by_group": {}, "method": "m"}
-    record["control"] |= {"fine": fine, "confounded": False}
+    record["control"] |= {"fine": FINE, "confounded": False}
     found = replace(result, record=record)
     for finding in findings(found):
         if finding.question == "attack":
@@ -209,6 +210,26 @@ def test_a_split_that_differs_is_said_in_every_sentence_of_an_attack(result, tmp
     page = report.render_html(found, NO_PICTURES)
     assert page.index("most clearly in sharpness") < page.index("differ by themselves, so this is no evidence")
     assert "differ by themselves" not in " ".join(headline(result))
+
+
+@pytest.mark.parametrize("control", [{"fine": FINE}, {"confounded": True, "p_value": 0.0025}], ids=["fine", "coarse"])
+def test_no_sentence_gives_an_auc_or_a_p_value_of_such_folders_without_the_warning(result, control):
+    """Headlines, findings, sections of the report, the tables and guesses of the page's tabs."""
+    record = copy.deepcopy(result.record)
+    record["unshake"] = {"loss_curve": [{"w": -1.0, "auc": 0.9, "low": 0.8, "high": 0.95}]}
+    record["control"] |= control
+    found = replace(result, record=record)
+    answers = findings(found)
+    assert {"attack", "together"} <= {answer.question for answer in answers}
+    told = [text for section in report._sections(found, NO_PICTURES) for text in section.sentences]
+    sentences = [text for text in told if re.search(r"AUC of|with p", text)]
+    assert len(sentences) > 2
+    sentences += [answer.sentence for answer in answers if "AUC" in answer.sentence]
+    sentences += [str(runs.outcome_html(found)), str(quiz.auc_html(found, {"auc": 0.7}))]
+    for text in sentences:
+        assert "no evidence of a leak" in text, text
+    clean = replace(result, record=copy.deepcopy(result.record))
+    assert "no evidence" not in f"{runs.outcome_html(clean)} {quiz.auc_html(clean, {'auc': 0.7})} {headline(clean)}"
 
 
 def test_both_models_together_are_judged_by_their_own_interval(result):

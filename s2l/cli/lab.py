@@ -206,6 +206,32 @@ def search(
     print(f"written: {results / name}.json")
 
 
+@app.command(epilog=example("blind", "blind --only JPEG --out my-blind.json"))
+def blind(
+    out: Annotated[Path, typer.Option(help="JSON file to write; what it has is kept.")] = Path("results/blind.json"),
+    only: Annotated[str, typer.Option(help="Measure only the differences whose label contains this text.")] = "",
+    device: Device = "cpu",
+    dtype: DType = "float32",
+) -> None:
+    """Measure which differences between two folders the blind controls see, and what the attacks claim of them.
+
+    The photos are held-out photos of the lab's people, so no model saw any of them.
+    """
+    check_runtime(device, dtype, None)
+    if out.is_dir() or out.suffix != ".json":
+        raise UserError(f"--out: {out} is not a .json file")
+    check_folder(out.parent)
+    from s2l.tables.blind import run_blind
+    from s2l.tables.view import write
+
+    quiet_libraries()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with console.progress() as progress:
+        table = run_blind(out, only, runtime=make_runtime(device, dtype, None), progress=progress)
+    write(out.stem, table, out.parent)
+    print(f"written: {out}")
+
+
 @app.command(epilog=example("cell results/main/lora/nell-ambrith.json"))
 def cell(
     path: Annotated[Path, typer.Argument(help="File of a cell of a results table.")],

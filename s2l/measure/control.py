@@ -12,7 +12,9 @@ features.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -25,6 +27,9 @@ from sklearn.preprocessing import StandardScaler
 from s2l.data.domain import MembershipSplit
 from s2l.measure.exchange import LEVEL, PERMUTATIONS, exchange_test
 from s2l.measure.intervals import auc, delong_interval
+
+if TYPE_CHECKING:
+    import torch  # loaded when it is needed
 
 COMPONENTS = 20  # principal components of the pixels
 WORDS = 5.0  # weight of the caption words beside them in the test: else its ridge would leave hardly anything of them
@@ -42,9 +47,9 @@ class BlindControl:
     p_value: float
 
 
-def _features(split: MembershipSplit) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels at 16 x 16 with per-channel moments, and caption words: (N, P), (N, W)."""
-    images, parts = split.all().images, []
+def pixel_features(images: torch.Tensor) -> np.ndarray:
+    """(N, 3, H, W) uint8 at 16 x 16 with per-channel moments: (N, P)."""
+    parts = []
     side = min(16, images.shape[-1])
     import torch
 
@@ -52,11 +57,15 @@ def _features(split: MembershipSplit) -> tuple[np.ndarray, np.ndarray]:
         x = batch.float() / 255
         small = torch.nn.functional.adaptive_avg_pool2d(x, side).flatten(1)
         parts.append(torch.cat([small, x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1))
+    return torch.cat(parts).numpy()
+
+
+def word_features(captions: Sequence[str]) -> np.ndarray:
+    """(N, W): how often each caption has each word, rare words counting more."""
     try:
-        words = TfidfVectorizer().fit_transform(split.all().captions).toarray()
+        return TfidfVectorizer().fit_transform(captions).toarray()
     except ValueError:  # no caption has a word
-        words = np.zeros((len(images), 0))
-    return torch.cat(parts).numpy(), words
+        return np.zeros((len(captions), 0))
 
 
 def _components(pixels: np.ndarray, words: np.ndarray, seed: int) -> np.ndarray:
@@ -64,6 +73,11 @@ def _components(pixels: np.ndarray, words: np.ndarray, seed: int) -> np.ndarray:
     parts = [StandardScaler().fit_transform(pixels), WORDS * words]
     reduced = [PCA(min(COMPONENTS, *x.shape), random_state=seed).fit_transform(x) for x in parts if np.ptp(x) > 0]
     return np.concatenate([np.zeros((len(pixels), 1)), *reduced], axis=1)
+
+
+def split_test(pixels: np.ndarray, words: np.ndarray, n_members: int, seed: int = 0) -> float:
+    """The p-value of the control: pixels (N, P) and words (N, W), members first."""
+    return exchange_test(_components(pixels, words, seed), n_members, seed)[1]
 
 
 def blind_control(split: MembershipSplit, seed: int = 0, folds: int = 5) -> BlindControl:
@@ -76,7 +90,8 @@ def blind_control(split: MembershipSplit, seed: int = 0, folds: int = 5) -> Blin
     if folds < 2:
         raise ValueError("the blind control needs at least two members and two held-out photos")
     labels = np.r_[np.ones(n_members), np.zeros(n_nonmembers)]
-    pixels, words = _features(split)
+    photos = split.all()
+    pixels, words = pixel_features(photos.images), word_features(photos.captions)
     # Ranks of each fold's scores, because the folds' classifiers need not have the same scale.
     scores = np.zeros(len(labels))
     for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(pixels, labels):
@@ -88,7 +103,7 @@ def blind_control(split: MembershipSplit, seed: int = 0, folds: int = 5) -> Blin
             warnings.simplefilter("ignore")
             decision = classifier.fit(x_train, labels[train]).decision_function(x_test)
         scores[test] = (np.argsort(np.argsort(decision)) + 0.5) / len(decision)
-    _, p_value = exchange_test(_components(pixels, words, seed), n_members, seed)
+    p_value = split_test(pixels, words, n_members, seed)
     m, n = scores[:n_members], scores[n_members:]
     interval = delong_interval(m, n)
     return BlindControl(

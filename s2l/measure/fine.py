@@ -7,6 +7,7 @@ by exchanging the labels (exchange.py), which is exact.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,20 @@ def _features(image: np.ndarray) -> np.ndarray:
     return np.array([*blocky, *bands, *detail, *noise, *sharp, *colour])
 
 
+def fine_features(images: Sequence[np.ndarray]) -> np.ndarray:
+    """N pictures (H, W, 3) uint8 to (N, 28)."""
+    return np.array([_features(image) for image in images])
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
+
+
+def fine_test(x: np.ndarray, n_members: int, seed: int = 0) -> tuple[float, float]:
+    """(AUC, p-value) of the control: features (N, 28), members first."""
+    return exchange_test(_standardised(x), n_members, seed)
+
+
 def _distance(x: np.ndarray, truth: np.ndarray, seed: int) -> float:
     """How far the out-of-fold scores of the two folders are apart, in standard deviations of one folder."""
     scores = out_of_fold(x, truth[:, None], seed)[:, 0]
@@ -99,8 +114,7 @@ def fine_control(split: MembershipSplit, seed: int = 0) -> FineControl:
     n_members, n_others = map(len, sides)
     if min(n_members, n_others) < 2:
         raise ValueError("the blind control needs at least two members and two held-out photos")
-    x = np.array([_features(image) for side in sides for image in side])
-    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
+    x = _standardised(fine_features([image for side in sides for image in side]))
     auc, p_value = exchange_test(x, n_members, seed)
     truth = np.r_[np.ones(n_members), np.zeros(n_others)]
     by_group = {name: _distance(x[:, part], truth, seed) for name, part in GROUPS.items()}

@@ -23,7 +23,6 @@ from s2l.report.findings import (
     combination_sentence,
     command_of,
     config_of,
-    control_warning,
     frozen_pairs,
     limits,
     loss_over_w,
@@ -37,7 +36,7 @@ from s2l.report.findings import (
     split_sentence,
     warning,
 )
-from s2l.report.verdicts import blind_finding, findings, headline, unchanged_note
+from s2l.report.verdicts import blind_finding, findings, headline, short_caution, unchanged_note
 
 if TYPE_CHECKING:
     from s2l.record import Result
@@ -76,7 +75,7 @@ class Section:
 
 def _sections(result: Result, pictures: dict[str, bytes]) -> list[Section]:
     """In the order of the story: SP set, training, membership, extraction, blind flags."""
-    record = result.record
+    record, control = result.record, result.record["control"]
     sections = []
     if "sp_set" in record["folders"]:
         sections.append(_generated(result))
@@ -85,12 +84,13 @@ def _sections(result: Result, pictures: dict[str, bytes]) -> list[Section]:
     if record["attacks"]:
         confidence = record["config"]["audit"]["confidence"]
         evidence = [set_sentence(attack, confidence) for attack in record["attacks"].values()]
-        if control_warning(record["control"]):
-            evidence = [f"{text} The two sets differ by themselves, so this is no evidence." for text in evidence]
+        caution = short_caution(control)
+        evidence = [f"{text} {caution}".strip() for text in evidence]
         evidence.insert(0, f"Evidence about all photos together is stronger than about one: {set_rule(confidence)}.")
         sections.append(_membership(result, pictures["roc.png"]))
         if over_w := loss_over_w(record):
-            sections.append(Section("Towards the fine-tuned model and away from it", [], (over_w,)))
+            sentences = (f"{over_w} {caution}".strip(),)
+            sections.append(Section("Towards the fine-tuned model and away from it", [], sentences))
         sections.append(_most_exposed(result))
         sections.append(Section("The photos as one set", [], tuple(evidence)))
     sections.append(_extracted(result, pictures["extractions.png"]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from s2l.record import AttackOutcome, Blind, Change, CountChange, ExtractionOutcome, Reference, RunRecord
+from s2l.record import AttackOutcome, Blind, Change, Control, CountChange, ExtractionOutcome, Reference, RunRecord
 from s2l.report.findings import after_note, control_warning, is_unchanged, percent
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def findings(result: Result) -> list[Finding]:
         blind = record.get("blind")
         return [_unknown(record.get("kind", "run")), *([blind_finding(blind)] if blind is not None else [])]
     answers = [_attack(name, attack, confidence) for name, attack in record["attacks"].items()]
-    if control_warning(record["control"]):
-        answers = [_cautioned(answer) for answer in answers]
     if (extraction := record["extraction"]) is not None:
         answers.append(_extraction(extraction, confidence))
     if (reference := reference_of(record)) is not None:
         answers.append(_together(record["attacks"][REFERENCED], reference, confidence))
+    if control_warning(record["control"]):
+        answers = [answer if answer.question == "extraction" else _cautioned(answer) for answer in answers]
     return answers
 
 
@@ -72,6 +72,11 @@ def _cautioned(answer: Finding) -> Finding:
         verdict=f"{answer.verdict}, on folders that differ by themselves",
         details=f"{answer.details} Because the folders differ without any model, this is no evidence of a leak.",
     )
+
+
+def short_caution(control: Control | None) -> str:
+    """That the sets differ by themselves in one short sentence, to stand beside a number, or ""."""
+    return "The two sets differ by themselves, so this is no evidence of a leak." if control_warning(control) else ""
 
 
 def headline(result: Result) -> list[str]:

@@ -24,6 +24,7 @@ DOCUMENTS = (
     "README.md",
     "docs/lab.md",
     "docs/search.md",
+    "docs/threat-model.md",
     "docs/methods.md",
     "s2l/assets/labs/fresh/README.md",
     "s2l/assets/labs/buried/README.md",
@@ -32,6 +33,7 @@ DOCUMENTS = (
     "docs/inputs.md",
 )
 BENCH_COMMAND = "python -m s2l bench --demo --growth --quality 3"
+BLIND_COMMAND = "python -m s2l blind"
 LOAD_COMMAND = "python -m tests.browser.load URL --browser --out results/load.json"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 
@@ -337,6 +339,16 @@ def _of_people(name: str, picture: bool = True) -> Callable[[Path], str]:
     return block
 
 
+def blind(results: Path) -> str:
+    """What the blind controls catch, beside what the attacks then claim."""
+    path = results / "blind.json"
+    if not path.exists():
+        return f"Not measured yet: `{BLIND_COMMAND}`."
+    table = read_json(path)
+    lines = markdown_of(table_view.short("blind", table))
+    return "\n".join([*lines, "", f"{table_view.how(table)} Command: `{table['command']}`."])
+
+
 PEOPLE_TABLES = ("main", "labs", "split", "rank", "tokens", "noise", "sp-size")
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
@@ -345,6 +357,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "schema": reference.schema,
     "inputs": brought.matrix,
     "bench": bench,
+    "blind": blind,
     "load": load,
     "lab-card": lab_card,
     "lab-card-buried": lab_card_buried,

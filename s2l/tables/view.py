@@ -13,7 +13,7 @@ from types import ModuleType
 from s2l.assets import ASSETS
 from s2l.figures import Effect, effects_figure, png
 from s2l.store import read_json
-from s2l.tables import by_lab, split_view
+from s2l.tables import blind_view, by_lab, split_view
 from s2l.tables.sheet import Sheet, change, ends, in_words, interval, markdown, mean, titles
 
 PAPER = ASSETS / "paper.json"
@@ -87,8 +87,8 @@ SHOWN = ("secmi", "loss")  # the attacks of the first sheet and of the plot
 
 def plottable(table: dict) -> bool:
     """Whether a table has rows to compare and the attacks that the plot shows."""
-    if _own_view(table):
-        return True
+    if own := _own_view(table):
+        return hasattr(own, "plot")
     attacks = next(iter(table["rows"].values()))["attacks"]
     return len(table["rows"]) > 1 and all(name in attacks for name in SHOWN)
 
@@ -195,9 +195,9 @@ def _by_attack(table: dict) -> list[Sheet]:
 
 
 def _own_view(table: dict) -> ModuleType | None:
-    """The module that shows a table of another kind, or None: `sheets`, `how` and `plot` of a table, and `ALT`."""
-    if table.get("kind") == "split":
-        return split_view
+    """The module that shows a table of another kind, or None: `sheets` and `how`, and perhaps `plot` and `ALT`."""
+    if own := {"split": split_view, "blind": blind_view}.get(table.get("kind", "")):
+        return own
     return by_lab if by_lab.is_by_lab(table) else None
 
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from s2l.errors import UserError
 from s2l.record import AttackOutcome, Part, Result, When
 from s2l.report.findings import auc_in_words
+from s2l.report.verdicts import short_caution
 from s2l.ui import backend, html, runs
 
 ROUNDS, CHOICES = 3, 4
@@ -186,12 +187,13 @@ def auc_html(result: Result, answers: dict) -> Markup:
     found = asked_attack(result)
     guess, after = answers["auc"], found["after"]
     inside = after["delong"]["low"] <= guess <= after["delong"]["high"]
+    caution = short_caution(result.record["control"])
     verdict = "inside the measured interval" if inside else "outside the measured interval"
     return html.block(
         Markup(
             '<p role="status">Your guess of the AUC after the shake ({}): <b>{:.2f}</b>, {}. Measured: <b>{}</b>, '
-            "before {}.</p>"
-        ).format(found["title"], guess, verdict, auc_in_words(after), auc_in_words(found["before"]))
+            "before {}. {}</p>"
+        ).format(found["title"], guess, verdict, auc_in_words(after), auc_in_words(found["before"]), caution)
     )
 
 

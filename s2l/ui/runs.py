@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from s2l.record import Part, Result
 from s2l.report.findings import after_note, warning
-from s2l.report.verdicts import findings, unchanged_note
+from s2l.report.verdicts import findings, short_caution, unchanged_note
 from s2l.ui import html
 from s2l.ui.live import method_title
 
@@ -124,7 +124,10 @@ def outcome_html(result: Result, group: Callable[[str], bool] = lambda _: True, 
         for row in report.outcome(result)
         if group(row.group) and (detail or not row.detail)
     ]
-    return html.table(("", "measured", "before", "after", "change [95 %]"), rows)
+    table = html.table(("", "measured", "before", "after", "change [95 %]"), rows)
+    if caution := short_caution(result.record["control"]):
+        return Markup("<p><b>Warning.</b> {}</p>{}").format(caution, table)
+    return table
 
 
 def generator(result: Result, *salt: int) -> np.random.Generator:
