@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from torch.nn.functional import avg_pool2d
 
-from s2l.config import RunConfig, preset
+from s2l.config import RunConfig, checked, preset
 from s2l.errors import UserError
 from s2l.finetune import parse
 from s2l.jobs import Jobs, cached_result
 from s2l.model.diffusion import Runtime
+from s2l.pipeline import identity
 from s2l.pipeline.experiment import run
 from s2l.report import shipped
 from s2l.store import Store
@@ -81,3 +82,27 @@ def test_a_file_that_is_cut_is_a_sentence(matrix, store, tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "MATRIX", tmp_path)
     with pytest.raises(UserError, match=r"mira\.zip cannot be read"):
         shipped.load(shipped.entries()[0], store)
+
+
+def test_what_ships_fits_this_version_of_the_program(store):
+    """The index says what the files hold, and the default settings of the page find them."""
+    methods = {e["methods"][0] for e in shipped.entries() if e["person"] == MIRA}
+    assert methods == {"lora", "end_to_end", "dreambooth", "textual_inversion", "hypernetwork"}
+    total = 0
+    for file in {e["file"] for e in shipped.entries()}:
+        size = (shipped.MATRIX / file).stat().st_size
+        assert size < 10_000_000
+        total += size
+    assert total < 25_000_000
+    for entry in shipped.entries():
+        config = preset(entry["preset"], entry["person"], finetune={"methods": tuple(entry["methods"])})
+        assert (entry["run"], entry["sp_set"]) == keys_of(config)
+    last = shipped.load(shipped.entries()[-1], store)
+    assert checked(RunConfig, last.record["config"]).domain.name == shipped.entries()[-1]["person"]
+
+
+def keys_of(config: RunConfig) -> tuple[str, str]:
+    from s2l.jobs.store import model_key
+
+    weights = model_key(config.model, "float32")
+    return identity.run(config, weights), identity.sp_set(weights, config.domain.name, config.sp_set)

@@ -16,7 +16,7 @@ from s2l.errors import UserError
 from s2l.jobs.classroom import Class, Classroom
 from s2l.jobs.limits import Limits
 from s2l.record import Result
-from s2l.ui import html, quiz, runs, session
+from s2l.ui import html, quiz, runs, session, words
 from s2l.ui.backend import SHOWCASE, Backend
 from s2l.ui.events import QUIET
 from s2l.ui.heavy import ready
@@ -25,6 +25,7 @@ from s2l.ui.tab import Context, Tab
 INTRO = """**For a class.** Whoever teaches opens a class and shows its code. Groups join under a name they choose. Then
 this page shows everybody's runs in one plot, and what the class predicted. There are no accounts; who does not have the
 code sees nothing. A class is deleted {hours:g} hours after it was opened."""
+WORDS = ("AUC", "interval", "extracted", "member")
 REFRESH_SECONDS = 5.0
 BINS = 10  # of guessed AUCs and counts
 
@@ -43,7 +44,7 @@ class ClassPage(Tab):
 
     @classmethod
     def build(cls, page: Context) -> ClassPage:
-        gr.Markdown(INTRO.format(hours=Limits.read().keep_hours), elem_classes="s2l-lead")
+        gr.HTML(words.lead(INTRO.format(hours=Limits.read().keep_hours), WORDS), elem_classes="s2l-lead")
         with gr.Row():
             code = gr.Textbox(label="Code of the class", max_length=20, elem_id="class-code")
             name = gr.Textbox(label="Name of your group", max_length=60, elem_id="group-name")
