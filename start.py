@@ -5,8 +5,7 @@
     python3 start.py [--cpu] test ...     run the linter, the type checker and the tests; ... goes to pytest
     python3 start.py [--cpu] test --newest    try the newest versions that the ranges allow, in .venv-newest
     python3 start.py [--cpu] test --oldest    try the oldest ones, in .venv-oldest
-    python3 start.py advisories [FOLDER]  compare the installed versions (of .venv, .venv-newest, ...) with known
-                                          security advisories
+    python3 start.py advisories [FOLDER]  look for security advisories of what is installed in .venv, .venv-newest, ...
     python3 start.py [--cpu] COMMAND ...  run one command of `python -m s2l`; COMMAND --help says more
 
 --cpu is for a Linux machine without a GPU: torch then comes from PyTorch's CPU index. COMMAND is one of
@@ -26,6 +25,7 @@
     lab       build, describe (info) or measure a lab
     search    run what is missing of a search for settings
     table     run the missing cells of a results table
+    blind     measure which differences between two folders the blind controls see
     cell      run one committed cell of a table again, and compare
     frames    make the first screen of the app again
     showcase  make the example run of the app again

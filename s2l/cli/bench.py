@@ -76,7 +76,7 @@ def bench(
     stages = [word for word in (part.strip() for part in only.split(",")) if word]
     for word in stages:
         if word not in STAGES:
-            raise unknown("stage", word, STAGES)
+            raise UserError(f"--only: {unknown('stage', word, STAGES)}")
     runtime, preset = base.make_runtime(device, dtype, batch_size), "quick" if quick else "demo"
     options = {f"--only {','.join(stages)}": bool(stages), f"--budget {budget:g}": budget > 0, "--random-sd": random_sd}
     options |= {"--quick": quick, "--demo": demo, f"--quality {quality}": quality > 0, "--growth": growth}
