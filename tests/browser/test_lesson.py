@@ -69,7 +69,7 @@ def test_extraction_is_predicted_filtered_and_looked_at(page, server, expect):
     assert n > 7
     page.locator("#extraction button").first.click()
     expect(page.locator("#extraction-detail svg")).to_be_visible()
-    expect(page.locator("#distances .only-light img")).to_be_visible()
+    expect(page.locator("#distances .only-light img").first).to_be_visible()
 
 
 def test_every_tab_follows_the_next_button(page, server, expect):
@@ -143,7 +143,7 @@ def test_a_figure_fits_a_telephone_and_hides_no_panel(context, server, expect, t
     skip = page.locator("#quiz-skip, #quiz-skip-extraction").filter(visible=True).first
     if tab != "report":
         skip.click()
-    figure = page.locator(f"{box} .only-light img")
+    figure = page.locator(f"{box} .only-light img").first
     expect(figure).to_be_visible()
     size = figure.evaluate("i => i.decode().then(() => [i.naturalWidth / i.naturalHeight, i.getBoundingClientRect()])")
     assert size[0] < 1.2, "not the narrow figure"
