@@ -148,5 +148,5 @@ def test_the_board_has_everybodys_runs_and_a_sentence(backend):
     rooms.join(code, ANNA, "Owls")
     empty = classroom.board_html(backend, rooms, rooms.find(code), "https://lab.example/app")
     assert f"https://lab.example/app?class={code}" in empty and "No finished run yet" in empty and "Owls" in empty
-    page = classroom._runs_html(backend, [("Owls", "showcase"), ("Gone", "no such job")])
+    page = classroom._runs_html(classroom._results(backend, [("Owls", "showcase"), ("Gone", "no such job")]))
     assert "clear of zero" in page and "Owls: " in page and "Gone" not in page

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -135,13 +136,26 @@ def board_html(backend: Backend, rooms: Classroom, found: Class, address: str) -
     """What everybody in a class sees."""
     groups = rooms.groups(found.code)
     names = ", ".join(group.name for group in groups) or "nobody yet"
+    shown = _results(backend, [(group.name, job.id) for group in groups for job in rooms.runs(group)])
+    example = backend.result_of(SHOWCASE)
+    known = [result for _, result in shown] + ([example] if example is not None else [])
     parts = [
         code_html(found.code, address),
         Markup("<p role=status>In the class: {} ({}).</p>").format(names, len(groups)),
-        _runs_html(backend, [(group.name, job.id) for group in groups for job in rooms.runs(group)]),
-        *_predictions_html(backend, rooms, found),
+        _runs_html(shown),
+        *_predictions_html({result.key: result for result in known}, rooms, found),
     ]
     return html.block(*parts)
+
+
+def _results(backend: Backend, shown: Sequence[tuple[str, str]]) -> list[tuple[str, Result]]:
+    """(group's name, result) of (group's name, job's id), without those that are no longer in the cache."""
+    found = []
+    for name, job in shown:
+        with suppress(UserError):
+            if (result := backend.result_of(job)) is not None:
+                found.append((name, result))
+    return found
 
 
 def code_html(code: str, address: str) -> Markup:
@@ -156,23 +170,17 @@ def code_html(code: str, address: str) -> Markup:
     ).format(drawn, code, link, link)
 
 
-def _runs_html(backend: Backend, shown: Sequence[tuple[str, str]]) -> Markup:
+def _runs_html(shown: Sequence[tuple[str, Result]]) -> Markup:
     """All runs in one plot: the change of every attack, with its interval."""
-    rows = []
-    for name, job in shown:
-        try:
-            result = backend.result_of(job)
-        except UserError:
-            continue  # no longer in the cache
-        if result is not None and result.record["attacks"]:
-            rows.append((f"{name}: {runs.what(result)}", result))
+    rows = [(f"{name}: {runs.what(result)}", result) for name, result in shown if result.record["attacks"]]
     if not rows:
         return Markup("<p class=quiet>No finished run yet. Runs of who has joined appear here by themselves.</p>")
-    first = [name for name in rows[0][1].record["attacks"]]
+    first = rows[0][1].record["attacks"]
     common = [name for name in first if all(name in result.record["attacks"] for _, result in rows)]
+    titles = [first[name]["title"] for name in common]
     lines = [(label, {name: _change(result, name) for name in common}) for label, result in rows]
     table = html.table(
-        ("run", *(f"{rows[0][1].record['attacks'][name]['title']}, change of the AUC [95 %]" for name in common)),
+        ("run", *(f"{title}, change of the AUC [95 %]" for title in titles)),
         [(label, *(f"{m:+.3f} [{lo:+.3f}, {hi:+.3f}]" for m, lo, hi in changes.values())) for label, changes in lines],
     )
     clear = sum(low > 0 or high < 0 for _, changes in lines for _, low, high in changes.values())
@@ -181,7 +189,6 @@ def _runs_html(backend: Backend, shown: Sequence[tuple[str, str]]) -> Markup:
         f"Of {total} changes, {clear} {'is' if clear == 1 else 'are'} clear of zero. With 95 % intervals, about one in "
         "twenty would be by chance alone."
     )
-    titles = [rows[0][1].record["attacks"][name]["title"] for name in common]
     figure = _figure(tuple((label, tuple(zip(titles, changes.values(), strict=True))) for label, changes in lines))
     return Markup("<h3>Everybody's runs</h3><p>{}</p>{}<details><summary>As a table</summary>{}</details>").format(
         told, figure, table
@@ -204,19 +211,8 @@ def _change(result: Result, attack: str) -> tuple[float, float, float]:
     return change["difference"], change["low"], change["high"]
 
 
-def _predictions_html(backend: Backend, rooms: Classroom, found: Class) -> list[Markup]:
+def _predictions_html(results: Mapping[str, Result], rooms: Classroom, found: Class) -> list[Markup]:
     """What the class predicted, as histograms; with the measured values once the teacher reveals them."""
-    results = {}
-    for group in rooms.groups(found.code):
-        for job in rooms.runs(group):
-            try:
-                result = backend.result_of(job.id)
-            except UserError:
-                continue
-            if result is not None:
-                results[result.key] = result
-    if (example := backend.result_of(SHOWCASE)) is not None:
-        results[example.key] = example
     parts = []
     for key, answers in rooms.predictions(found.code).items():
         if (result := results.get(key)) is None:
