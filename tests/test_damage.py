@@ -13,7 +13,6 @@ import torch
 from s2l.config import merged, preset
 from s2l.damage import KINDS, damage, damaged_files
 from s2l.errors import UserError
-from s2l.model.diffusion import Runtime
 from s2l.model.saved import load_state
 from s2l.pipeline.experiment import load_result, run
 from s2l.pretrain.data import public_pool
@@ -21,14 +20,8 @@ from s2l.pretrain.recipe import RECIPES
 from s2l.progress import Cancelled
 from s2l.store import Store, read_json
 from s2l.training import CHECKPOINT, LOG
+from tests.test_experiment import CPU, SMALL
 
-CPU = Runtime(device="cpu", dtype="float32", batch_size=4)
-SMALL = {
-    "sp_set": {"set_size": 2, "sampler": {"num_inference_steps": 2}},
-    "finetune": {"max_train_steps": 2, "train_batch_size": 2},
-    "audit": {"attacks": ["loss"]},
-    "extraction": {"n_generations": 2, "sampler": {"num_inference_steps": 2}},
-}
 EVERY_STAGE = {
     "finetune": {"methods": ("lora", "dreambooth"), "num_class_images": 2, "train_text_encoder": True},
     "extraction": {"seed_pool": 3},
