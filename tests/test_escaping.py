@@ -34,12 +34,14 @@ from s2l.finetune import FINETUNERS
 from s2l.jobs import Job
 from s2l.jobs.classroom import Class, Group
 from s2l.jobs.limits import OwnModel
+from s2l.pipeline import one_photo
+from s2l.pipeline.one_photo import OnePhoto, Standing
 from s2l.record import Result
 from s2l.report import shipped
 from s2l.report.frames import export_frames
 from s2l.store import Store, read_json, write_json
 from s2l.tables import view as table_view
-from s2l.ui import effects, exposure, first, html, layout, leak, live, own, photo, quiz, runs, two_runs, words
+from s2l.ui import ask, effects, exposure, first, html, layout, leak, live, own, photo, quiz, runs, two_runs, words
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.tabs import classroom, compare, extraction, finetune, membership, report, running, sp_set, story, target
 
@@ -254,6 +256,24 @@ def class_board(s: Scene) -> str:
         return classroom.board_html(backend, rooms, Class("ABC234", "v", True), "")
 
 
+def judged(text: str) -> OnePhoto:
+    standings = {text: Standing(text, 0.5, 0.99, 0.5)}
+    return OnePhoto(standings, ("members", 0), 0.01, 0.2, 5)
+
+
+def asked(s: Scene) -> str:
+    with (
+        patch.object(one_photo, "judge", lambda *args: judged(s.text)),
+        patch.object(one_photo, "example", lambda *args: np.zeros((4, 4, 3), np.uint8)),
+    ):
+        return ask.answer_html(s.result, {"take": "new", "number": 1})
+
+
+def about_a_lab(s: Scene) -> str:
+    with patch.object(ask, "find_lab", lambda model: SimpleNamespace(resolution=64)):
+        return ask.question_html(s.result)
+
+
 # {function: pieces of HTML it makes}; several for one function are told apart by a word.
 PIECES: dict[str, Callable[[Scene], str]] = {
     "html.picture": lambda s: html.picture(s.text, s.text, f"{s.text}\n{s.text}", True) + html.picture("", "", s.text),
@@ -313,6 +333,10 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     ),
     "membership.roc_html": lambda s: membership.roc_html(s.result, "loss", False),
     "membership.ranked_html": lambda s: membership.ranked_html(s.result, "loss", "after"),
+    "ask.question_html": about_a_lab,
+    "ask.question_html of no lab": lambda s: ask.question_html(s.unknown),
+    "ask.answer_html": asked,
+    "ask.verdict_html": lambda s: ask.verdict_html(s.result, np.zeros((4, 4, 3), np.uint8), judged(s.text)),
     "photo.detail_html": lambda s: photo.detail_html(s.result, "members", 0, "loss"),
     "membership.scores_html": lambda s: membership.scores_html(s.result, "loss"),
     "membership.draw": lambda s: shown_by(membership.draw(s.tabs.membership, s.result, ANSWERS, True)),

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from s2l.errors import UserError, unknown
 from s2l.record import Part, Result, When
-from s2l.ui import exposure, html, photo, quiz, runs, words
+from s2l.ui import ask, exposure, html, photo, quiz, runs, words
 from s2l.ui.events import LATEST, QUIET, click_value, in_a_sentence, number
 from s2l.ui.form import FIELDS
 from s2l.ui.tab import Context, Tab, View
@@ -45,28 +45,33 @@ class Membership(Tab):
     scores: gr.HTML
     next: gr.Button
     again: gr.Button | None = None
+    ask: ask.Ask | None = None
 
     @property
     def outputs(self) -> list:
         return [
             self.question, self.auc_box, self.auc, self.answer, self.skip, self.box, self.said, self.headline,
             self.attack, self.when, self.accused, self.point, self.roc, self.log, self.ranked, self.detail, self.chosen,
-            self.scores,
+            self.scores, *(self.ask.outputs if self.ask else []),
         ]  # fmt: skip
 
     @classmethod
     def build(cls, page: Context) -> Membership:
         tab = build()
+        tab.ask = ask.Ask.build(page)
         tab.again = choice_of_attacks(page)
         return tab
 
     def draw(self, page: Context, view: View) -> dict:
-        return draw(self, view.result, view.answers, view.example)
+        asked = self.ask.draw(page, view) if self.ask else {}
+        return draw(self, view.result, view.answers, view.example) | asked
 
     def connect(self, page: Context) -> None:
         page.goes_to(self.next, "extraction")
         if self.again is not None:
             page.goes_to(self.again, "finetune")  # running.py starts the run
+        if self.ask is not None:
+            self.ask.connect(page)
         self._operating_point(page)
         self._predictions(page)
 
