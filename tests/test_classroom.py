@@ -148,5 +148,32 @@ def test_the_board_has_everybodys_runs_and_a_sentence(backend):
     rooms.join(code, ANNA, "Owls")
     empty = classroom.board_html(backend, rooms, rooms.find(code), "https://lab.example/app")
     assert f"https://lab.example/app?class={code}" in empty and "No finished run yet" in empty and "Owls" in empty
-    page = classroom._runs_html(classroom._results(backend, [("Owls", "showcase"), ("Gone", "no such job")]))
+    page = classroom._runs_html(classroom._runs(backend, [("Owls", "showcase"), ("Gone", "no such job")]))
     assert "clear of zero" in page and "Owls: " in page and "Gone" not in page
+
+
+def test_the_signature_changes_with_what_the_page_shows_and_with_nothing_else(rooms):
+    code, other = rooms.open(TEACHER), rooms.open(ANNA)
+    seen = [rooms.signature(code)]
+
+    def changed() -> bool:
+        seen.append(rooms.signature(code.lower()))
+        return seen[-1] != seen[-2]
+
+    rooms.join(other, BEN, "Owls")
+    assert not changed()
+    rooms.join(code, ANNA, "Owls")
+    assert changed()
+    rooms.predict(code, ANNA, "a run", {"auc": 0.9})
+    assert changed()
+    rooms.predict(code, ANNA, "a run", {"auc": 0.9})
+    assert not changed()
+    rooms.reveal(code, TEACHER, True)
+    assert changed()
+    rooms.jobs.enqueue(preset("quick", LAB_NAMES[1]), ANNA)
+    finished(rooms, BEN)
+    assert not changed()  # a run that waits, and one of another class, are not on the board
+    finished(rooms, ANNA)
+    assert changed()
+    rooms.remove(code, TEACHER, "Owls")
+    assert changed() and rooms.signature("ABCDEF") not in seen

@@ -5,6 +5,7 @@ Whoever opens a class gets its code; who has the code may join and look. Everyth
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import sqlite3
@@ -110,6 +111,19 @@ class Classroom:
         """Show the measured values beside the predictions of one's own class, or hide them. Raises UserError."""
         with self.jobs.writing() as db:
             db.execute("UPDATE classes SET revealed = ? WHERE code = ?", (int(revealed), self._own(db, code, teacher)))
+
+    def signature(self, code: object) -> str:
+        """What a class's page shows, as one short text: while it stays the same, nothing new has happened."""
+        asked = (
+            "SELECT code, teacher, revealed FROM classes WHERE code = ?",
+            "SELECT visitor, name FROM class_groups WHERE code = ? ORDER BY joined_at",
+            "SELECT jobs.id, runs.result FROM jobs JOIN runs ON runs.key = jobs.run JOIN class_groups USING (visitor)"
+            " WHERE code = ? AND runs.state = 'done' ORDER BY jobs.id",
+            "SELECT visitor, run, answers FROM predictions WHERE code = ? ORDER BY visitor, run",
+        )
+        with self.jobs.reading() as db:
+            rows = [tuple(row) for query in asked for row in db.execute(query, (clean_code(code),)).fetchall()]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def groups(self, code: object) -> list[Group]:
         """Who joined a class, in the order of joining."""

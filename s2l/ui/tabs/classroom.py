@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,6 +42,7 @@ class ClassPage(Tab):
     removes: gr.Button
     board: gr.HTML
     timer: gr.Timer
+    seen: gr.State
 
     @classmethod
     def build(cls, page: Context) -> ClassPage:
@@ -58,16 +59,18 @@ class ClassPage(Tab):
             remove = gr.Textbox(label="Group to take out", visible=False, max_length=60, elem_id="remove-name")
             removes = gr.Button("Take it out", visible=False, elem_id="remove-group")
         board = gr.HTML(elem_id="class-board")
-        return cls(code, name, join, open_, reveal, remove, removes, board, gr.Timer(REFRESH_SECONDS, active=False))
+        timer = gr.Timer(REFRESH_SECONDS, active=False)
+        return cls(code, name, join, open_, reveal, remove, removes, board, timer, gr.State(""))
 
     def connect(self, page: Context) -> None:
         rooms = Classroom(page.backend.jobs)
-        panel = [self.board, self.reveal, self.remove, self.removes, self.timer]
+        panel = [self.board, self.reveal, self.remove, self.removes, self.timer, self.seen]
 
         def show(state: dict, request: gr.Request) -> dict:
             found = rooms.find(state.get("class", ""))
             teaches = found is not None and found.teacher == state["visitor"]
             return {
+                self.seen: rooms.signature(found.code) if found else "",
                 self.board: board_html(page.backend, rooms, found, address_of(request)) if found else Markup(),
                 self.reveal: gr.update(visible=teaches, value=found is not None and found.revealed),
                 self.remove: gr.update(visible=teaches),
@@ -81,19 +84,18 @@ class ClassPage(Tab):
                 show(state, request)
             )
 
-        def joins(state: dict, kept: dict, code: str, name: str, request: gr.Request) -> dict:
+        def enters(code_of: Callable[[], str], state: dict, kept: dict, request: gr.Request) -> dict:
             try:
-                return enter(state, kept, rooms.join(code, state["visitor"], name).code, request)
+                return enter(state, kept, code_of(), request)
             except UserError as error:
                 gr.Warning(escape(error))
                 return {self.board: gr.skip()}
 
+        def joins(state: dict, kept: dict, code: str, name: str, request: gr.Request) -> dict:
+            return enters(lambda: rooms.join(code, state["visitor"], name).code, state, kept, request)
+
         def opens(state: dict, kept: dict, request: gr.Request) -> dict:
-            try:
-                return enter(state, kept, rooms.open(state["visitor"]), request)
-            except UserError as error:
-                gr.Warning(escape(error))
-                return {self.board: gr.skip()}
+            return enters(lambda: rooms.open(state["visitor"]), state, kept, request)
 
         def reveals(state: dict, revealed: bool, request: gr.Request) -> dict:
             return changes(lambda: rooms.reveal(state.get("class", ""), state["visitor"], revealed), state, request)
@@ -108,10 +110,12 @@ class ClassPage(Tab):
                 gr.Warning(escape(error))
             return show(state, request)
 
-        def ticks(state: dict, tab: str, request: gr.Request) -> dict:
+        def ticks(state: dict, tab: str, seen: str, request: gr.Request) -> dict:
             if tab != "class":
                 return {self.timer: gr.Timer(active=False)}
-            return {self.board: show(state, request)[self.board]}
+            if rooms.signature(state.get("class", "")) == seen:
+                return {self.board: gr.skip()}
+            return show(state, request)
 
         entered = [page.session, page.browser, self.code, *panel]
         address = "(kept) => window.s2l.address({class: kept.class})"
@@ -122,7 +126,7 @@ class ClassPage(Tab):
         self.open.click(opens, kept, entered, **QUIET).then(None, page.browser, None, js=address, **QUIET)
         self.reveal.input(reveals, [page.session, self.reveal], panel, **QUIET)
         self.removes.click(takes_out, [page.session, self.remove], panel, **QUIET)
-        self.timer.tick(ticks, [page.session, page.tab], [self.board, self.timer], **QUIET)
+        self.timer.tick(ticks, [page.session, page.tab, self.seen], panel, **QUIET)
         page.select["class"].select(show, page.session, panel, **QUIET)
 
 
@@ -136,26 +140,49 @@ def board_html(backend: Backend, rooms: Classroom, found: Class, address: str) -
     """What everybody in a class sees."""
     groups = rooms.groups(found.code)
     names = ", ".join(group.name for group in groups) or "nobody yet"
-    shown = _results(backend, [(group.name, job.id) for group in groups for job in rooms.runs(group)])
-    example = backend.result_of(SHOWCASE)
-    known = [result for _, result in shown] + ([example] if example is not None else [])
+    shown = _runs(backend, [(group.name, job.id) for group in groups for job in rooms.runs(group)])
+    known = {run.key: run.shown for run in shown}
+    if backend.showcase is not None:
+        known.setdefault(backend.showcase.key, SHOWCASE)
     parts = [
         code_html(found.code, address),
         Markup("<p role=status>In the class: {} ({}).</p>").format(names, len(groups)),
         _runs_html(shown),
-        *_predictions_html({result.key: result for result in known}, rooms, found),
+        *_predictions_html(backend, known, rooms, found),
     ]
     return html.block(*parts)
 
 
-def _results(backend: Backend, shown: Sequence[tuple[str, str]]) -> list[tuple[str, Result]]:
-    """(group's name, result) of (group's name, job's id), without those that are no longer in the cache."""
+@dataclass(frozen=True)
+class ClassRun:
+    """What the board says of a finished run: `changes` has (title, change of the AUC, low, high) of every attack."""
+
+    group: str
+    shown: str
+    key: str
+    what: str
+    changes: dict[str, tuple[str, float, float, float]]
+
+
+def _runs(backend: Backend, shown: Sequence[tuple[str, str]]) -> list[ClassRun]:
+    """The runs of (group's name, job's id), without those that are no longer in the cache."""
     found = []
-    for name, job in shown:
+    for group, job in shown:
         with suppress(UserError):
-            if (result := backend.result_of(job)) is not None:
-                found.append((name, result))
+            found.append(ClassRun(group, job, *_facts(backend, job)))
     return found
+
+
+@lru_cache(maxsize=2048)  # a few hundred bytes each; whole results of a large class would not fit the memory
+def _facts(backend: Backend, shown: str) -> tuple[str, str, dict[str, tuple[str, float, float, float]]]:
+    if (result := backend.result_of(shown)) is None:
+        raise UserError("this run is not finished")
+    changes = {
+        name: (found["title"], change["difference"], change["low"], change["high"])
+        for name, found in result.record["attacks"].items()
+        for change in [found["difference"]]
+    }
+    return result.key, runs.what(result), changes
 
 
 def code_html(code: str, address: str) -> Markup:
@@ -170,15 +197,14 @@ def code_html(code: str, address: str) -> Markup:
     ).format(drawn, code, link, link)
 
 
-def _runs_html(shown: Sequence[tuple[str, Result]]) -> Markup:
+def _runs_html(shown: Sequence[ClassRun]) -> Markup:
     """All runs in one plot: the change of every attack, with its interval."""
-    rows = [(f"{name}: {runs.what(result)}", result) for name, result in shown if result.record["attacks"]]
+    rows = [run for run in shown if run.changes]
     if not rows:
         return Markup("<p class=quiet>No finished run yet. Runs of who has joined appear here by themselves.</p>")
-    first = rows[0][1].record["attacks"]
-    common = [name for name in first if all(name in result.record["attacks"] for _, result in rows)]
-    titles = [first[name]["title"] for name in common]
-    lines = [(label, {name: _change(result, name) for name in common}) for label, result in rows]
+    common = [name for name in rows[0].changes if all(name in run.changes for run in rows)]
+    titles = [rows[0].changes[name][0] for name in common]
+    lines = [(f"{run.group}: {run.what}", {name: run.changes[name][1:] for name in common}) for run in rows]
     table = html.table(
         ("run", *(f"{title}, change of the AUC [95 %]" for title in titles)),
         [(label, *(f"{m:+.3f} [{lo:+.3f}, {hi:+.3f}]" for m, lo, hi in changes.values())) for label, changes in lines],
@@ -206,19 +232,17 @@ def _figure(rows: tuple[tuple[str, tuple[tuple[str, tuple[float, float, float]],
     )
 
 
-def _change(result: Result, attack: str) -> tuple[float, float, float]:
-    change = result.record["attacks"][attack]["difference"]
-    return change["difference"], change["low"], change["high"]
+def _predictions_html(backend: Backend, known: Mapping[str, str], rooms: Classroom, found: Class) -> list[Markup]:
+    """What the class predicted, as histograms; with the measured values once the teacher reveals them.
 
-
-def _predictions_html(results: Mapping[str, Result], rooms: Classroom, found: Class) -> list[Markup]:
-    """What the class predicted, as histograms; with the measured values once the teacher reveals them."""
+    `known` has {result's key: what the page shows it by}.
+    """
     parts = []
     for key, answers in rooms.predictions(found.code).items():
-        if (result := results.get(key)) is None:
-            continue
-        parts.append(Markup("<h3>What the class predicted: {}</h3>").format(runs.what(result)))
-        parts += histograms(result, answers, found.revealed)
+        with suppress(UserError):
+            if key in known and (result := backend.result_of(known[key])) is not None:
+                parts.append(Markup("<h3>What the class predicted: {}</h3>").format(runs.what(result)))
+                parts += histograms(result, answers, found.revealed)
     return parts
 
 
