@@ -41,7 +41,23 @@ from s2l.report import shipped
 from s2l.report.frames import export_frames
 from s2l.store import Store, read_json, write_json
 from s2l.tables import view as table_view
-from s2l.ui import ask, effects, exposure, first, html, layout, leak, live, own, photo, quiz, runs, two_runs, words
+from s2l.ui import (
+    ask,
+    effects,
+    exposure,
+    first,
+    html,
+    layout,
+    leak,
+    live,
+    own,
+    photo,
+    quiz,
+    runs,
+    stake,
+    two_runs,
+    words,
+)
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.tabs import classroom, compare, extraction, finetune, membership, report, running, sp_set, story, target
 
@@ -153,6 +169,7 @@ def scene(text: str, showcase: Result, folder: Path, tabs: SimpleNamespace) -> S
     write_json(folder / "tables" / "table.json", table)
     photos = [Shown(pixels, 2)]
     backend = SimpleNamespace(
+        lab=type("Lab", (), {"record": {}})(),
         names=[text], portrait=lambda name: pixels, photos=lambda name: (photos, photos), facts={"n_members": 3},
         trained_parameters=lambda config: (1, 9), own_model=OwnModel(), store=store,
     )  # fmt: skip
@@ -275,6 +292,13 @@ def about_a_lab(s: Scene) -> str:
         return ask.question_html(s.result)
 
 
+def about_baselines(s: Scene) -> str:
+    measured = {"name": s.text, "auc": {"loss": 0.8}, "auc_by_repeats": {"loss": {"1": 0.7, "10": 1.0}}}
+    found = {"people": [measured], "auc": {"loss": {"mean": 0.8, "low": 0.7, "high": 0.9}}}
+    with patch.object(stake, "baselines", lambda lab: found):
+        return stake.stake_html(s.backend.lab, s.text)
+
+
 # {function: pieces of HTML it makes}; several for one function are told apart by a word.
 PIECES: dict[str, Callable[[Scene], str]] = {
     "html.picture": lambda s: html.picture(s.text, s.text, f"{s.text}\n{s.text}", True) + html.picture("", "", s.text),
@@ -319,6 +343,7 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "words.line": lambda s: of_words(s, lambda text: words.line([text])),
     "target.words_html": lambda s: target.words_html(f"a photo of {s.text}", "somebody"),
     "target.words_html of nobody": lambda s: target.words_html("a photo", s.text),
+    "stake.stake_html": about_baselines,
     "target.people_html": lambda s: target.people_html(s.backend),
     "target.photos_html": lambda s: target.photos_html(s.backend, s.text),
     "sp_set.preview_html": lambda s: sp_set.preview_html(s.text, f"a photo of {s.text}", s.text, 50, s.text, 0, 9),

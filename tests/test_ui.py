@@ -24,8 +24,8 @@ from s2l.jobs import uploads
 from s2l.jobs.limits import OwnModel
 from s2l.labs import default_lab, find
 from s2l.record import Result
-from s2l.store import Store, write_json
-from s2l.ui import api, events, exposure, form, html, layout, own, quiz, runs, session, two_runs
+from s2l.store import Store, read_json, write_json
+from s2l.ui import api, events, exposure, form, html, layout, own, quiz, runs, session, stake, two_runs
 from s2l.ui import photo as one_photo
 from s2l.ui.backend import N_SHOWN, Backend
 from s2l.ui.tab import Context, Entry, Tab, View
@@ -629,3 +629,15 @@ def test_previews_check_their_numbers(backend):
         (0, 0, "Set size"),
     ):
         assert says in sp_set.preview_html("Ada", "Ada", "", 100, "", seed, size), (seed, size)
+
+
+def test_the_target_tab_says_what_is_at_stake_before_any_shake(backend, monkeypatch):
+    """The figures of results/lab.json, and only where they are of this very checkpoint."""
+    assert stake.stake_html(backend.lab, backend.names[0]) == ""  # random weights: nobody measured them
+    monkeypatch.delenv("S2L_LAB")
+    lab = default_lab()
+    measured = read_json(stake.RESULTS / "lab.json")
+    for person in measured["people"][:3]:
+        said = stake.stake_html(lab, person["name"])
+        assert f"in {100 * person['auc']['loss']:.0f} of 100 pairs" in said
+        assert f"from {100 * measured['auc']['loss']['low']:.0f} to" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -101,26 +102,26 @@ def connect(page: Context, tab: FineTune) -> None:
 
     tab.cancel.click(stop, page.session, [tab.cancel, page.timer], **QUIET)
 
-    def resume(state: dict):
+    def again(act: Callable[[], Job], visitor: str) -> tuple[list, Job | None]:
+        """What the panel shows once a run is queued again, and its job; with a warning and None if it cannot be."""
         heavy.ready()
         try:
-            job = jobs.resume(state["job"], state["visitor"])
+            job = act()
         except UserError as error:
             gr.Warning(escape(error))
-            return [gr.skip()] * (len(panel) + 2)
-        return [*show_job(store, job, state["visitor"]), signature(job), gr.Timer(active=True)]
+            return [gr.skip()] * (len(panel) + 2), None
+        return [*show_job(store, job, visitor), signature(job), gr.Timer(active=True)], job
+
+    def resume(state: dict):
+        return again(lambda: jobs.resume(state["job"], state["visitor"]), state["visitor"])[0]
 
     tab.resume.click(resume, page.session, [*panel, page.seen, page.timer], **QUIET)
 
     def here(state: dict, kept: dict):
-        heavy.ready()
-        try:
-            job = jobs.repeat(state["job"], state["visitor"])
-        except UserError as error:
-            gr.Warning(escape(error))
-            return [gr.skip()] * (len(panel) + 4)
-        state, kept = state | {"job": job.id}, session.changed(kept, job=job.id)
-        return [*show_job(store, job, state["visitor"]), signature(job), gr.Timer(active=True), state, kept]
+        shown, job = again(lambda: jobs.repeat(state["job"], state["visitor"]), state["visitor"])
+        if job is None:
+            return [*shown, gr.skip(), gr.skip()]
+        return [*shown, state | {"job": job.id}, session.changed(kept, job=job.id)]
 
     tab.here.click(
         here, [page.session, page.browser], [*panel, page.seen, page.timer, page.session, page.browser], **QUIET

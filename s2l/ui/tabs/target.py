@@ -13,6 +13,7 @@ from s2l.ui import html, own, words
 from s2l.ui.backend import Backend, Shown
 from s2l.ui.events import QUIET
 from s2l.ui.form import APP_PRESETS, preset_values, remarks, rename
+from s2l.ui.stake import stake_html
 from s2l.ui.tab import Context, Tab
 from s2l.worlds.people import words_of
 
@@ -119,7 +120,7 @@ def _pictures(photos: list[Shown], name: str, kind: str) -> Markup:
 def photos_html(backend: Backend, name: str) -> Markup:
     """Members with their repetition counts beside held-out photos."""
     members, held_out = backend.photos(name)
-    return html.block(
+    return stake_html(backend.lab, name) + html.block(
         Markup(
             "<p>{}</p><div class=two><div><h3>Members: {} of the {} photos the model was trained on</h3>"
             "<p class=quiet>With the number of times each one was repeated in training.</p>{}</div>"
