@@ -36,20 +36,21 @@ def sent(pixels: np.ndarray, **how) -> dict:
 
 
 def test_a_photo_of_the_run_gets_the_score_and_the_place_that_the_run_gave_it(result):
-    photo = one_photo.example(result, "member", 3)
+    photo = one_photo.example(result, "once", 3)
     found = one_photo.judge(photo, result, CPU)
-    assert found.nearest == ("members", 3) and found.distance == 0 and found.copy and found.alike
-    assert found.repeats == result.record["domain"]["repeats"][3] > 0
+    part, at = found.nearest
+    assert part == "members" and found.distance == 0 and found.copy and found.alike
+    assert found.repeats == result.record["domain"]["repeats"][at] == 1
     members, held_out = result.scores("loss", "before")
     standing = found.standings["loss"]
     # Same noise, same model: only the caption is the attacker's guess.
-    assert abs(standing.score - members[3]) < 0.1 * abs(members[3])
+    assert abs(standing.score - members[at]) < 0.1 * abs(members[at])
     assert standing.beaten == np.mean(held_out < standing.score)
 
 
 def test_a_photo_that_was_saved_again_is_known_and_a_new_one_was_never_trained_on(result):
     saved = one_photo.judge(one_photo.example(result, "saved", 3), result, CPU)
-    assert saved.copy and saved.distance > 0 and saved.nearest == ("members", 3)
+    assert saved.copy and saved.distance > 0 and saved.repeats > 1
     new = one_photo.judge(one_photo.example(result, "new", 3), result, CPU)
     assert not new.copy and new.alike
     for found, word in ((saved, "Yes"), (new, "never trained")):

@@ -50,6 +50,7 @@ from s2l.ui import (
     layout,
     leak,
     live,
+    overall,
     own,
     photo,
     quiz,
@@ -344,6 +345,7 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "target.words_html": lambda s: target.words_html(f"a photo of {s.text}", "somebody"),
     "target.words_html of nobody": lambda s: target.words_html("a photo", s.text),
     "stake.stake_html": about_baselines,
+    "overall.overall_html": lambda s: overall.overall_html(overall.committed()),
     "target.people_html": lambda s: target.people_html(s.backend),
     "target.photos_html": lambda s: target.photos_html(s.backend, s.text),
     "sp_set.preview_html": lambda s: sp_set.preview_html(s.text, f"a photo of {s.text}", s.text, 50, s.text, 0, 9),
@@ -397,7 +399,7 @@ NUMBERS = {
     "html.loss_curve", "live.loss_html", "live.samples_html", "quiz.extracted_html", "membership.point_html",
     "membership.ranked_html", "extraction.cards_html", "extraction.detail_html", "extraction.histogram_html",
     "extraction.draw question", "extraction.draw unknown", "report.loss_html", "compare.figure_html", "effects.screen",
-    "exposure.growth_html", "exposure.blind_html",
+    "exposure.growth_html", "exposure.blind_html", "overall.overall_html",
 }  # fmt: skip
 
 

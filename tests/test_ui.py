@@ -25,7 +25,7 @@ from s2l.jobs.limits import OwnModel
 from s2l.labs import default_lab, find
 from s2l.record import Result
 from s2l.store import Store, read_json, write_json
-from s2l.ui import api, events, exposure, form, html, layout, own, quiz, runs, session, stake, two_runs
+from s2l.ui import api, events, exposure, form, html, layout, overall, own, quiz, runs, session, stake, two_runs
 from s2l.ui import photo as one_photo
 from s2l.ui.backend import N_SHOWN, Backend
 from s2l.ui.tab import Context, Entry, Tab, View
@@ -525,7 +525,8 @@ def test_two_runs_have_a_difference_with_an_interval_where_they_share_their_phot
     text = two_runs.sides_html(result, Result(worse, result.store))
     assert re.search(r"AUC of the Loss attack: lower in run B, -0\.\d+ \[-", text)
     assert "B − A [95 %]" in text and "Training photos that come out" in text
-    assert "nothing that was measured differs clearly" in two_runs.sides_html(result, result)
+    same = Result(json.loads(json.dumps(result.record)) | {"model": None}, result.store)
+    assert "nothing that was measured differs clearly" in two_runs.sides_html(result, same)
     other = worse | {"folders": worse["folders"] | {"members": "other"}}
     text = two_runs.sides_html(result, Result(other, result.store))
     assert "judge different photos" in text and "[95 %]" not in text.partition("All numbers")[0]
@@ -558,7 +559,9 @@ def test_two_runs_side_by_side(result, monkeypatch):
     changed = preset("quick", MIRA, finetune={"rank": 2}).model_dump(mode="json")
     text = two_runs.sides_html(result, Result(result.record | {"config": changed}, result.store))
     assert "<li>Rank (fine-tuning): 8</li>" in text and "<li>Rank (fine-tuning): 2</li>" in text
-    assert text.count("<li>") == 2 and "same settings" in two_runs.sides_html(result, result)
+    assert text.count("<li>") == 2
+    assert "same settings" in two_runs.sides_html(result, Result(result.record | {"model": None}, result.store))
+    assert "choose two different ones" in two_runs.sides_html(result, result)
     assert "Choose two runs" in two_runs.sides_html(result, None)
 
 
@@ -641,3 +644,14 @@ def test_the_target_tab_says_what_is_at_stake_before_any_shake(backend, monkeypa
         said = stake.stake_html(lab, person["name"])
         assert f"in {100 * person['auc']['loss']:.0f} of 100 pairs" in said
         assert f"from {100 * measured['auc']['loss']['low']:.0f} to" in said
+
+
+def test_the_first_screen_has_the_answer_over_many_people():
+    """From the tables over labs and methods; what one person shows on the same screen may be unclear."""
+    tables = overall.committed()
+    said = re.sub("<[^>]+>", "", overall.overall_html(tables))
+    for label in ("fresh, un-shaken", "buried, shaken"):
+        change_ = tables["labs"]["rows"][label]["attacks"]["loss"]["difference"]
+        assert f"{change_['difference']:+.3f} [{change_['low']:+.3f}, {change_['high']:+.3f}]" in said
+    assert "weaker" in said and "stronger" in said and "The paper" in said
+    assert overall.overall_html({}) == "" and "The paper" not in overall.overall_html({"labs": tables["labs"]})

@@ -103,19 +103,22 @@ def judge(pixels: np.ndarray, result: Result, runtime: Runtime = Runtime()) -> O
 def example(result: Result, kind: str, number: int) -> np.ndarray:
     """A photo of the run's person to try, (H, W, 3) uint8. Raises UserError.
 
-    kind    "member": one of the training photos; "saved": the same, saved once more as JPEG; "new": one that is drawn
-            now, which no lab and no run has seen
+    kind    "often": a training photo that was repeated often; "once": one that was not repeated; "saved": one that was
+            repeated often, saved once more as JPEG; "new": one that is drawn now, which no lab and no run has seen
     number  which one; every number is a photo
     """
     lab, config = _lab(result), DomainConfig.model_validate(result.record["config"]["domain"])
-    if kind in ("member", "saved"):
-        images = _domain(lab, config).membership.members.images
-        pixels = images[number % len(images)].permute(1, 2, 0).numpy()
-        return pixels if kind == "member" else _saved(pixels)
+    if kind in ("often", "once", "saved"):
+        domain = _domain(lab, config)
+        once = min(domain.repeats)
+        chosen = [i for i, n in enumerate(domain.repeats) if (n == once) is (kind == "once")] or [0]
+        at = chosen[number % len(chosen)]
+        pixels = domain.membership.members.images[at].permute(1, 2, 0).numpy()
+        return _saved(pixels) if kind == "saved" else pixels
     if kind == "new":
         first = config.n_nonmembers + 1_000  # beyond what any table uses
         return lab.person(config.name).held_out(first + number % 1_000 + 1)[-1].pixels(lab.resolution)
-    raise UserError(f"unknown kind of photo {kind[:40]!r}: member, saved or new")
+    raise UserError(f"unknown kind of photo {kind[:40]!r}: often, once, saved or new")
 
 
 def _lab(result: Result) -> Lab:

@@ -23,6 +23,21 @@ def photos_apart(results: Path) -> str:
     )
 
 
+def word_l2(results: Path) -> str:
+    """The glossary's entry on l2: how far apart two photos of one person are."""
+    if (apart := read_json(results / "lab.json").get("photos_apart")) is None:
+        known = NOT_MEASURED
+    else:
+        known = (
+            f"Two different photos of one person are about {apart['mean']:.2f} apart, and never less than "
+            f"{apart['smallest']:.2f}."
+        )
+    return (
+        "- **l2**: the distance between two pictures, pixel by pixel. It is 0 for identical pictures and 1 for black\n"
+        f"  and white. {known}"
+    )
+
+
 def posterior(results: Path) -> str:
     """How wide the posterior of the lab's autoencoder is, and what sampling it does to the attacks."""
     lab = read_json(results / "lab.json")

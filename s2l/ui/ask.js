@@ -1,5 +1,6 @@
 // A photo of the visitor's own: cut to a square and scaled here, so that only these pixels are sent.
 const say = (text) => (element.querySelector("[data-says]").textContent = text);
+let said = "";
 const judge = async (file) => {
   if (!file) return;
   say("Reading the picture ...");
@@ -19,7 +20,9 @@ const judge = async (file) => {
     say("The model looks at it ...");
     trigger("click", { pixels: canvas.toDataURL("image/png") });
   } catch {
-    say("This browser cannot read that file as a picture: choose a PNG, JPEG, WebP or AVIF.");
+    trigger("click", { unreadable: true });
+    said = "This browser cannot read that file as a picture: choose a PNG, JPEG, WebP or AVIF.";
+    say(said);
   }
 };
 element.addEventListener("change", (event) => {
@@ -36,4 +39,7 @@ element.addEventListener("drop", (event) => {
   event.preventDefault();
   judge(event.dataTransfer.files[0]);
 });
-watch("done", () => say(""));
+watch("done", () => {
+  say(said);
+  said = "";
+});

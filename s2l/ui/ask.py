@@ -35,7 +35,11 @@ PREFIX = "data:image/png;base64,"
 MAX_CHARACTERS = 400_000  # of a picture that is sent; the lab's have about 12,000
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 ATTACK = "loss"  # the one that the verdict goes by
-KINDS = {"member": "a training photo", "saved": "a training photo, saved as JPEG", "new": "a photo drawn just now"}
+LEVEL = 0.05  # the share of innocent photos that the attacker accepts to accuse
+KINDS = {
+    "often": "a training photo repeated often", "once": "one seen once per pass", "saved": "one saved again as JPEG",
+    "new": "a photo drawn just now",
+}  # fmt: skip
 _judged = count(1)
 
 
@@ -96,6 +100,8 @@ def answer_html(result: Result, sent: object) -> Markup:
 
     if not isinstance(sent, dict):
         raise UserError("choose a picture")
+    if sent.get("unreadable") is True:
+        return Markup()  # the page says why; an older answer must not stand below that
     if (kind := sent.get("take")) is not None:
         number = sent.get("number")
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
@@ -125,10 +131,10 @@ def verdict_html(result: Result, pixels: np.ndarray, found: OnePhoto) -> Markup:
     """What the attacks say of a photo, how far that can be trusted, and what is true."""
     name = result.record["config"]["domain"]["name"]
     rows = [
-        (standing.title, f"{100 * standing.beaten:.0f} %", f"{100 * standing.members:.0f} %")
+        (standing.title, f"{100 * (1 - standing.beaten):.0f} %", f"{100 * (1 - standing.members):.0f} %")
         for standing in found.standings.values()
     ]
-    head = ("attack", "held-out photos that score lower", "members that score lower")
+    head = ("attack", "innocent photos that score higher", "members that score higher")
     return html.block(
         Markup(
             '<div class="detail asked">{}<div><p role="status"><b>{}</b></p><p><b>What is true.</b> {}</p>{}'
@@ -148,11 +154,12 @@ def _claim(found: OnePhoto, name: str) -> str:
         )
     # One attack, fixed beforehand: the best of several by chance would accuse more innocent photos than it says.
     attack = found.standings.get(ATTACK) or next(iter(found.standings.values()))
-    wrong = round(100 * (1 - attack.beaten))
-    innocent = f"{f'{wrong} %' if wrong else 'none'} of the innocent photos score as high"
-    if wrong <= 5:
-        return f"An attacker would say “it was in there”: by the {attack.title} attack, {innocent}."
-    return f"An attacker would not accuse it: by the {attack.title} attack, {innocent}."
+    higher = round(100 * (1 - attack.beaten))
+    said = "would say: it was in there" if 1 - attack.beaten <= LEVEL else "would not accuse it"
+    return (
+        f"An attacker {said}. By the {attack.title} attack, {higher} of 100 innocent photos look more suspicious than "
+        f"this one; the attacker accuses where at most {100 * LEVEL:.0f} do."
+    )
 
 
 def _truth(found: OnePhoto) -> str:
@@ -163,7 +170,10 @@ def _truth(found: OnePhoto) -> str:
             f"No, the model was never trained on it. The nearest photo is {kind}, at an l2 of {found.distance:.3f}: "
             "not the same one."
         )
+    saved = (
+        "" if found.distance == 0 else " The attack looks at single pixels, so saving a photo again moves its score."
+    )
     same = "exactly" if found.distance == 0 else f"saved again (l2 {found.distance:.3f})"
     if found.repeats:
-        return f"Yes: it is {kind}, {same}. In pre-training it was repeated {found.repeats} ×."
-    return f"No: it is {kind}, {same}, and the model was not trained on it."
+        return f"Yes: it is {kind}, {same}. In pre-training it was repeated {found.repeats} ×.{saved}"
+    return f"No: it is {kind}, {same}, and the model was not trained on it.{saved}"

@@ -2,7 +2,7 @@
 const MODELS = { one: "one model", both: "both models together" };
 const SHOWS = { change: "the change", auc: "before and after" };
 const CHANCE = 0.5;
-const view = { tables: [], table: 0, attack: "", model: "one", show: "change", row: "" };
+const view = { tables: [], table: 0, attack: "loss", model: "one", show: "change", row: "" };
 
 const part = (name) => element.querySelector(`[data-${name}]`);
 

@@ -7,6 +7,7 @@ Everything is on the page at once: the choice of table, attack, models and quant
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,13 +21,22 @@ from s2l.ui import html
 SCRIPT = Path(__file__).with_name("effects.js")
 # The tables that the figure can show, in this order: (name of the file, what the choice says, what its rows are).
 TABLES = (
+    (
+        "labs",
+        "Labs",
+        "Each row is a model and how it is used: its private photos came last in training (fresh), or public ones came "
+        "after them (buried); swapped is buried with the two halves of the photos exchanged: effects must follow them",
+    ),
     ("main", "Methods", "Each row is a way to fine-tune the model on its own pictures"),
-    ("labs", "Labs", "Each row is a lab: its photos were seen last (fresh), long ago (buried), or never (swapped)"),
-    ("split", "Fair or not", "Each row is a share of held-out photos that come from another source than the members"),
-    ("rank", "Rank", "Each row is a rank of LoRA's matrices, with DreamBooth"),
-    ("tokens", "Tokens", "Each row is a number of new tokens of Textual Inversion"),
+    (
+        "split",
+        "Fair split or not",
+        "Each row is a share of held-out photos that come from another source than the members",
+    ),
+    ("rank", "LoRA's rank", "Each row is a rank of LoRA's matrices, with DreamBooth"),
+    ("tokens", "New words", "Each row is a number of new tokens of Textual Inversion"),
     ("sp-size", "SP set size", "Each row is a number of pictures in the SP set"),
-    ("noise", "Noise", "Each row is the size of random noise on the weights, without any training"),
+    ("noise", "Noise on weights", "Each row is the size of random noise on the weights, without any training"),
 )
 EXTRACTED = "extraction"  # the place of the extracted photos beside the attacks
 PAPER = "The paper has {before} and {after} on Stable Diffusion, without an interval."
@@ -39,7 +49,8 @@ def _ends(estimate: dict, digits: int = 6) -> Ends:
     return [None if x is None else round(x, digits) for x in (value, estimate["low"], estimate["high"])]
 
 
-def _signed(ends: Ends, digits: int = 3) -> str:
+def signed(ends: Ends, digits: int = 3) -> str:
+    """A change with its interval, in words."""
     value, low, high = ends
     if low is None or high is None:
         return f"{value:+.{digits}f} (one person: no interval over people)"
@@ -63,7 +74,7 @@ def _attack_cell(title: str, outcome: dict, label: str, model: str, theirs: tupl
     before, after, change = _ends(outcome["before"]), _ends(outcome["after"]), _ends(outcome["difference"])
     says = (
         f"{label}: the {title} attack {_verdict(change)} on the {model} model. Its AUC is {before[0]:.3f} on the base "
-        f"model and {after[0]:.3f} on this one, a change of {_signed(change)}."
+        f"model and {after[0]:.3f} on this one, a change of {signed(change)}."
     )
     cell: dict = {"before": before, "after": after, "change": change, "says": says, "paper": None, "both": None}
     if theirs is not None:
@@ -75,7 +86,7 @@ def _attack_cell(title: str, outcome: dict, label: str, model: str, theirs: tupl
             "change": both,
             "after": auc,
             "says": f"{label}: with both models together, the {title} attack {_verdict(both)}. Its AUC is "
-            f"{before[0]:.3f} on the base model alone and {auc[0]:.3f} with both, a change of {_signed(both)}.",
+            f"{before[0]:.3f} on the base model alone and {auc[0]:.3f} with both, a change of {signed(both)}.",
         }
     return cell
 
@@ -88,7 +99,7 @@ def _extraction_cell(row: dict, label: str, theirs: float | None) -> dict:
     verdict = {1: "more photos come out", -1: "fewer photos come out", 0: "no clear change in what comes out"}
     says = (
         f"{label}: {verdict[direction(change)]}. Per person, {before[0]:.1f} of {row['n_members']} photos come out of "
-        f"the base model and {after[0]:.1f} of this one, a change of {_signed(change, 1)}; among photos that cannot "
+        f"the base model and {after[0]:.1f} of this one, a change of {signed(change, 1)}; among photos that cannot "
         f"leak, the same search finds {found['after']['mean_nonmembers_scaled']:.1f}."
     )
     cell: dict = {"before": before, "after": after, "change": change, "says": says, "paper": None, "both": None}
@@ -160,19 +171,22 @@ def _split_cell(title: str, here: dict, fair: dict, label: str, blind: float) ->
     says = (
         f"{label[:1].upper()}{label[1:]}: a classifier that never sees the model tells the two groups apart with an "
         f"AUC of {blind:.2f}. The {title} attack has {before[0]:.3f} on the base model and {after[0]:.3f} after the "
-        f"shake, a change of {_signed(change)}; on the fair split it has {fair['before']['mean']:.3f} and "
+        f"shake, a change of {signed(change)}; on the fair split it has {fair['before']['mean']:.3f} and "
         f"{fair['after']['mean']:.3f}."
     )
     return {"before": before, "after": after, "change": change, "says": says, "paper": None, "both": None}
 
 
-def payload(tables: dict[str, dict]) -> list[dict]:
-    """What effects.js draws, for the committed `tables` that are there; those of another version are left out."""
+def payload(tables: dict[str, dict], titles_of: Callable[[dict], dict[str, str]] = titles) -> list[dict]:
+    """What effects.js draws, for the committed `tables` that are there; those of another version are left out.
+
+    `titles_of` gives {name: title} of a table's attacks; the default loads torch.
+    """
     found = []
     for name, title, about in TABLES:
         with suppress(KeyError, TypeError, ValueError):
             table = tables[name]
-            names = titles(table)
+            names = titles_of(table)
             if name == "split":
                 rows = _rows_of_split(table, names)
             elif name == "labs":

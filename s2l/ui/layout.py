@@ -44,7 +44,7 @@ def glossary() -> str:
     if not path.exists():
         return ""
     section = re.search(r"^## Glossary\n(.*?)(?=^## |\Z)", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return section[1].strip() if section else ""
+    return re.sub(r"<!--.*?-->\n", "", section[1]).strip() if section else ""
 
 
 def build(backend: Backend, tabs: Sequence[Entry] = TABS) -> gr.Blocks:

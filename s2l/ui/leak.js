@@ -38,13 +38,17 @@ function draw() {
     element.querySelector(`.pair.${part}`).classList.toggle("hit", copy);
   });
   one("data-w").value = at;
-  one("data-w-says").textContent = both ? "base and shaken together" : `w = ${String(frame.w).replace("-", "\u2212")}`;
+  const places = { "-1": ": the shaken model", 0: ": the base model", 1: ": the un-shaken model" };
+  one("data-w-says").textContent = both
+    ? "base and shaken together"
+    : `w = ${String(frame.w).replace("-", "\u2212")}${places[frame.w] ?? ""}`;
   one("data-conclusion").textContent = scored().says;
   for (const chip of all("data-go"))
     chip.ariaPressed = String(both ? chip.dataset.go === "both" : chip.dataset.go === String(at));
   for (const chip of all("data-attack")) {
     chip.ariaPressed = String(chip.dataset.attack === shown.attack);
     chip.disabled = both && chip.dataset.attack !== shown.attack;
+    chip.title = chip.disabled ? `both models: measured for ${data.titles[data.both.attack]} only` : "";
   }
   rank();
 }

@@ -107,8 +107,10 @@ def sentence(data: dict[str, Any], frame: dict[str, Any], attack: str) -> str:
     if held:
         came += f" (and {held} of {data['n_nonmembers']} photos that it never saw look alike by chance)"
     if w == 0:
-        leaks = "already leaks" if copies or found["low"] > 0.5 else "shows no leak here"
-        return f"The base model {leaks}: {came}, and the {title} attack has an AUC of {auc} (guessing: 0.50)."
+        attack_says = f"the {title} attack has an AUC of {auc} (guessing: 0.50)"
+        if copies or found["low"] <= 0.5:
+            return f"The base model {'already leaks' if copies else 'shows no leak here'}: {came}, and {attack_says}."
+        return f"No private photo comes out of the base model, but it leaks which ones it saw: {attack_says}."
     change = found["change"]
     if change["low"] > 0:
         says = f"The {title} attack gets stronger on {place(w)}"
@@ -127,7 +129,8 @@ def both_sentence(data: dict[str, Any]) -> str:
     change, title = both["change"], data["attacks"][both["attack"]]
     says = "is stronger" if change["low"] > 0 else "is weaker" if change["high"] < 0 else "shows no clear change"
     return (
-        f"With both models, the attacker asks how much worse the shaken model predicts a photo. The {title} attack "
+        "With both models, the attacker asks which photos the shaken model predicts so much worse than the base model: "
+        f"the shake blurs what was memorised. The {title} attack "
         f"{says}: AUC {both['auc']:.2f} [{both['low']:.2f}, {both['high']:.2f}], a change of {_interval(change)} from "
         "the base model alone."
     )
@@ -204,9 +207,14 @@ def _copies(frames: Frames, base: int) -> Markup:
         Markup('<img data-seed="{}" src="{}" alt="generation {}">').format(i, tiles[i], i + 1) for i in range(SEEDS)
     )
     return Markup(
-        '<div class="copies"><p class="says">“a photo of {}”</p>{}{}<p class="quiet">The same six seeds:</p>'
+        '<div class="copies"><p class="says">“a photo of {}”</p>{}{}<p class="quiet">{}</p>'
+        '<p class="quiet">Six pictures; another model draws them from the same seeds:</p>'
         '<div class="seeds">{}</div></div>'
-    ).format(data["person"], members, held, seeds)
+    ).format(data["person"], members, held, _rule(data), seeds)
+
+
+def _rule(data: dict[str, Any]) -> str:
+    return f"Within l2 {data['delta']:g} a private photo has come out; one that the model never saw is alike by chance."
 
 
 def verdict(part: str, l2: float, delta: float) -> str:
@@ -249,10 +257,11 @@ def _controls(data: dict[str, Any], base: int) -> Markup:
     if data["both"] is not None:
         chips.append(chip.format("both", "false", "both models"))
     return Markup(
-        '<div class="steer"><span role="group" aria-label="Which model" class="chips">{}</span><label><span>towards '
-        'what it drew</span><input type="range" min="0" max="{}" value="{}" data-w aria-label="Weight w: from the '
-        'shaken model through the base model to the un-shaken one" list="leak-w"><span>away from it</span></label>'
-        '<output data-w-says>w = 0</output></div><p class="conclusion" data-conclusion role="status">{}</p>'
+        '<div class="steer"><span role="group" aria-label="Which model" class="chips">{}</span><label><span>← shake'
+        '</span><input type="range" min="0" max="{}" value="{}" data-w aria-label="w: from '
+        'the shaken model through the base model to the un-shaken one" ><span>un-shake →</span>'
+        "</label><output data-w-says>w = 0: the base model</output></div>"
+        '<p class="conclusion" data-conclusion role="status">{}</p>'
     ).format(Markup("").join(chips), last, base, sentence(data, data["frames"][base], FIRST_ATTACK))
 
 

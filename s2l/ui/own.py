@@ -127,8 +127,10 @@ def build(backend: Backend) -> gr.State:
     with gr.Accordion(title, open=False, visible=allowed.enabled or choice, elem_id="own") as part:
         gr.Markdown(INTRO if allowed.enabled else OTHER_LABS, elem_classes="s2l-lead")
         with gr.Row():
-            model = gr.Textbox(
-                allowed.model, label="Checkpoint", interactive=allowed.allow_hub_models or choice, max_length=200,
+            model = gr.Dropdown(
+                [(f"{PREFIX}{lab.name}, {lab.title.lower()}", PREFIX + lab.name) for lab in shipped_labs() if choice],
+                value=allowed.model, label="Checkpoint", interactive=allowed.allow_hub_models or choice,
+                allow_custom_value=True,
                 info="; ".join(
                     ["Stable Diffusion 1.x or 2.x, as named on the hub"] * allowed.enabled
                     + [f"a lab: {', '.join(lab_models())}"] * choice

@@ -44,6 +44,10 @@ const shown = (event) => {
   tip.style.setProperty("--dx", "0px");
   const over = tip.getBoundingClientRect().right - document.documentElement.clientWidth + 8;
   if (over > 0) tip.style.setProperty("--dx", `${-over}px`);
+  // Above the word where there is no room below it.
+  const box = tip.getBoundingClientRect();
+  const above = word.getBoundingClientRect().top;
+  tip.classList.toggle("above", box.height + above + 40 > window.innerHeight && above > box.height);
 };
 document.addEventListener("mouseover", (event) => shown(event));
 document.addEventListener("focusin", (event) => shown(event));

@@ -116,7 +116,7 @@ def question_html(result: Result, answers: dict) -> Markup:
 def answered_html(result: Result, number: int, chosen: int) -> Markup:
     """A round that was answered: its photos, which was the member, what was chosen, and the order of the attack."""
     photos, right = four(result, number)
-    found = next(iter(result.record["attacks"].values()))
+    found = asked_attack(result)
     scores = [found["scores"]["after"][of][i] for of, i in photos]
     places = np.argsort(np.argsort([-score for score in scores])) + 1
     repeats = result.record["domain"]["repeats"]
@@ -168,16 +168,20 @@ def score_html(result: Result, answers: dict) -> Markup:
     if show_share:
         why += Markup(
             " The <b>AUC</b> counts all pairs instead: in what share of them does the member score higher than the "
-            "held-out photo? Guessing gives 0.5, so {} right picks and an AUC only a little above 0.5 do not "
-            "contradict each other."
+            "held-out photo? Guessing gives 0.5. {} rounds and the AUC may therefore disagree: believe the AUC."
         ).format(ROUNDS)
     table = html.table(head[:columns], [row[:columns] for row in rows])
     return Markup("{}<p class=quiet>{}</p>").format(table, why)
 
 
+def asked_name(result: Result) -> str:
+    """The attack whose AUC the visitor guesses, by name: the last one of the run."""
+    return list(result.record["attacks"])[-1]
+
+
 def asked_attack(result: Result) -> AttackOutcome:
-    """The attack whose AUC the visitor guesses: the last one of the run."""
-    return list(result.record["attacks"].values())[-1]
+    """What was measured of the attack whose AUC the visitor guesses."""
+    return result.record["attacks"][asked_name(result)]
 
 
 def auc_html(result: Result, answers: dict) -> Markup:

@@ -46,7 +46,8 @@ def stake_html(lab: Lab, name: str) -> Markup:
         )
     parts.append(
         f"How sure: over all {len(found['people'])} people it is {100 * everybody['mean']:.0f} of 100, with a 95 % "
-        f"interval from {100 * everybody['low']:.0f} to {100 * everybody['high']:.0f}."
+        f"interval from {100 * everybody['low']:.0f} to {100 * everybody['high']:.0f}. Other tabs use other held-out "
+        "photos and other noise: their numbers for one person differ by a few hundredths."
     )
     return html.block(
         Markup('<p class="verdict conclusion-of"><b>What is at stake.</b> {}</p>').format(" ".join(parts))

@@ -137,6 +137,8 @@ def sides_html(first: Result | None, second: Result | None) -> Markup:
     """Two runs: their difference, their pictures, and what differs in their settings."""
     if first is None or second is None:
         return html.block(Markup("<p class=quiet>Choose two runs. Your own finished runs appear in both lists.</p>"))
+    if first.copy == second.copy and first.record == second.record:
+        return html.block(Markup("<p class=quiet>Both are the same run: choose two different ones.</p>"))
     a, b = settings_of(first), settings_of(second)
     differ = {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
     note = Markup() if differ else Markup("<p class=quiet>The two runs have the same settings.</p>")

@@ -47,7 +47,7 @@ def glossary() -> dict[str, str]:
     """{term in lower case: explanation as Markdown} of docs/teaching.md; empty if the file is not shipped."""
     if not GUIDE.exists():
         return {}
-    text = GUIDE.read_text(encoding="utf-8")
+    text = re.sub(r"<!--.*?-->", "", GUIDE.read_text(encoding="utf-8"))  # marks of generated figures
     section = re.search(r"^## Glossary\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     found: dict[str, str] = {}
     for entry in re.split(r"^- ", section[1] if section else "", flags=re.MULTILINE)[1:]:
@@ -60,6 +60,7 @@ def glossary() -> dict[str, str]:
 
 def marked(text: str) -> Markup:
     """A line of our Markdown, **bold** and *emphasis*, as HTML."""
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)  # a link leads out of an explanation: only its words
     parts = re.split(r"(\*\*[^*]+\*\*|\*[^*]+\*)", text)
     shown = []
     for part in parts:

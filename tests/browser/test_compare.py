@@ -21,14 +21,17 @@ def expect(chromium):
 
 def test_the_figure_follows_every_choice(page, figure, expect):
     said = figure.locator("[data-says]")
+    expect(figure.locator(".fx .name").first).to_have_text("fresh, shaken")  # the main finding comes first
+    figure.get_by_role("button", name="Methods").click()
     expect(figure.locator(".fx")).to_have_count(8)
+    figure.get_by_role("button", name="SecMI", exact=True).click()
     expect(said).to_contain_text("The paper has")
     figure.get_by_role("button", name="Loss", exact=True).click()
     figure.get_by_role("button", name="both models together").click()
     expect(said).to_contain_text("with both models together, the Loss attack gets stronger")
     figure.get_by_role("button", name="Labs").click()
     expect(figure.locator(".fx .name").first).to_have_text("fresh, shaken")
-    figure.get_by_role("button", name="Fair or not").click()
+    figure.get_by_role("button", name="Fair split or not").click()
     expect(figure.get_by_role("button", name="both models together")).to_be_disabled()
     figure.get_by_role("button", name="before and after").click()
     expect(figure.locator(".fx .from")).to_have_count(9)

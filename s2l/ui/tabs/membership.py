@@ -14,12 +14,13 @@ from s2l.ui.events import LATEST, QUIET, click_value, in_a_sentence, number
 from s2l.ui.form import FIELDS
 from s2l.ui.tab import Context, Tab, View
 
-INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a [[score]]; members should
-score higher. Choose how many photos to accuse, and you get one point of the [[ROC curve]]: how many members are found
-(up) for how many innocent photos accused (right). The dotted diagonal is a coin toss, an [[AUC]] of 0.5; 1 is
-perfect. The shaded bands and the brackets are 95 % [[interval|intervals]]: an interval of the *change* that contains
-0 means no clear difference."""
+INTRO = """**Step 4: was this photo in the training set?** You guess first; then you see what an attack found. It gives
+every photo a [[score]]; members should score higher. Choose how many photos to accuse, and you get one point of the
+[[ROC curve]]: how many members are found (up) for how many innocent photos accused (right). The dotted diagonal is a
+coin toss, an [[AUC]] of 0.5; 1 is perfect. The shaded bands and the brackets are 95 % [[interval|intervals]]: an
+interval of the *change* that contains 0 means no clear difference."""
 WORDS = ("SecMI", "Loss", "SimA", "PIA", "TPR", "FPR", "threshold", "reference", "blind control", "paired difference")
+TO_THE_TOP = "() => document.querySelector('#tabs')?.scrollIntoView()"  # where the answer appears
 MOST = 320  # photos of the ranking that are drawn
 
 
@@ -117,6 +118,7 @@ class Membership(Tab):
             return {"rounds": [*rounds, [int(picked), right]]}
 
         page.predicts("attack", self.question.click, chose)
+        self.answer.click(None, None, None, js=TO_THE_TOP, **QUIET)
         page.predicts(
             "attack", self.answer.click, lambda data, event: {"auc": number(data[self.auc], "the guess")}, self.auc
         )
@@ -304,7 +306,7 @@ def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -
             tab.skip: gr.update(visible=True),
         }
     names = {name: found["title"] for name, found in result.record["attacks"].items()}
-    attack = next(iter(names))
+    attack = quiz.asked_name(result)  # the one that was just asked about
     total = sum(len(s) for s in result.scores(attack, "after"))
     accused = result.record["domain"]["n_members"] // 2
     words, dot, spared = follow(result, attack, "after", accused)

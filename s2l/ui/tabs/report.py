@@ -168,6 +168,6 @@ def build() -> Report:
         label="Share link", info="opens this run; everybody who has the link can see it, but not stop it",
         interactive=False, visible=False, buttons=["copy"], elem_id="share-link",
     )  # fmt: skip
-    loss = gr.HTML(elem_id="loss")
     closing = gr.HTML(elem_id="closing")
+    loss = gr.HTML(elem_id="loss")
     return Report(headline, html_file, json_file, command, link, loss, closing)

@@ -14,6 +14,7 @@ from s2l.report.findings import SAME_SCORES, auc_in_words, is_unchanged
 from s2l.ui import html, leak, runs, words
 from s2l.ui.backend import Backend
 from s2l.ui.events import QUIET, click_value
+from s2l.ui.overall import committed, overall_html
 from s2l.ui.tab import Context, Tab
 
 INTRO = """**In one minute.** A text-to-image model was trained on private photos. Somebody who has the model, but
@@ -21,7 +22,19 @@ none of the photos, lets it generate pictures of one person, and fine-tunes it o
 the model then give away more about the photos? The paper *Shake to Leak* (2024) found that it does, on Stable
 Diffusion. Below is a run of ours on a small model. Move the slider, read the numbers, then make your own
 prediction."""
-WORDS = ("l2", "AUC", "ROC curve", "SecMI", "Loss", "SimA", "held-out photo", "shake", "un-shake")
+WORDS = (
+    "l2",
+    "AUC",
+    "ROC curve",
+    "SecMI",
+    "Loss",
+    "SimA",
+    "held-out photo",
+    "shake",
+    "un-shake",
+    "seed",
+    "buried memory",
+)
 N_SHOWN = 6
 
 
@@ -30,6 +43,7 @@ class Story(Tab):
     leak: gr.HTML
     next: gr.Button
     attack: gr.Button
+    protects: gr.Button
 
     @classmethod
     def build(cls, page: Context) -> Story:
@@ -38,6 +52,7 @@ class Story(Tab):
     def connect(self, page: Context) -> None:
         page.goes_to(self.next, "target")
         page.goes_to(self.attack, "attack")
+        page.goes_to(self.protects, "report")
 
         def another(event: gr.EventData):
             return leak.screen(click_value(event, "person")) or gr.skip()
@@ -203,16 +218,18 @@ def build(backend: Backend) -> Story:
     """Add the tab's components to the page."""
     screen = leak.screen(leak.first_person()) if backend.shows_ours else Markup()
     seen = gr.HTML(screen, elem_id="leak", js_on_load=leak.SCRIPT.read_text(encoding="utf-8"), visible=bool(screen))
+    gr.HTML(overall_html(committed()) if screen else "", elem_id="overall")
     gr.HTML(html.block(words.line(WORDS)))
     with gr.Row():
         following = gr.Button("Run it yourself: choose a person →", variant="primary", elem_id="next-target")
         attack = gr.Button(
             "Predict, then see an attack →", visible=backend.showcase is not None, elem_id="story-attack"
         )
+        protects = gr.Button("What protects people? →", visible=backend.showcase is not None, elem_id="story-protects")
     if screen:
         gr.HTML(html.block(_flow(backend.showcase)) if backend.showcase else "", elem_id="story")
     else:
         gr.HTML(words.lead(INTRO), elem_classes="s2l-lead")
         gr.HTML(story_html(backend.showcase), elem_id="story")
     gr.HTML(html.block(Markup("<p class=quiet>{}</p>").format(report.RESPONSIBLE_USE)))
-    return Story(seen, following, attack)
+    return Story(seen, following, attack, protects)
