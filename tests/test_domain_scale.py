@@ -104,8 +104,10 @@ def test_what_is_neither_folder_nor_list(tmp_path):
 # --- samples ---------------------------------------------------------------------------------
 
 
-def test_a_sample_is_random_seeded_in_order_and_decodes_no_more(folder, monkeypatch):
+@pytest.mark.parametrize("large", [-1, photos.LARGE], ids=["on all cores", "on one"])
+def test_a_sample_is_random_seeded_in_order_and_decodes_no_more(folder, monkeypatch, large):
     whole = read_photos(folder / "list.jsonl", SIDE, "")
+    monkeypatch.setattr(photos, "LARGE", large)
     decoded = []
     monkeypatch.setattr(
         photos, "square", lambda image, side, real=photos.square: decoded.append(1) or real(image, side)
@@ -119,7 +121,9 @@ def test_a_sample_is_random_seeded_in_order_and_decodes_no_more(folder, monkeypa
     assert one.captions == tuple(whole.captions[p] for p in positions)
 
 
-def test_unusable_photos_are_replaced_by_others_of_the_sample(folder):
+@pytest.mark.parametrize("large", [-1, photos.LARGE], ids=["on all cores", "on one"])
+def test_unusable_photos_are_replaced_by_others_of_the_sample(folder, monkeypatch, large):
+    monkeypatch.setattr(photos, "LARGE", large)
     (folder / "a" / "0.png").write_bytes(b"nothing")
     write_photo(folder / "a" / "2.png", 1)  # the same picture as b/1.png
     write_photo(folder / "a" / "4.png", 4, side=20)

@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 
 from s2l.data.domain import ImageSet, MembershipSplit
 from s2l.labs import shipped_lab
-from s2l.measure.control import blind_control
+from s2l.measure import fine
+from s2l.measure.control import blind_control, pixel_features
 from s2l.measure.exchange import LEVEL, exchange_test
 from s2l.measure.fine import GROUPS, fine_control
 
@@ -102,6 +103,22 @@ def test_the_coarse_control_is_judged_by_that_test_and_not_by_its_interval(photo
     order = np.random.default_rng(seed).permutation(len(photos))
     control = blind_control(split([photos[i] for i in order[:20]], [photos[i] for i in order[20:40]]))
     assert control.low > 0.5 and not control.confounded and control.p_value > 0.1
+
+
+def test_the_fast_features_are_the_plain_ones(photos):
+    for y in (np.stack(photos[:3]).astype(float) @ (0.299, 0.587, 0.114)).tolist():
+        np.testing.assert_array_equal(fine._median(np.array(y)), ndimage.median_filter(np.array(y), 3))
+    images = split(photos[:20], photos[:2]).members.images
+    x = images.float() / 255
+    small = torch.nn.functional.adaptive_avg_pool2d(x, 16).flatten(1)
+    plain = torch.cat([small, x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1)
+    np.testing.assert_allclose(pixel_features(images), plain.numpy(), atol=2e-6)
+
+
+def test_captions_without_a_word_leave_the_pixels(photos):
+    both = split(photos[:10], photos[10:20])
+    bare = MembershipSplit(*(ImageSet(side.images, ("",) * 10, side.ids) for side in (both.members, both.nonmembers)))
+    assert blind_control(bare).p_value == blind_control(both).p_value
 
 
 def test_a_large_photo_is_looked_at_in_its_middle_where_blocks_stay_in_place(photos):

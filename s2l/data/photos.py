@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,8 @@ MIN_SIDE = 32  # pixels; smaller files are thumbnails, not photos
 IN_MEMORY = 2**28  # bytes; larger arrays lie in a file
 ROWS = 64  # images that are copied at once
 NOTED = 20  # photos that are named for one reason; the others are counted
+AHEAD = 32  # photos that are decoded before they are looked at
+LARGE = 20_000  # bytes; a smaller file is decoded faster than it is handed to another core
 MEMBER_TOO = "among the members too"  # why a held-out photo is left out
 SIDE_FILES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet", ".md", ".yaml", ".safetensors", ".npz")
 
@@ -213,6 +217,53 @@ def square(image: Image.Image, resolution: int) -> np.ndarray:
     return np.asarray(image if side == resolution else image.resize((resolution,) * 2, Image.Resampling.LANCZOS))
 
 
+@dataclass(frozen=True)
+class _Read:
+    """One picture as a square, its content hash, and what `decode` says of its file."""
+
+    pixels: np.ndarray
+    content: str
+    traits: Traits
+    note: str
+
+
+class _TooSmall(Exception):
+    """A picture with a side below MIN_SIDE; the message is its size."""
+
+
+def _read(photo: Listed, resolution: int) -> _Read | Unreadable | _TooSmall:
+    """A photo, or why it cannot be used."""
+    try:
+        picture = decode(photo.path)
+    except Unreadable as error:
+        return error
+    if min(picture.image.size) < MIN_SIDE:
+        return _TooSmall("{}x{}".format(*picture.image.size))
+    pixels = square(picture.image, resolution)
+    return _Read(pixels, photo_hash(pixels), picture.traits, picture.note)
+
+
+def _is_large(path: Path) -> bool:
+    try:
+        return os.path.getsize(path) > LARGE
+    except (OSError, ValueError):  # reading it says why
+        return False
+
+
+def _read_ahead(photos: Iterable[Listed], resolution: int, needed: Callable[[], int]) -> Iterator:
+    """`_read` of the photos in their order, large ones on all cores; never of more than `needed()` at a time."""
+    coming: deque[Callable[[], _Read | Unreadable | _TooSmall]] = deque()
+    left = iter(photos)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while needed():
+            while len(coming) < min(AHEAD, needed()) and (photo := next(left, None)) is not None:
+                read = partial(_read, photo, resolution)
+                coming.append(pool.submit(read).result if _is_large(photo.path) else read)
+            if not coming:
+                return
+            yield coming.popleft()()
+
+
 def read_photos(
     source: str | Path,
     resolution: int,
@@ -247,33 +298,27 @@ def read_photos(
         if text and len(names) <= NOTED:
             notes.append(f"{name}: {text}")
 
-    for position in order:
-        if len(kept) == wanted:
-            break
-        photo = listed[position]
-        try:
-            picture = decode(photo.path)
-        except Unreadable as error:
-            leave_out(photo.name, f"unreadable: {str(error).split(':')[0]}", f"unreadable ({error})")
+    pictures = _read_ahead((listed[i] for i in order), resolution, lambda: wanted - len(kept))
+    for position, picture in zip(order, pictures, strict=False):
+        name = listed[position].name
+        if isinstance(picture, Unreadable):
+            leave_out(name, f"unreadable: {str(picture).split(':')[0]}", f"unreadable ({picture})")
             continue
-        image = picture.image
-        if min(image.size) < MIN_SIDE:
-            text = f"{image.width}x{image.height} pixels, too small (at least {MIN_SIDE})"
-            leave_out(photo.name, f"smaller than {MIN_SIDE} pixels", text)
+        if isinstance(picture, _TooSmall):
+            text = f"{picture} pixels, too small (at least {MIN_SIDE})"
+            leave_out(name, f"smaller than {MIN_SIDE} pixels", text)
             continue
         if picture.note:
-            notes.append(f"{photo.name}: {picture.note}")
-        pixels = square(image, resolution)
-        content = photo_hash(pixels)
-        if content in known:
-            leave_out(photo.name, MEMBER_TOO, "")
-        elif content in hashes:
-            text = f"the same picture as {hashes[content]}, left out"
-            leave_out(photo.name, "the same picture as another", text)
+            notes.append(f"{name}: {picture.note}")
+        if picture.content in known:
+            leave_out(name, MEMBER_TOO, "")
+        elif picture.content in hashes:
+            text = f"the same picture as {hashes[picture.content]}, left out"
+            leave_out(name, "the same picture as another", text)
         else:
-            filled[len(kept)] = pixels.transpose(2, 0, 1)
+            filled[len(kept)] = picture.pixels.transpose(2, 0, 1)
             traits.append(picture.traits)
-            hashes[content] = photo.name
+            hashes[picture.content] = name
             kept.append(position)
     for reason, names in left_out.items():
         if len(names) > NOTED and reason != MEMBER_TOO:

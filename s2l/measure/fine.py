@@ -43,6 +43,25 @@ class FineControl:
     method: str
 
 
+def _median(y: np.ndarray) -> np.ndarray:
+    """The median of 3 x 3 pixels of a picture (H, W) whose edges are mirrored: `ndimage.median_filter(y, 3)`, faster.
+
+    It is the median of three numbers: the largest of the columns' smallest, the median of their medians, and the
+    smallest of their largest (Smith 1996, "Implementing median filters in XC4000E FPGAs").
+    """
+    padded = np.pad(y, 1, "symmetric")
+    columns = _sorted3(padded[:-2], padded[1:-1], padded[2:])
+    rows = [_sorted3(x[:, :-2], x[:, 1:-1], x[:, 2:]) for x in columns]
+    return _sorted3(rows[0][2], rows[1][1], rows[2][0])[1]
+
+
+def _sorted3(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(smallest, median, largest) of three arrays, at each place."""
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    middle = np.minimum(high, c)
+    return np.minimum(low, middle), np.maximum(low, middle), np.maximum(high, c)
+
+
 def _features(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 to 28 numbers, in the order of GROUPS."""
     x = image.astype(np.float64)
@@ -70,7 +89,7 @@ def _features(image: np.ndarray) -> np.ndarray:
     gradients = [np.log1p(np.abs(np.diff(y, axis=axis)).mean()) for axis in (0, 1)]
     second = np.log1p(np.abs(np.diff(y, 2)).mean())
     sharp = [np.log1p(laplace.std()), np.log1p(np.abs(laplace).mean()), *gradients, *near, second]
-    residual = np.abs(y - ndimage.median_filter(y, 3))
+    residual = np.abs(y - _median(y))
     noise = [np.log1p(residual.mean()), np.log1p(np.median(residual)), (residual == 0).mean()]
     colour = [*x.mean(axis=(0, 1)), *x.std(axis=(0, 1)), (x <= 1).mean(), (x >= 254).mean()]
     return np.array([*blocky, *bands, *detail, *noise, *sharp, *colour])
