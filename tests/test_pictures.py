@@ -177,12 +177,72 @@ def test_heic_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
     assert photos.names == ("a.png",) and "b.HEIC" in photos.notes[0] and "pip install pillow-heif" in photos.notes[0]
 
 
+@pytest.mark.brings("Pictures", "BMP, PPM, TGA and icons (ICO)", "read; of an icon, its largest picture")
+@pytest.mark.parametrize("name", ["a.bmp", "a.ppm", "a.pnm", "a.tga", "a.ico"])
+def test_older_formats_are_read_bit_for_bit(tmp_path, name):
+    options = {"sizes": [(16, 16), (SIDE, SIDE)]} if name == "a.ico" else {}
+    Image.fromarray(smooth()).save(tmp_path / name, **options)
+    photos = read_photos(tmp_path, SIDE, "")
+    np.testing.assert_array_equal(photos.images[0].permute(1, 2, 0), smooth())
+    assert decoding.header(tmp_path / name).format == name.split(".")[1].replace("pnm", "ppm").upper()
+
+
+@pytest.mark.parametrize("suffix", ["tif", "tga", "ico", "ppm", "avif", "gif", "webp", "jp2", "heic"])
+def test_a_file_without_metadata_has_none(tmp_path, suffix):
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    Image.fromarray(smooth()).save(tmp_path / f"a.{suffix}")
+    assert decode(tmp_path / f"a.{suffix}").traits.metadata in ((), ("comment",))  # JPEG 2000's writer leaves its name
+
+
+def test_a_targa_is_told_by_its_name_alone_and_its_unused_alpha_is_passed_over(tmp_path):
+    hidden = np.concatenate([smooth(), np.zeros((SIDE, SIDE, 1), np.uint8)], axis=2)
+    Image.fromarray(hidden).save(tmp_path / "a.tga")
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tga"), smooth())
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.tga").read_bytes())
+    with pytest.raises(Unreadable, match="no picture of a known format"):
+        decode(tmp_path / "b.png")
+    Image.fromarray(smooth()).save(tmp_path / "c.tga", format="PNG")
+    with pytest.raises(Unreadable):
+        decode(tmp_path / "c.tga")
+
+
+@pytest.mark.brings("Pictures", "JPEG XL, and raw files of cameras", "left out; a note says what to do")
+@pytest.mark.parametrize("name", ["b.jxl", "b.DNG", "b.nef"])
+def test_what_is_not_read_is_counted_with_the_reason(tmp_path, name):
+    """A raw file is a TIFF whose first picture is often a thumbnail."""
+    Image.fromarray(smooth()).save(tmp_path / "a.png")
+    Image.fromarray(smooth(1)).save(tmp_path / name, format="TIFF")
+    photos = read_photos(tmp_path, SIDE, "")
+    (reason,) = photos.account.left_out
+    assert photos.names == ("a.png",) and "is not read: save it as" in photos.notes[0] and "is not read" in reason
+    with pytest.raises(UserError, match=r"no usable image .*is not read.*; allowed: (?!.*\.jxl)"):
+        read_photos(_list_of(tmp_path, name), SIDE, "")
+
+
+def _list_of(folder: Path, name: str) -> Path:
+    (folder / "list.csv").write_text(f"path,caption\n{name},a photo\n")
+    return folder / "list.csv"
+
+
 @pytest.mark.brings("Pictures", "HEIC with pillow-heif", "read")
 def test_heic_is_read_with_its_reader(tmp_path):
     pytest.importorskip("pillow_heif")
     assert decoding.has_heif()
     Image.fromarray(smooth()).save(tmp_path / "a.heic", quality=90)
     assert np.abs(pixels(tmp_path / "a.heic").astype(int) - smooth()).mean() < 4
+    # As a phone held upright saves it: EXIF says how to rotate it, and so does the container, which alone counts.
+    turned, upright = Image.Exif(), smooth()
+    turned[0x0112] = 6
+    phone = Image.fromarray(np.rot90(upright).copy())
+    phone.info["exif"] = turned.tobytes()
+    phone.save(tmp_path / "b.HEIC", quality=90)
+    photos = read_photos(tmp_path, SIDE, "")
+    assert photos.names == ("a.heic", "b.HEIC") and photos.account.traits[1].format == "HEIF"
+    assert np.abs(photos.images[1].permute(1, 2, 0).numpy().astype(int) - upright).mean() < 4
+    assert "EXIF" in photos.account.traits[1].metadata
+    (tmp_path / "c.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:300])
+    assert any("c.heic: unreadable" in note for note in read_photos(tmp_path, SIDE, "").notes)
 
 
 # --- subfolders --------------------------------------------------------------------------------

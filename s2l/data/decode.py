@@ -21,9 +21,16 @@ from s2l.data.files import Traits, traits
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico",
 )  # fmt: skip
+# Pictures that are not read, and why. The reader of JPEG XL unpacks a file of any size before it can be refused. The
+# first picture of a camera's raw file, which is a TIFF, is often a thumbnail.
+RAW = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".srw", ".pef", ".orf", ".rw2", ".raf")
+NOT_READ = {".jxl": "JPEG XL is not read: save it as PNG or JPEG"} | dict.fromkeys(
+    RAW, "a camera's raw file is not read: save it as TIFF, PNG or JPEG"
+)
 # Recognized by their first bytes, whatever the name. No format that starts another program (EPS) or follows references.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO")
 HEAD = 32  # bytes that identify a format
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 AVIF, HEIC = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -51,6 +58,16 @@ def has_heif() -> bool:
         return False
     pillow_heif.register_heif_opener()
     return True
+
+
+def suffix_of(path: str | Path) -> str:
+    """ ".png" of a/B.PNG."""
+    return os.path.splitext(path)[1].lower()
+
+
+def _formats(path: str | Path, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Which formats a file may have. A TGA has no first bytes of its own, so that only its name tells it."""
+    return readable(("TGA",) if suffix_of(path) == ".tga" and allowed == FORMATS else allowed)
 
 
 @lru_cache(maxsize=8)
@@ -86,7 +103,9 @@ def open_regular(path: str | Path) -> BinaryIO:
 def decode(path: str | Path, formats: tuple[str, ...] = FORMATS, max_pixels: int | None = None) -> Decoded:
     """The picture of a file. Raises Unreadable with the reason, and nothing else, whatever the file holds."""
     try:
-        with open_regular(path) as file, Image.open(file, formats=readable(formats)) as image:
+        if (reason := NOT_READ.get(suffix_of(path))) is not None:
+            raise Unreadable(reason)
+        with open_regular(path) as file, Image.open(file, formats=_formats(path, formats)) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise Unreadable(f"more than {max_pixels / 1e6:g} million pixels")
             return _upright(image)
@@ -105,7 +124,7 @@ def decode(path: str | Path, formats: tuple[str, ...] = FORMATS, max_pixels: int
 def header(path: str | Path) -> Traits:
     """How a file was saved, by its header alone: the size is the one before any rotation. Raises Unreadable."""
     try:
-        with open_regular(path) as file, Image.open(file, formats=readable(FORMATS)) as image:
+        with open_regular(path) as file, Image.open(file, formats=_formats(path, FORMATS)) as image:
             return traits(image, image.size, getattr(image, "quantization", None) or {})
     except Exception as error:
         raise Unreadable(f"damaged: {error or type(error).__name__}") from None
@@ -116,6 +135,8 @@ def _upright(image: Image.Image) -> Decoded:
     tables = getattr(image, "quantization", None) or {}
     image.load()
     upright = _turned(image)
+    if image.format == "TGA" and image.mode == "RGBA" and image.getchannel("A").getbbox() is None:
+        upright = upright.convert("RGB")  # the fourth byte of its pixels is often not used
     rgb, note = _rgb(upright, profile)
     return Decoded(rgb, traits(image, rgb.size, tables), note)
 

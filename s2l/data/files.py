@@ -23,6 +23,7 @@ METADATA = {
     "exif": "EXIF", "icc_profile": "colour profile", "photoshop": "IPTC", "xmp": "XMP", "XML:com.adobe.xmp": "XMP",
     "comment": "comment",
 }  # fmt: skip
+CODING = ("compression",)  # what Pillow's `info` says in words of how the pixels are stored: no metadata
 SIDE = 32  # pixels of the picture that is hashed
 NEAR_BITS = 6  # of 64 that may differ in near-copies; saving at JPEG quality 30 changes 2 to 6
 NEAR_L2 = 0.05  # root mean square of the pixels, in [0, 1], that near-copies may differ by at SIDE x SIDE
@@ -42,7 +43,8 @@ class Traits:
 
 def metadata_kinds(info: Mapping) -> tuple[str, ...]:
     """The kinds of metadata in Pillow's `info` of a file, sorted; text fields of a PNG count as "text"."""
-    kinds = {METADATA.get(key, "text") for key, value in info.items() if key in METADATA or _is_text(value)}
+    found = {key for key, value in info.items() if value and (key in METADATA or _is_text(key, value))}
+    kinds = {METADATA.get(key, "text") for key in found}
     return tuple(sorted(kinds))
 
 
@@ -51,8 +53,8 @@ def shown(name: str) -> str:
     return name if name.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value) > 0
+def _is_text(key: object, value: object) -> bool:
+    return isinstance(value, str) and key not in CODING
 
 
 @lru_cache(maxsize=1)

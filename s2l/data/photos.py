@@ -21,7 +21,16 @@ import torch
 from PIL import Image
 
 from s2l.data.captions import READERS, folder_captions, table_rows
-from s2l.data.decode import HEAD, IMAGE_SUFFIXES, Unreadable, decode, looks_like_picture, open_regular
+from s2l.data.decode import (
+    HEAD,
+    IMAGE_SUFFIXES,
+    NOT_READ,
+    Unreadable,
+    decode,
+    looks_like_picture,
+    open_regular,
+    suffix_of,
+)
 from s2l.data.files import Traits, shown
 from s2l.errors import UserError
 from s2l.store import cache_root
@@ -112,7 +121,7 @@ def list_photos(source: str | Path) -> Listing:
             notes.append(
                 f"{len(closed)} folders are links or cannot be opened and were passed over, such as {min(closed)}"
             )
-        kinds = Counter(shown(suffix) for name in others if (suffix := _suffix(name)) not in SIDE_FILES)
+        kinds = Counter(shown(suffix) for name in others if (suffix := suffix_of(name)) not in SIDE_FILES)
         photos = [Listed(shown(name), source / name, captions.get(name)) for name in names]
         return Listing(photos, notes, unmatched, dict(kinds.most_common()))
     if not source.is_file() or source.suffix.lower() not in READERS:
@@ -158,16 +167,12 @@ def _files(folder: Path) -> tuple[list[str], list[str], list[str]]:
         for name in files:
             if name.startswith("._"):  # what a Mac writes beside a file
                 continue
-            suffix = _suffix(name)
-            is_picture = suffix in IMAGE_SUFFIXES or (
+            suffix = suffix_of(name)
+            is_picture = suffix in (*IMAGE_SUFFIXES, *NOT_READ) or (
                 suffix not in SIDE_FILES and _is_picture(os.path.join(here, name))
             )
             (pictures if is_picture else others).append(below + name)
     return sorted(pictures, key=lambda path: path.split("/")), others, closed
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
 
 
 def _is_picture(path: str) -> bool:
