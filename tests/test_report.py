@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,13 +23,15 @@ from s2l.figures import galleries
 from s2l.measure import operating_points
 from s2l.model.diffusion import Runtime
 from s2l.pipeline import experiment
-from s2l.record import RunRecord
+from s2l.record import Result, RunRecord
 from s2l.report import render as report
 from s2l.report import showcase
 from s2l.report.showcase import export_showcase, load_showcase
 from s2l.report.verdicts import findings, headline
 from s2l.store import Store, read_json
-from s2l.ui import quiz, runs
+from s2l.ui import exposure, quiz, runs, two_runs
+from s2l.ui.tabs import membership
+from s2l.ui.tabs import report as report_tab
 
 CLUSTER = {"generations": [0, 2, 3], "medoid": 2, "size": 3, "mean_distance": 0.05, "max_distance": 0.1}
 NO_PICTURES = {"roc.png": b"", "extractions.png": b""}
@@ -225,11 +228,26 @@ def test_no_sentence_gives_an_auc_or_a_p_value_of_such_folders_without_the_warni
     sentences = [text for text in told if re.search(r"AUC of|with p", text)]
     assert len(sentences) > 2
     sentences += [answer.sentence for answer in answers if "AUC" in answer.sentence]
-    sentences += [str(runs.outcome_html(found)), str(quiz.auc_html(found, {"auc": 0.7}))]
+    sentences += map(str, [*_on_the_page(found), membership.roc_html(found, "loss", False)])
     for text in sentences:
         assert "no evidence of a leak" in text, text
+    assert "already leaks" not in str(exposure.conclusion_html(found))
     clean = replace(result, record=copy.deepcopy(result.record))
-    assert "no evidence" not in f"{runs.outcome_html(clean)} {quiz.auc_html(clean, {'auc': 0.7})} {headline(clean)}"
+    assert "no evidence" not in " ".join(map(str, [*_on_the_page(clean), *headline(clean)]))
+
+
+def _on_the_page(shown: Result) -> list[str]:
+    """Every piece of the page that has an AUC of a run in it."""
+    answers = {"auc": 0.7, "rounds": [[0, 0]] * quiz.ROUNDS}
+    question = next(
+        update["label"]
+        for update in membership.draw(Mock(), shown, {"rounds": answers["rounds"]}, False).values()
+        if "Guess: the AUC" in str(update.get("label"))
+    )
+    return [
+        runs.outcome_html(shown), quiz.auc_html(shown, answers), report_tab.closing_html(shown, answers), question,
+        exposure.conclusion_html(shown), two_runs.sides_html(shown, shown).partition("<h3>")[0],
+    ]  # fmt: skip
 
 
 def test_both_models_together_are_judged_by_their_own_interval(result):

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from s2l.record import BOTH, Blind, Result
 from s2l.report.findings import control_warning, reference_set, set_rule, set_sentence
-from s2l.report.verdicts import REFERENCED, blind_finding, direction_of, reference_of
+from s2l.report.verdicts import REFERENCED, blind_finding, direction_of, reference_of, short_caution
 from s2l.ui import html, runs
 
 MOST = 8  # photos, or groups, that are shown
@@ -41,6 +41,8 @@ def _membership(result: Result, attack: str) -> list[str]:
     leaks = (
         "already leaks which photos it was trained on" if low > 0.5 else "gives no clear sign of which photos it saw"
     )
+    if caution := short_caution(record["control"]):
+        return [f"The {title} attack has {auc} before the shake, and AUC {after['auc']:.2f} after it. {caution}"]
     moved = direction_of(found["difference"], confidence)
     verdict = {1: "makes it worse", -1: "makes the attack weaker, not stronger", 0: "changes nothing clearly"}[moved]
     change = found["difference"]
@@ -111,9 +113,8 @@ def _set(result: Result, attack: str) -> Markup:
         return Markup()
     confidence = result.record["config"]["audit"]["confidence"]
     text = f"{set_sentence(found, confidence)} Rule: {set_rule(confidence)}."
-    if control_warning(result.record["control"]):
-        text += " The two sets differ by themselves, so this is no evidence."
-    return Markup("<h3>All photos as one set</h3><p>{}</p>").format(text)
+    text += f" {short_caution(result.record['control'])}"
+    return Markup("<h3>All photos as one set</h3><p>{}</p>").format(text.rstrip())
 
 
 def growth_html(result: Result) -> Markup:

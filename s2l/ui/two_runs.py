@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from s2l.pipeline import identity
 from s2l.record import Result
-from s2l.report.findings import auc_in_words, config_of
+from s2l.report.findings import auc_in_words, config_of, control_warning
 from s2l.ui import form, html, runs
 from s2l.ui.heavy import ready
 
@@ -95,6 +95,17 @@ def sentence(rows: Sequence[tuple[str, str, str, str]], paired: bool) -> str:
     return f"{said}. All other differences are unclear." if len(clear) < len(rows) else f"{said}."
 
 
+def caution(first: Result, second: Result) -> str:
+    """That the photos of one or both runs differ by themselves, or ""."""
+    runs_of = [name for name, run in (("A", first), ("B", second)) if control_warning(run.record["control"])]
+    if not runs_of:
+        return ""
+    return (
+        f"In run {' and run '.join(runs_of)} the two sets of photos differ by themselves, so the AUCs there are no "
+        "evidence of a leak."
+    )
+
+
 def _sign(change: str) -> int:
     """+1 or -1 if the whole interval of a difference in words lies on one side of 0."""
     _, bracket, ends = change.partition("[")
@@ -145,7 +156,7 @@ def sides_html(first: Result | None, second: Result | None) -> Markup:
     rows, paired = differences(first, second), same_photos(first, second)
     table = html.table(("after the shake", "run A", "run B", "B − A [95 %]" if paired else "B − A"), rows)
     return html.block(
-        Markup('<p class="verdict" role="status">{}</p>').format(sentence(rows, paired)),
+        Markup('<p class="verdict" role="status">{}</p>').format(f"{sentence(rows, paired)} {caution(first, second)}"),
         note, table if rows else Markup(), Markup("<p class=quiet>{}</p>").format(SAME if paired else OTHER),
         Markup('<h3>What each model draws, from its first seeds</h3><div class="sides">'),
         *(Markup("<div>{}</div>").format(_pictures(r, t)) for r, t in ((first, "A"), (second, "B"))),

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from s2l.errors import UserError, unknown
 from s2l.record import Part, Result, When
+from s2l.report.verdicts import short_caution
 from s2l.ui import ask, exposure, html, photo, quiz, runs, words
 from s2l.ui.events import LATEST, QUIET, click_value, in_a_sentence, number
 from s2l.ui.form import FIELDS
@@ -216,7 +217,9 @@ def roc_html(result: Result, attack: str, log: bool) -> Markup:
     if log:
         alt = "The same ROC curve with both axes logarithmic, which enlarges the part with few false accusations"
     else:
-        alt = f"ROC curve of {found['title']}: AUC {aucs} fine-tuning"
+        alt = (
+            f"ROC curve of {found['title']}: AUC {aucs} fine-tuning. {short_caution(result.record['control'])}".rstrip()
+        )
     name = f"{'log ' if log else ''}roc {attack}"
     drawing = runs.drawn(result, name, lambda dark, _: figures.roc_figure(result, attack, log, dark), alt)
     dot = Markup() if log else Markup("<span class=dot></span>")
@@ -297,8 +300,8 @@ def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -
         found = quiz.asked_attack(result)
         label = (
             f"Guess: the AUC of the {found['title']} attack after the shake. Before it was "
-            f"{found['before']['auc']:.3f}; 0.5 is guessing, 1 is perfect."
-        )
+            f"{found['before']['auc']:.3f}; 0.5 is guessing, 1 is perfect. {short_caution(result.record['control'])}"
+        ).rstrip()
         return _hidden(tab) | {
             tab.question: gr.update(value=quiz.question_html(result, answers), visible=True),
             tab.auc_box: gr.update(visible=asked),

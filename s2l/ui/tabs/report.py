@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from s2l.errors import UserError
 from s2l.record import Result
-from s2l.report import findings
+from s2l.report import findings, verdicts
 from s2l.ui import exposure, html, quiz, runs, words
 from s2l.ui.backend import Backend
 from s2l.ui.events import PRIVATE, QUIET
@@ -100,7 +100,8 @@ def closing_html(result: Result, answers: dict) -> Markup:
     if record["attacks"] and "auc" in answers:
         found = quiz.asked_attack(result)
         asked = f"AUC of the {found['title']} attack after the shake"
-        rows.append((asked, f"{answers['auc']:.2f}", findings.auc_in_words(found["after"])))
+        measured = f"{findings.auc_in_words(found['after'])} {verdicts.short_caution(record['control'])}".strip()
+        rows.append((asked, f"{answers['auc']:.2f}", measured))
     if record["extraction"] is not None and "extracted" in answers:
         count = record["extraction"]["difference"]["after"]
         rows.append(("Training photos that come out after the shake", f"{answers['extracted']:.0f}", str(count)))
