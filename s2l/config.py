@@ -366,10 +366,10 @@ class RunConfig(Settings):
 
 
 class AuditRunConfig(Settings):
-    """An audit of a model that was fine-tuned elsewhere; `tuned` is a folder or a file (pipeline/tuned.py)."""
+    """An audit of a model that was fine-tuned elsewhere; `tuned` is read by pipeline/tuned.py."""
 
     model: str = Field(LAB, title="Model", description=MODEL_HELP)
-    tuned: str = Field(title="Fine-tuned model", description="Fine-tuned model: a folder or a file.")
+    tuned: str = Field(title="Fine-tuned model", description="Fine-tuned model: a folder, a file or a hub id.")
     preset: str = Field("demo", title="Preset", description="Sizes and settings to start from.")
     domain: DomainConfig
     audit: AuditConfig = AuditConfig()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel
 
@@ -89,6 +92,28 @@ def change_json(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def hub_of(repository: Path, cache: Path) -> Callable[..., str]:
+    """`snapshot_download` of a hub with one repository: copies the files that the patterns allow. Keeps its calls."""
+
+    def download(**options) -> str:
+        download.calls.append(options)
+        folder = cache / "snapshots" / COMMIT
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [path.relative_to(repository).as_posix() for path in repository.rglob("*") if path.is_file()]
+        allowed, ignored = options["allow_patterns"], options["ignore_patterns"]
+        if not options["local_files_only"]:
+            for name in filter_repo_objects(files, allow_patterns=allowed, ignore_patterns=ignored):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(repository / name, folder / name)
+        return str(folder)
+
+    download.calls = []
+    return download
+
+
 # --- single files: the names of the original training code -----------------------------------------
 
 RESNET = {
@@ -112,7 +137,7 @@ PARTS = {
 }
 
 
-def _unet_name(name: str) -> str:
+def unet_name(name: str) -> str:
     if found := re.match(r"(down|up)_blocks\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d)\.(.*)", name):
         way, block, kind, layer, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
         first = block * (LAYERS + 1)
@@ -182,7 +207,7 @@ def _open_clip(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def write_single_file(path: Path, pipe: StableDiffusionPipeline, version: int = 1) -> Path:
     """The weights of `pipe` under the names of the original code, as in sd-v1-4.safetensors."""
-    weights = {f"model.diffusion_model.{_unet_name(k)}": v for k, v in pipe.unet.state_dict().items()}
+    weights = {f"model.diffusion_model.{unet_name(k)}": v for k, v in pipe.unet.state_dict().items()}
     for name, tensor in pipe.vae.state_dict().items():
         # Attention was written as 1 x 1 convolutions.
         conv = "attentions" in name and tensor.ndim == 2

@@ -304,7 +304,7 @@ def test_other_variants_of_the_weights_do_not_count(folder):
 
 # --- the hub ---------------------------------------------------------------------------------
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMIT = sd_layout.COMMIT
 
 
 @pytest.fixture
@@ -363,6 +363,30 @@ def test_without_a_network_the_message_says_what_to_do(error, download, sentence
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(UserError, match=sentence):
         locate("owner/name", download=download)
+
+
+@pytest.mark.brings(
+    "Models", "A hub repository with the weights of a variant only (`*.fp16.safetensors`)", "downloaded and used; said"
+)
+@pytest.mark.parametrize("only", [("unet",), ("unet", "vae", "text_encoder")])
+def test_a_variant_is_downloaded_for_parts_that_have_no_other_weights(folder, tmp_path, monkeypatch, only):
+    plain = DiffusionModel.load(str(folder), CPU)
+    for part in ("unet", "vae", "text_encoder"):
+        for file in (folder / part).glob("*.safetensors"):
+            for variant in ("fp16", "non_ema"):
+                shutil.copy(file, file.with_name(f"{file.stem}.{variant}.safetensors"))
+            if part in only:
+                file.unlink()
+    hub = sd_layout.hub_of(folder, tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    checkpoint = locate("owner/name")
+    assert {path.parent.name for path in checkpoint.weights() if ".fp16." in path.name} == set(only)
+    assert not list(checkpoint.path.rglob("*non_ema*")) and hub.calls[1]["revision"] == COMMIT
+    model = DiffusionModel.load("owner/name", CPU)
+    assert model.revision == COMMIT
+    assert all(torch.equal(x, model.unet.state_dict()[name]) for name, x in plain.unet.state_dict().items())
+    monkeypatch.setattr("huggingface_hub.snapshot_download", sd_layout.hub_of(tmp_path / "away", tmp_path / "cache"))
+    assert locate("owner/name", download=False).weights() == checkpoint.weights()
 
 
 def test_nothing_is_downloaded_before_the_name_is_checked(hub_calls):

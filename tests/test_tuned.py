@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders import single_file_utils
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -19,6 +21,7 @@ from s2l.data.domain import Domain, ImageSet, MembershipSplit
 from s2l.errors import UserError
 from s2l.finetune import hypernetwork
 from s2l.model.diffusion import DiffusionModel, Runtime
+from s2l.model.lora_names import original_names
 from s2l.pipeline.subject import Subject
 from s2l.pipeline.tuned import caption_notes, read_tuned
 from s2l.pipeline.unshake import unshaken
@@ -203,6 +206,127 @@ def test_a_lora_of_kohya_is_what_diffusers_makes_of_it(base, plain, tmp_path, ol
     before, reference = weights(plain), fused(plain, dict(state))
     tuned = read_tuned(base, tmp_path / "lora.safetensors").subject.load()
     assert not equal(before, reference) and equal(weights(tuned.pipe), reference)
+
+
+def under(style: str, name: str, names: dict[str, str]) -> str:
+    """The name of a kohya tensor in the original code's names, as one tool or another spells them."""
+    stem, _, role = name.partition(".")
+    if stem.startswith("lora_te_"):
+        return name if style == "kohya" else f"text_encoders.clip_l.transformer.{names[stem]}.{role}"
+    prefix = {"kohya": "lora_unet_", "ComfyUI": "diffusion_model.", "LDM": "model.diffusion_model."}[style]
+    return f"{prefix}{names[stem].replace('.', '_') if style == 'kohya' else names[stem]}.{role}"
+
+
+@pytest.mark.brings(
+    "Tuned models",
+    "A LoRA in the original code's names (`lora_unet_input_blocks_...`), or of ComfyUI (`diffusion_model....`)",
+    "loaded: what it is under diffusers' names",
+)
+@pytest.mark.parametrize("style", ["kohya", "ComfyUI", "LDM"])
+def test_a_lora_in_the_original_names_is_the_same_in_diffusers_names(base, plain, tmp_path, style):
+    modules = {
+        "unet": {n: m for n, m in plain.unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)},
+        "text_encoder": layers_of(plain.text_encoder, ["q_proj", "fc1"]),
+    }
+    state = in_kohya(modules)
+    names = {
+        f"lora_unet_{name.replace('.', '_')}": sd_layout.unet_name(f"{name}.weight").removesuffix(".weight")
+        for name in modules["unet"]
+    }
+    for name in modules["text_encoder"]:
+        bare = f"text_model.{name.removeprefix('text_model.')}"
+        names[f"lora_te_{bare.replace('.', '_')}"] = bare
+    save_file(state, tmp_path / "diffusers.safetensors")
+    other = {under(style, name, names): tensor for name, tensor in state.items()}
+    assert len(other) == len(state) and sum("input_blocks" in name for name in other) > 20
+    save_file(other, tmp_path / "original.safetensors")
+    wanted = weights(read_tuned(base, tmp_path / "diffusers.safetensors").subject.load().pipe)
+    found = read_tuned(base, tmp_path / "original.safetensors")
+    assert equal(weights(found.subject.load().pipe), wanted) and not equal(wanted, weights(plain))
+    assert found.notes[0].startswith(f"a LoRA of {'kohya' if style == 'kohya' else 'ComfyUI'}")
+    lost = {name.replace("middle_block", "middle_blocks"): tensor for name, tensor in other.items()}
+    save_file(lost, tmp_path / "lost.safetensors")
+    assert "the base model has no place for" in refusal(base, tmp_path / "lost.safetensors")
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_the_original_names_of_every_layer_are_those_that_diffusers_converts(blocks):
+    """Of a UNet with the levels of Stable Diffusion, by diffusers' own conversion of a whole checkpoint."""
+    cross = ("CrossAttnDownBlock2D",) * 3, ("CrossAttnUpBlock2D",) * 3
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=(32, 64, 64, 64), layers_per_block=blocks, norm_num_groups=8, attention_head_dim=4,
+            down_block_types=(*cross[0], "DownBlock2D"), up_block_types=("UpBlock2D", *cross[1]),
+        )  # fmt: skip
+    norms = {"norm1": "in_layers.0", "norm2": "out_layers.0"}
+    layers = [n for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    names, given = original_names(layers), {}
+    places = {name: number for number, name in enumerate(unet.state_dict())}
+    for name, number in places.items():
+        layer, _, kind = name.rpartition(".")
+        if layer not in names:  # a norm, which no LoRA changes
+            owner, _, own = layer.rpartition(".")
+            beside = next((n for n in layers if n.startswith(f"{owner}.conv1")), None)
+            stem = names[beside].removesuffix(".in_layers.2") if beside else None
+            first = next((n for n in layers if n.startswith(f"{owner}.")), layer)
+            above = names.get(first, first)[: -len(first.removeprefix(owner))] if first != layer else "out.0"
+            layer_name = f"{stem}.{norms[own]}" if stem else "out.0" if layer == "conv_norm_out" else f"{above}.{own}"
+        else:
+            layer_name = names[layer]
+        given[f"model.diffusion_model.{layer_name}.{kind}"] = torch.tensor([float(number)])
+    converted = single_file_utils.convert_ldm_unet_checkpoint(given, dict(unet.config))
+    assert {name: int(tensor) for name, tensor in converted.items()} == places
+
+
+def hub_with(tmp_path, monkeypatch, write):
+    """A hub whose one repository holds what `write(folder)` leaves."""
+    (tmp_path / "repository").mkdir()
+    write(tmp_path / "repository")
+    hub = sd_layout.hub_of(tmp_path / "repository", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    return hub
+
+
+@pytest.mark.brings(
+    "Tuned models", "A hub id (OWNER/NAME) of a LoRA, a Textual Inversion or a checkpoint", "downloaded without pickles"
+)
+@pytest.mark.parametrize("given", ["owner/lora", "hub:owner/lora"])
+def test_a_hub_id_is_downloaded_as_the_fine_tuned_model(base, plain, tmp_path, monkeypatch, given):
+    def write(folder):
+        in_diffusers(plain, folder)
+        (folder / "pickle.bin").write_bytes(b"x")
+        (folder / "checkpoint-500").mkdir()
+        shutil.copy(folder / "pytorch_lora_weights.safetensors", folder / "checkpoint-500" / "model.safetensors")
+
+    hub = hub_with(tmp_path, monkeypatch, write)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hub:owner").mkdir()  # a name with "hub:" is never looked up here
+    (tmp_path / "hub:owner" / "lora").write_text("no model")
+    tuned = read_tuned(base, Path(given))
+    local = read_tuned(base, tmp_path / "repository" / "pytorch_lora_weights.safetensors")
+    assert equal(weights(tuned.subject.load().pipe), weights(local.subject.load().pipe))
+    assert tuned.subject.key == local.subject.key and tuned.notes[-1] == f"the hub's commit {sd_layout.COMMIT} is used"
+    assert not list((tmp_path / "cache").rglob("*.bin")) and not list((tmp_path / "cache").rglob("checkpoint-*"))
+    assert {call["token"] for call in hub.calls} == {False}
+
+
+def test_a_hub_id_of_a_whole_checkpoint_and_of_nothing(base, plain, tmp_path, monkeypatch):
+    with torch.no_grad():
+        plain.unet.conv_in.weight.add_(0.1)
+    hub_with(tmp_path, monkeypatch, plain.save_pretrained)
+    assert equal(weights(read_tuned(base, Path("owner/model")).subject.load().pipe), weights(plain))
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", sd_layout.hub_of(tmp_path / "empty", tmp_path / "cache"))
+    assert "supported: a folder from" in refusal(base, Path("owner/model"))
+    assert "is not a hub id" in refusal(base, Path("hub:../../etc"))
+
+
+def test_a_hub_id_needs_permission_even_beside_a_lab(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda **_: pytest.fail("downloaded"))
+    monkeypatch.delenv(cli_base.PERMISSION, raising=False)
+    words = ["audit", "--tuned", "owner/lora", "--name", NAME, "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.main(words) == 2 and "--i-have-permission" in capsys.readouterr().err
 
 
 def test_layers_of_a_kohya_file_have_ranks_and_alphas_of_their_own(base, plain, tmp_path):

@@ -11,6 +11,7 @@ from s2l.cli import base
 from s2l.cli.run import refuse_other_options, run_and_report
 from s2l.config import LAB, AuditRunConfig
 from s2l.errors import UserError
+from s2l.model.hub import is_hub_id
 from s2l.options import audit_config, read_config
 
 PersonName = Annotated[
@@ -71,7 +72,7 @@ def audit(
     else:
         if tuned is None:
             raise UserError("--tuned is missing: name the fine-tuned model, or give --config")
-        if not tuned.exists():
+        if not is_hub_id(tuned) and not tuned.exists():
             raise UserError(f"--tuned: there is no file or folder {tuned}")
         if (members is None) != (nonmembers is None):
             raise UserError("give both folders, --members and --nonmembers, or neither")
@@ -87,7 +88,7 @@ def audit(
         name = base.check_name(domain or _recorded_name(tuned, members), given.model, members)
         settings = audit_config(preset_name, name, str(tuned), options | {"attacks": base.attack_names(attacks)})
     base.check_folder(out)
-    base.check_permission(settings.model, i_have_permission)
+    base.check_permission(settings.model, i_have_permission, Path(settings.tuned))
     runtime = base.make_runtime(device, dtype, batch_size)
     run_and_report(settings, out, runtime)
 
@@ -97,7 +98,8 @@ def _recorded_name(tuned: Path, members: Path | None) -> str:
     from s2l.model.configuration import read_json_object
 
     record = tuned / "config.json"
-    name = read_json_object(record).get("name") if record.exists() else None
+    local = not is_hub_id(tuned) and record.exists()
+    name = read_json_object(record).get("name") if local else None
     if not name and members is not None:
         name = members.resolve().name
     if not name:

@@ -150,7 +150,8 @@ Tuned = Annotated[
     Path | None,
     typer.Option(
         help="Fine-tuned model: a folder from `finetune`, a checkpoint (folder or .safetensors), a unet folder, or a "
-        "LoRA (diffusers, peft, kohya) or Textual Inversion (diffusers, A1111), a file or its folder."
+        "LoRA (diffusers, peft, kohya, ComfyUI) or Textual Inversion (diffusers, A1111), a file or its folder, or the "
+        "hub id of one of them."
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -198,12 +199,16 @@ def make_runtime(device: str, dtype: str, batch_size: int | None) -> Runtime:
     return Runtime(device, dtype, batch_size)
 
 
-def check_permission(model: str, given: bool) -> None:
-    """Check a model's name, and that there is permission unless it is a lab. Raises UserError."""
+def check_permission(model: str, given: bool, tuned: Path | None = None) -> None:
+    """Check a model's name, and that there is permission for all but labs and local files beside them.
+
+    Raises UserError.
+    """
     from s2l.model.checkpoints import check_name as check_model
+    from s2l.model.hub import is_hub_id
 
     check_model(model)
-    if labs.find_lab(model) is not None:
+    if labs.find_lab(model) is not None and (tuned is None or not is_hub_id(tuned)):
         return
     say(NOTICE)
     if not given and not Program.read().accept_responsible_use:
@@ -220,11 +225,13 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_model(model: str, permission: bool, device: str, dtype: str, batch_size: int | None) -> DiffusionModel:
-    """Load the model. Raises UserError if it is not a checkpoint, or if permission to test it is missing."""
+def load_model(
+    model: str, permission: bool, device: str, dtype: str, batch_size: int | None, tuned: Path | None = None
+) -> DiffusionModel:
+    """Load the model. Raises UserError if it is no checkpoint, or if permission to test it, or `tuned`, is missing."""
     from s2l.model.diffusion import DiffusionModel
 
-    check_permission(model, permission)
+    check_permission(model, permission, tuned)
     quiet_libraries()
     return DiffusionModel.load(model, make_runtime(device, dtype, batch_size))
 

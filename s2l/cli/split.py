@@ -107,7 +107,7 @@ def split_check(
         from s2l.pipeline.subject import Subject
         from s2l.pipeline.tuned import caption_notes, read_tuned, say
 
-        loaded = base.load_model(model or LAB, i_have_permission, device, dtype, batch_size)
+        loaded = base.load_model(model or LAB, i_have_permission, device, dtype, batch_size, tuned)
         fine_tuned = read_tuned(loaded, tuned, target.name)
         photos, parts = split.folders_domain(target, base.text_of(second), loaded.resolution)
         say(caption_notes(fine_tuned, photos))

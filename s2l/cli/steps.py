@@ -192,7 +192,7 @@ def attack(
     if out.is_dir():
         raise UserError(f"{out} is a folder: --out names a JSON file")
     base.check_folder(out.parent)
-    loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
+    loaded = base.load_model(model, i_have_permission, device, dtype, batch_size, tuned)
     from s2l.cli.folders import attack_record, load_domain
     from s2l.pipeline.experiment import calibration_people
     from s2l.pipeline.tuned import caption_notes, read_tuned, say
@@ -307,7 +307,7 @@ def extract(
         source: dict[str, str | None] = {"generations": str(generations)}
         cost, tuned_notes = None, []
     else:
-        loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
+        loaded = base.load_model(model, i_have_permission, device, dtype, batch_size, tuned)
         after = None
         if tuned is not None:
             fine_tuned = read_tuned(loaded, tuned, target.name, unshake_config is not None)

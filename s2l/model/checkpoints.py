@@ -6,7 +6,6 @@ diffusion.py cannot run. Only safetensors: a pickle is never opened.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,9 +24,9 @@ from s2l.model.configuration import (
     stated_prediction,
 )
 from s2l.model.headers import read_header
+from s2l.model.hub import HUB_ID, TRAINING, check_hub_id, snapshot
 from s2l.model.prediction import assumed_prediction, read_prediction
 
-HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 CONFIGURATION = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/*.json" for part in PARTS)]
 # name.VARIANT.safetensors beside the plain name, which is preferred; without it the first of these.
 OTHER_VARIANTS = ("fp32", "fp16", "bf16", "non_ema")
@@ -106,8 +105,7 @@ def files_in(folder: Path, part: str) -> tuple[list[Path], str]:
 def check_name(model: str) -> None:
     """Refuse what cannot be a model before any download starts. Raises UserError."""
     if model.startswith(HUB):
-        if not HUB_ID.fullmatch(model.removeprefix(HUB)):
-            raise UserError(f"{model!r} is not a hub id; {SUPPORTED}")
+        check_hub_id(model, SUPPORTED)
         return
     lab, path = find_lab(model), Path(model)
     if lab is not None:
@@ -203,34 +201,26 @@ def _file(model: str, path: Path) -> Checkpoint:
 
 
 def _snapshot(model: str, download: bool) -> Path:
-    """The folder of a hub repository in the hub's own cache. The token comes from HF_TOKEN only."""
-    from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download
+    """The folder of a checkpoint's repository. A variant is downloaded for parts that have no other weights."""
+    others = [f"*.{variant}.*" for variant in OTHER_VARIANTS]
+    folder = snapshot(model, CONFIGURATION + [f"{part}/*.safetensors" for part in PARTS], others, SUPPORTED, download)
+    for variant in OTHER_VARIANTS:
+        lacking = [part for part in PARTS if not any((folder / part).glob("*.safetensors"))]
+        if not (lacking and download):
+            break
+        wanted = [
+            f"{part}/*.{variant}{rest}" for part in lacking for rest in (".safetensors", "-*.safetensors", ".json")
+        ]
+        snapshot(model, wanted, (), SUPPORTED, commit=folder.name)
+    return folder
 
-    address = HUB_ID.fullmatch(model.removeprefix(HUB))
-    if address is None:
-        raise ValueError(f"{model!r} is no id of the hub: `check_name` refuses it")
-    # The library's messages are not passed on: they can hold addresses with signatures.
-    try:
-        folder = snapshot_download(
-            repo_id=address["repo"],
-            revision=address["revision"],
-            allow_patterns=CONFIGURATION + [f"{part}/*.safetensors" for part in PARTS],
-            ignore_patterns=[f"*.{variant}.*" for variant in OTHER_VARIANTS],
-            token=os.environ.get("HF_TOKEN") or False,  # False: not even one that is saved on this machine
-            local_files_only=not download,
-        )
-        return Path(folder)
-    except hub.GatedRepoError:
-        reason = "its owner asks for an agreement: accept it on the hub's page, then set HF_TOKEN"
-    except hub.RepositoryNotFoundError:
-        reason = "there is no such folder here and no such public repository on the hub (private ones need HF_TOKEN)"
-    except hub.RevisionNotFoundError:
-        reason = f"the repository has no revision {address['revision']!r}"
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
-        why = "it is not on this machine and the hub is out of reach" if download else "it is not downloaded yet"
-        reason = f"there is no such folder here, and {why}: download it where there is a network, and give its folder"
-    except hub.HfHubHTTPError as error:
-        code = getattr(error.response, "status_code", "?")
-        reason = f"the hub answered with status {code}: try again later, or give a folder"
-    raise UserError(f"{model!r} cannot be loaded: {reason}; {SUPPORTED}")
+
+def locate_tuned(model: str, supported: str) -> Path:
+    """The folder with what a repository of the hub holds as a fine-tuned model: a checkpoint, a part, an adapter.
+
+    Raises UserError, which ends with what is `supported`.
+    """
+    folder = snapshot(model, CONFIGURATION, (), supported)
+    if (folder / "model_index.json").exists():
+        return _snapshot(model, download=True)
+    return snapshot(model, ("*.safetensors", "*.json"), TRAINING, supported, commit=folder.name)

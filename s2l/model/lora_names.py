@@ -7,6 +7,8 @@ Trainers spell one layer in many ways:
     ....attn1.processor.to_q_lora.down.weight                           before; only attention has it
     base_model.model.mid_block.attentions.0.proj_in.lora_A.weight       peft
     lora_unet_mid_block_attentions_0_proj_in.lora_down.weight           kohya
+    lora_unet_middle_block_1_proj_in.lora_down.weight                   kohya, with the names of the original code
+    diffusion_model.middle_block.1.proj_in.lora_up.weight               ComfyUI, which has these names too
 
 Instead of translating one spelling into another, this looks each name up among the spellings of the base model's own
 layers: what is not there has no place in this model, and is refused.
@@ -31,6 +33,7 @@ ROLES = (
     (re.compile(r"(.+?)(\.lora)?\.alpha"), ALPHA),
 )
 PREFIXES = {
+    "model.diffusion_model.": "unet", "diffusion_model.": "unet", "text_encoders.clip_l.transformer.": "text_encoder",
     "unet.": "unet", "text_encoder.": "text_encoder",
     "lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder",
 }  # fmt: skip
@@ -55,9 +58,11 @@ OTHER_ENDS = {".diff": "full differences of weights (LyCORIS full)", ".diff_b": 
               ".a1.weight": "GLoRA", ".w_norm": "norms of layers"}  # fmt: skip
 OTHER_BASES = {
     "lora_te2_": "SDXL", "text_encoder_2.": "SDXL", "lora_te3_": "SD3", "lora_transformer_": "another architecture",
-    "transformer.": "another architecture", "diffusion_model.": "another program (ComfyUI) or architecture",
+    "transformer.": "another architecture", "diffusion_model.double_blocks.": "another architecture",
+    "diffusion_model.joint_blocks.": "another architecture", "diffusion_model.blocks.": "another architecture",
+    "text_encoders.clip_g.": "SDXL",
 }  # fmt: skip
-SUPPORTED = "LoRA of diffusers, peft and kohya is supported"
+SUPPORTED = "LoRA of diffusers, peft, kohya and ComfyUI is supported"
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,10 @@ def is_lora(names: Iterable[str]) -> bool:
 
 
 def tool_of(names: Iterable[str]) -> str:
-    """Which tool's spelling the names have: "kohya", "peft" or "diffusers"."""
+    """Which tool's spelling the names have: "kohya", "ComfyUI", "peft" or "diffusers"."""
     names = list(names)
+    if any("diffusion_model." in name for name in names):
+        return "ComfyUI"
     if any(name.startswith("lora_") for name in names):
         return "kohya"
     return "peft" if any(name.startswith(PEFT_ROOT) for name in names) else "diffusers"
@@ -100,10 +107,11 @@ class Spellings:
 
     def __init__(self, layers: Mapping[str, Iterable[str]]):
         self.known: dict[tuple[str, str], str] = {}
-        for part, names in layers.items():
+        for part, names in ((part, list(names)) for part, names in layers.items()):
+            original = original_names(names) if part == "unet" else {}
             for name in names:
                 bare = name.removeprefix("text_model.")
-                for form in (bare, f"text_model.{bare}") if part == "text_encoder" else (name,):
+                for form in (bare, f"text_model.{bare}") if part == "text_encoder" else (name, original[name]):
                     for spelling in {form, form.replace(".", "_"), *_before_017(form, part)}:
                         self.known[part, spelling] = name
 
@@ -117,6 +125,59 @@ class Spellings:
             if (found := pattern.fullmatch(bare)) and (layer := self.known.get((owner, found[1]))) is not None:
                 return Place(owner, layer, role)
         return None
+
+
+RESNET = {"conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "conv2": "out_layers.3",
+          "conv_shortcut": "skip_connection"}  # fmt: skip
+ENDS = {"conv_in": "input_blocks.0.0", "conv_out": "out.2", "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2"}  # fmt: skip
+
+
+def original_names(layers: Iterable[str]) -> dict[str, str]:
+    """{name of a UNet's layer in diffusers: its name in the original code of Stable Diffusion}, for every layer.
+
+    The original code counts input and output blocks through all levels: one for each residual block, with the attention
+    behind it if there is one, and one for each step down; a step up belongs to the last block of its level. How many
+    there are of each is read from the layers' names, which follow the model's configuration.
+    """
+    layers = list(layers)
+    modules = _block_modules(layers)
+    found = dict(ENDS)
+    found |= {"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+              "mid_block.resnets.1": "middle_block.2"}  # fmt: skip
+    count = {"down": 1, "up": 0}  # the first input block is the first convolution
+    for way, level in sorted({(way, level) for way, level, _, _ in modules}):
+        stem, side = f"{way}_blocks.{level}", "input_blocks" if way == "down" else "output_blocks"
+        blocks = sorted(i for w, lv, kind, i in modules if (w, lv, kind) == (way, level, "resnets"))
+        for i in blocks:
+            found[f"{stem}.resnets.{i}"] = f"{side}.{count[way]}.0"
+            found[f"{stem}.attentions.{i}"] = f"{side}.{count[way]}.1"
+            count[way] += 1
+        if ("down", level, "downsamplers", 0) in modules and way == "down":
+            found[f"{stem}.downsamplers.0.conv"] = f"{side}.{count[way]}.0.op"
+            count[way] += 1
+        if way == "up":
+            behind = 2 if ("up", level, "attentions", blocks[-1]) in modules else 1
+            found[f"{stem}.upsamplers.0.conv"] = f"{side}.{count[way] - 1}.{behind}.conv"
+    return {layer: _original_name(layer, found) for layer in layers}
+
+
+def _block_modules(layers: Iterable[str]) -> set[tuple[str, int, str, int]]:
+    """{("down" or "up", level, kind of module, its number)}."""
+    pattern = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.")
+    matches = filter(None, map(pattern.match, layers))
+    return {(at[1], int(at[2]), at[3], int(at[4])) for at in matches}
+
+
+def _original_name(layer: str, modules: Mapping[str, str]) -> str:
+    """A layer's name, given those of the modules; a layer that the original code does not have keeps its own."""
+    stem = next((name for name in modules if layer == name or layer.startswith(f"{name}.")), None)
+    if stem is None:
+        return layer
+    rest = layer.removeprefix(stem).removeprefix(".")
+    if ".resnets." in stem:
+        rest = RESNET.get(rest, rest)
+    return f"{modules[stem]}.{rest}" if rest else modules[stem]
 
 
 def _before_017(layer: str, part: str) -> list[str]:

@@ -22,11 +22,13 @@ from s2l.errors import UserError
 from s2l.finetune import hypernetwork
 from s2l.keys import file_hash
 from s2l.model import adapters, embeddings, parts
+from s2l.model.checkpoints import locate_tuned
 from s2l.model.configuration import read_json_object
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.embeddings import Learned
 from s2l.model.extrapolated import step_away
 from s2l.model.headers import read_header
+from s2l.model.hub import is_hub_id
 from s2l.model.lora_names import is_lora
 from s2l.pipeline import identity
 from s2l.pipeline.subject import Subject
@@ -36,7 +38,8 @@ from s2l.training import CHECKPOINT
 
 SUPPORTED = (
     "supported: a folder from `finetune`, a whole checkpoint (a folder in diffusers layout or one .safetensors file), "
-    "its unet folder, a LoRA of diffusers, peft or kohya, a Textual Inversion of diffusers or A1111"
+    "its unet folder, a LoRA of diffusers, peft, kohya or ComfyUI, a Textual Inversion of diffusers or A1111, or a hub "
+    "id of one of them"
 )
 PREFERRED = ("pytorch_lora_weights.safetensors", embeddings.WEIGHTS, hypernetwork.WEIGHTS)
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -47,13 +50,18 @@ Words = tuple[tuple[str, str], ...]  # learned words: as a caption may have it, 
 def read_tuned(base: DiffusionModel, path: Path, name: str = "", unshake: bool = False) -> FineTuned:
     """The fine-tuned model in a folder or a file, whatever tool wrote it.
 
-    `name` is the person's name, in whose place a learned word is put. `unshake`: whether it will be un-shaken. Raises
-    UserError for what is no fine-tuned model, or not one of this base model.
+    `name` is the person's name, in whose place a learned word is put. `unshake`: whether it will be un-shaken. What is
+    an id of the hub is downloaded. Raises UserError for what is no fine-tuned model, or not one of this base model.
     """
-    if not path.exists():
+    given, commit = path, []
+    if is_hub_id(given):
+        path = locate_tuned(given.as_posix(), SUPPORTED)
+        commit = [f"the hub's commit {path.name} is used"]
+    elif not path.exists():
         raise UserError(f"{path} is not a fine-tuned model: there is no such file or folder")
     tuned = _read(base, path, name, unshake)
-    say(f"{path}: {note}" for note in tuned.notes)
+    tuned = replace(tuned, notes=(*tuned.notes, *commit))
+    say(f"{given}: {note}" for note in tuned.notes)
     return tuned
 
 
@@ -84,7 +92,7 @@ def _read(base: DiffusionModel, path: Path, name: str, unshake: bool) -> FineTun
     if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path} is {_what(path)}; {SUPPORTED}")
     header = read_header(path)
-    if parts.is_single_file(header):
+    if parts.is_single_file(header) and not is_lora(header.shapes):
         if (path.with_suffix("") / "model_index.json").exists():
             return _checkpoint(base, path, name, unshake)
         return _parts(base, [path], *parts.parts_of_file(base, path), name, unshake)
@@ -99,8 +107,12 @@ def _read(base: DiffusionModel, path: Path, name: str, unshake: bool) -> FineTun
 
 
 def is_result(folder: Path) -> bool:
-    """Whether `finetune` wrote the folder."""
-    return (folder / "config.json").exists() and "finetune" in read_json_object(folder / "config.json")
+    """Whether `finetune` wrote the folder; no id of the hub is one."""
+    return (
+        not is_hub_id(folder)
+        and (folder / "config.json").exists()
+        and "finetune" in read_json_object(folder / "config.json")
+    )
 
 
 def fine_tuned(base: DiffusionModel, folder: Path, key: str, name: str, config: FineTuneConfig) -> FineTuned:

@@ -46,7 +46,7 @@ def check_model(model: str, allowed: OwnModel) -> str:
         find_lab(model)  # raises for an unknown name
         return model
     ready()
-    from s2l.model.checkpoints import HUB_ID
+    from s2l.model.hub import HUB_ID
 
     if allowed.model and model in ("", allowed.model):
         return allowed.model
