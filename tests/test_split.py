@@ -264,7 +264,7 @@ def test_split_check_with_two_models(folders, tiny_lab, tmp_path, capsys):
         (["--members", "M", "--nonmembers", "F", "--second", "nowhere"], "not a folder of images"),
         (["--members", "M", "--nonmembers", "F", "--second", "F"], "at least 2 second-source photos"),
         (["--members", "M", "--nonmembers", "F", "--model", "lab"], "--model: the attacks compare two models"),
-        (["--members", "M", "--nonmembers", "F", "--attacks", "loss"], "--attacks: they need two models"),
+        (["--members", "M", "--nonmembers", "F", "--attacks", "loss"], "--attacks: the attacks compare two models"),
         (["--members", "M", "--nonmembers", "F", "--tuned", "nowhere"], "is not a fine-tuned model"),
         (["--members", "M", "--nonmembers", "F", "--out", "M"], "is a folder: --out names a JSON file"),
         (["--members", "M", "--nonmembers", "F", "--preset", "dmo"], "unknown preset"),

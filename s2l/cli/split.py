@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,11 @@ from s2l.errors import UserError
 from s2l.options import help_of, run_config
 
 if TYPE_CHECKING:
-    from s2l.pipeline.folders import Checked
+    from s2l.config import AuditConfig, DomainConfig
+    from s2l.data.domain import Domain
+    from s2l.measure.split import AtShare
+    from s2l.model.diffusion import DiffusionModel
+    from s2l.pipeline.folders import Checked, Parts
 
 FINEST = 256  # pixels, at most, at which photos are looked at without a model
 REMAINS = (
@@ -71,84 +76,132 @@ def split_check(
     each share too.
     """
     base.check_runtime(device, dtype, batch_size)
-    if members is None or nonmembers is None:
-        raise UserError("give both folders, --members and --nonmembers")
-    if model is not None and tuned is None:
-        raise UserError("--model: the attacks compare two models, so give the fine-tuned one with --tuned")
-    if attacks is not None and tuned is None:
-        raise UserError("--attacks: they need two models, so give the fine-tuned one with --tuned")
-    if fix is not None and (second is not None or tuned is not None):
-        raise UserError("--fix: leave out --second and --tuned, and give them when you check the new folders")
+    folders = _check_options(members, nonmembers, fix, second, model, tuned, attacks)
     base.section("audit", preset_name, None, {"seed": seed})
     settings = base.section("audit", preset_name, None, {"attacks": base.attack_names(attacks), "seed": seed})
     if tuned is None and n_nonmembers is None:
         n_nonmembers = MAX_IMAGES  # only attacks are slow
-    options = {"members": str(members), "nonmembers": str(nonmembers), "n-nonmembers": n_nonmembers}
-    target = run_config(preset_name, domain or members.resolve().name, options).domain
+    options = {"members": str(folders[0]), "nonmembers": str(folders[1]), "n-nonmembers": n_nonmembers}
+    target = run_config(preset_name, domain or folders[0].resolve().name, options).domain
     if out is not None:
         if out.is_dir():
             raise UserError(f"{out} is a folder: --out names a JSON file")
         base.check_folder(out.parent)
-    from s2l.data.domain import DIFFER
-    from s2l.data.reencode import check_output, reencode, smallest_side
+    from s2l.data.reencode import check_output, smallest_side
     from s2l.pipeline import folders as split
-    from s2l.store import Store, write_json
+    from s2l.store import write_json
 
-    folders, scored = (members, nonmembers), None
     if fix is not None:
         check_output(base.check_folder(fix), folders)
+    scored: dict[str, list[AtShare]] = {}
     if tuned is None:
-        resolution = min(FINEST, smallest_side(folders) or FINEST)
-        photos, parts = split.folders_domain(target, base.text_of(second), resolution)
+        photos, parts = split.folders_domain(
+            target, base.text_of(second), min(FINEST, smallest_side(folders) or FINEST)
+        )
     else:
-        from s2l.pipeline.experiment import calibration_people
-        from s2l.pipeline.split import part_scores
-        from s2l.pipeline.stages import Stages
-        from s2l.pipeline.subject import Subject
-        from s2l.pipeline.tuned import caption_notes, read_tuned, say
-
         loaded = base.load_model(model or LAB, i_have_permission, device, dtype, batch_size, tuned)
-        fine_tuned = read_tuned(loaded, tuned, target.name)
         photos, parts = split.folders_domain(target, base.text_of(second), loaded.resolution)
-        say(caption_notes(fine_tuned, photos))
-        with console.progress() as progress:
-            people = partial(calibration_people, target, model or LAB)
-            scores = part_scores(
-                Subject.of(loaded), fine_tuned.subject, photos, parts, settings, Stages(Store(), progress), people
-            )
-        scored = split.attacks_of(scores, parts, settings.confidence)
-    shares, checked = split.shares_of(parts), split.checked(photos, parts)
-    counts = {part: where.stop - where.start for part, where in parts.items()}
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "split-check",
-        "n_members": len(photos.membership.members),
-        "n_nonmembers": counts,
-        "shares": list(shares),
-        "attacks": {name: [asdict(at) for at in rows] for name, rows in (scored or {}).items()},
-        "notes": list(photos.notes),
-        **checked.record(),
-    }
-    for line in checked.lines:
-        print(line)
-    print(f"\n{_table(record)}\n")
-    print(f"{record['n_members']} members against {min(counts.values())} held-out photos at every share")
-    print(_fine(checked))
-    print(_verdict(checked))
-    for note in photos.notes:
-        if not note.startswith(DIFFER):  # said above, in the report
-            console.say(f"Note: {note}")
+        scored = _attacked(loaded, model or LAB, tuned, target, photos, parts, settings)
+    checked = split.checked(photos, parts)
+    record = _record(photos, parts, scored, checked)
+    _print(record, checked, photos.notes)
     if fix is not None:
-        split_sets = (photos.membership.members, photos.membership.nonmembers)
-        recipe = reencode(folders, [part.ids for part in split_sets], fix)
-        after = split.checked(*split.folders_domain(split.in_folder(target, fix), None, min(FINEST, recipe.side)))
-        record["fix"] = {"folder": str(fix), "recipe": asdict(recipe), **after.record()}
-        print(f"\nwritten: {fix}/members and {fix}/nonmembers, {recipe.words}")
-        print(f"\n{_before_and_after(checked, after)}\n\n{_fixed(after)}\n{REMAINS}")
+        record["fix"] = _fix(folders, photos, checked, target, fix)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, record)
         print(f"\nwritten: {out}")
+
+
+def _check_options(
+    members: Path | None,
+    nonmembers: Path | None,
+    fix: Path | None,
+    second: Path | None,
+    model: str | None,
+    tuned: Path | None,
+    attacks: str | None,
+) -> tuple[Path, Path]:
+    """The two folders. Raises UserError for options that do not go together."""
+    if members is None or nonmembers is None:
+        raise UserError("give both folders, --members and --nonmembers")
+    for option, given in (("--model", model), ("--attacks", attacks)):
+        if given is not None and tuned is None:
+            raise UserError(f"{option}: the attacks compare two models, so give the fine-tuned one with --tuned")
+    if fix is not None and (second is not None or tuned is not None):
+        raise UserError("--fix: leave out --second and --tuned, and give them when you check the new folders")
+    return members, nonmembers
+
+
+def _attacked(
+    loaded: DiffusionModel,
+    model: str,
+    tuned: Path,
+    target: DomainConfig,
+    photos: Domain,
+    parts: Parts,
+    settings: AuditConfig,
+) -> dict[str, list[AtShare]]:
+    """Every attack at every share of the second source."""
+    from s2l.pipeline import folders as split
+    from s2l.pipeline.experiment import calibration_people
+    from s2l.pipeline.split import part_scores
+    from s2l.pipeline.stages import Stages
+    from s2l.pipeline.subject import Subject
+    from s2l.pipeline.tuned import caption_notes, read_tuned, say
+    from s2l.store import Store
+
+    fine_tuned = read_tuned(loaded, tuned, target.name)
+    say(caption_notes(fine_tuned, photos))
+    people = partial(calibration_people, target, model)
+    with console.progress() as progress:
+        stages = Stages(Store(), progress)
+        scores = part_scores(Subject.of(loaded), fine_tuned.subject, photos, parts, settings, stages, people)
+    return split.attacks_of(scores, parts, settings.confidence)
+
+
+def _record(photos: Domain, parts: Parts, scored: dict[str, list[AtShare]], checked: Checked) -> dict:
+    """What --out writes."""
+    from s2l.pipeline.folders import shares_of
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "split-check",
+        "n_members": len(photos.membership.members),
+        "n_nonmembers": {part: where.stop - where.start for part, where in parts.items()},
+        "shares": list(shares_of(parts)),
+        "attacks": {name: [asdict(at) for at in rows] for name, rows in scored.items()},
+        "notes": list(photos.notes),
+        **checked.record(),
+    }
+
+
+def _print(record: dict, checked: Checked, notes: Sequence[str]) -> None:
+    from s2l.data.domain import DIFFER
+
+    for line in checked.lines:
+        print(line)
+    print(f"\n{_table(record)}\n")
+    fewest = min(record["n_nonmembers"].values())
+    print(f"{record['n_members']} members against {fewest} held-out photos at every share")
+    print(_fine(checked))
+    print(_verdict(checked))
+    for note in notes:
+        if not note.startswith(DIFFER):  # said above, in the report
+            console.say(f"Note: {note}")
+
+
+def _fix(folders: tuple[Path, Path], photos: Domain, before: Checked, target: DomainConfig, out: Path) -> dict:
+    """Save both folders again in one way, check them again and print both; returns what the record says of it."""
+    from s2l.data.reencode import reencode
+    from s2l.pipeline import folders as split
+
+    sides = (photos.membership.members, photos.membership.nonmembers)
+    recipe = reencode(folders, [side.ids for side in sides], out)
+    after = split.checked(*split.folders_domain(split.in_folder(target, out), None, min(FINEST, recipe.side)))
+    print(f"\nwritten: {out}/members and {out}/nonmembers, {recipe.words}")
+    print(f"\n{_before_and_after(before, after)}\n\n{_fixed(after)}\n{REMAINS}")
+    return {"folder": str(out), "recipe": asdict(recipe), **after.record()}
 
 
 def _table(record: dict) -> str:
