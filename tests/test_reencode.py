@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image, ImageFilter
 from s2l import cli
 from s2l.data.decode import decode, header
 from s2l.data.photos import list_photos
-from s2l.data.reencode import Recipe, recipe_for, smallest_side
+from s2l.data.reencode import Recipe, detail_left, recipe_for, smallest_side
 from s2l.labs import shipped_lab
 
 N = 40
@@ -55,7 +56,8 @@ def test_folders_that_were_saved_differently_are_told_apart_no_more(tmp_path, ca
     assert record["fine"]["differ"] and "not fair" in out and f"most clearly in {record['fine']['reason']}" in out
     assert not record["fix"]["fine"]["differ"] and record["fix"]["report"]["differences"] == []
     assert "no difference is found between the re-encoded folders" in out and "cannot hide" in out
-    assert (record["fix"]["recipe"]["side"], record["fix"]["recipe"]["quality"]) == (32, 75)
+    assert (record["fix"]["recipe"]["side"], record["fix"]["recipe"]["quality"]) == (32, 40)
+    assert 0.1 < record["fix"]["recipe"]["detail"] < 0.9
 
     saved = [header(photo.path) for side in ("members", "nonmembers") for photo in list_photos(new / side).photos]
     assert len(saved) == 2 * N and len(set(saved)) == 1 and saved[0].metadata == ()
@@ -127,6 +129,16 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(two, tmp_path, capsys,
 
 def test_the_lower_quality_and_the_smallest_photo_decide(two):
     assert smallest_side(two) == 64
-    assert recipe_for(512, 60) == Recipe(512, 256, 60, "") and recipe_for(40, 95) == Recipe(40, 32, 75, "")
+    assert recipe_for(512, 30) == Recipe(512, 256, 30, "") and recipe_for(40, 95) == Recipe(40, 32, 40, "")
     picture = decode(next(two[1].rglob("*.jpg"))).image
     assert recipe_for(64, 60)(picture) == recipe_for(64, 60)(picture)
+
+
+def test_the_detail_that_is_left_is_measured():
+    """Of photos that are only made smaller all of it, of blurred and compressed ones much less, and it is printed."""
+    images = [Image.fromarray(photo.pixels(64)) for photo in shipped_lab("fresh").person("Mira Solwyn").held_out(6)]
+    recipe = recipe_for(64, 95)
+    left = detail_left(images, recipe)
+    assert 0.2 < left < 0.6 and "45 % of the fine detail is left" in replace(recipe, detail=0.45).words
+    flat = Image.new("RGB", (64, 64), "gray")
+    assert detail_left([flat], recipe) == 1 and "detail" not in recipe.words

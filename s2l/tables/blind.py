@@ -20,7 +20,7 @@ from scipy import ndimage
 from s2l import attacks
 from s2l.config import LAB, AuditConfig
 from s2l.data.domain import ImageSet
-from s2l.data.reencode import BEST, recipe_for
+from s2l.data.reencode import BEST, Recipe, recipe_for
 from s2l.errors import UserError
 from s2l.labs import find_lab
 from s2l.measure.control import pixel_features, split_test, word_features
@@ -182,6 +182,11 @@ def _claim(ours: np.ndarray, theirs: np.ndarray) -> dict:
     return {"mean": auc([np.arange(n)] * people), "low": float(low), "high": float(high)}
 
 
+def recipe_of(kind: Kind) -> Recipe:
+    """How `split-check --fix` re-encodes both versions."""
+    return recipe_for(SIDE, min(QUALITIES.get(version, BEST) for version in (kind.ours, kind.theirs)))
+
+
 class _Pools:
     """One version of every photo, computed when a row asks for it."""
 
@@ -190,14 +195,14 @@ class _Pools:
         self.captions = [[photo.caption for photo in photos] for photos in people]
         self.images = lru_cache(maxsize=4)(self._images)
         self.seen = lru_cache(maxsize=None)(lambda version: [_seen(images) for images in self.images(version)])
+        self.fixed = lru_cache(maxsize=None)(self._fixed)
         self.scores = lru_cache(maxsize=None)(self._scores)
         self.model = lru_cache(maxsize=1)(lambda: DiffusionModel.load(LAB, runtime))
 
     def _images(self, version: str) -> list[list[np.ndarray]]:
         return [[VERSIONS[version](photo) for photo in photos] for photos in self.people]
 
-    def fixed(self, version: str, quality: int) -> list[Seen]:
-        recipe = recipe_for(SIDE, quality)
+    def _fixed(self, version: str, recipe: Recipe) -> list[Seen]:
         return [_seen([recipe.pixels(image) for image in images]) for images in self.images(version)]
 
     def _scores(self, version: str) -> dict[str, np.ndarray]:
@@ -215,15 +220,18 @@ class _Pools:
     def row(self, kind: Kind, sizes: Mapping) -> dict:
         """One row of the table."""
         pairs = list(zip(self.seen(kind.ours), self.seen(kind.theirs), strict=True))
-        quality = min(QUALITIES.get(version, BEST) for version in (kind.ours, kind.theirs))
-        fixed = list(zip(*(self.fixed(version, quality) for version in (kind.ours, kind.theirs)), strict=True))
-        largest = max(sizes)
         ours, theirs = self.scores(kind.ours), self.scores(kind.theirs)
-        row = asdict(kind) | {"warned": _warnings(kind, pairs, self.captions, sizes)}
-        row["fixed"] = _warnings(kind, fixed, self.captions, {largest: sizes[largest]})
         # Where only a share of photos differs, so does that share of the comparisons.
-        row["attacks"] = {name: _diluted(_claim(ours[name], theirs[name]), kind.share) for name in ATTACKS}
-        return row
+        claims = {name: _diluted(_claim(ours[name], theirs[name]), kind.share) for name in ATTACKS}
+        warned = _warnings(kind, pairs, self.captions, sizes)
+        return asdict(kind) | {"warned": warned, "attacks": claims} | self.after_fix(kind, sizes)
+
+    def after_fix(self, kind: Kind, sizes: Mapping) -> dict:
+        """How often the controls warn when both sides are re-encoded, at the smallest and the largest number."""
+        recipe = recipe_of(kind)
+        pairs = list(zip(self.fixed(kind.ours, recipe), self.fixed(kind.theirs, recipe), strict=True))
+        some = {size: sizes[size] for size in (min(sizes), max(sizes))}
+        return {"treatment": recipe.treatment, "fixed": _warnings(kind, pairs, self.captions, some)}
 
 
 def _diluted(claim: dict, share: float) -> dict:
@@ -246,7 +254,8 @@ def run_blind(
 ) -> dict:
     """Measure the rows that the table in `path` lacks and whose label contains `only`; returns the table.
 
-    Raises UserError if no label contains it.
+    Of a row whose photos were re-encoded in another way than now, that part alone is measured again. Raises
+    UserError if no label contains it.
     """
     lab = find_lab(LAB)
     if lab is None or not (wanted := {label: kind for label, kind in kinds.items() if only in label}):
@@ -255,10 +264,13 @@ def run_blind(
     pools = _Pools([lab.person(name).held_out(photos) for name in names], scored, runtime)
     table = read_json(path) if path.exists() else _header(lab.name, names, photos, scored)
     for i, (label, kind) in enumerate(wanted.items()):
-        if label not in table["rows"]:
-            table["rows"][label] = pools.row(kind, sizes)
-            table["rows"] = {name: table["rows"][name] for name in kinds if name in table["rows"]}
-            write_json(path, table)
+        rows = table["rows"]
+        if label not in rows:
+            rows[label] = pools.row(kind, sizes)
+        elif rows[label].get("treatment") != recipe_of(kind).treatment:
+            rows[label] |= pools.after_fix(kind, sizes)
+        table["rows"] = {name: rows[name] for name in kinds if name in rows}
+        write_json(path, table)
         progress(Event("blind", i + 1, len(wanted), {"row": label}))
     return table
 

@@ -13,13 +13,14 @@ def sheets(table: dict) -> list[Sheet]:
     """How often either control warns, at each number of photos, and what each control sees on its own."""
     names, sizes = titles(table), list(next(iter(table["rows"].values()))["warned"])
     head = ("the two folders differ in", *(f"warned, {size}" for size in sizes))
-    head += (*(f"{title} AUC" for title in names.values()), f"warned after --fix, {sizes[-1]}")
+    fixed = list(next(iter(table["rows"].values()))["fixed"])
+    head += (*(f"{title} AUC" for title in names.values()), *(f"warned after --fix, {size}" for size in fixed))
     rows = [
         (
             label,
             *(_share(row["warned"][size]["either"]) for size in sizes),
             *(mean(row["attacks"][name], 2) for name in names),
-            _share(row["fixed"][sizes[-1]]["either"]),
+            *(_share(row["fixed"][size]["either"]) for size in fixed),
         )
         for label, row in table["rows"].items()
     ]
