@@ -88,25 +88,23 @@ def split_check(
             raise UserError(f"{out} is a folder: --out names a JSON file")
         base.check_folder(out.parent)
     from s2l.data.reencode import check_output, smallest_side
-    from s2l.pipeline import folders as split
+    from s2l.pipeline.folders import compare_folders, folders_domain
     from s2l.store import write_json
 
     if fix is not None:
         check_output(base.check_folder(fix), folders)
     scored: dict[str, list[AtShare]] = {}
     if tuned is None:
-        photos, parts = split.folders_domain(
-            target, base.text_of(second), min(FINEST, smallest_side(folders) or FINEST)
-        )
+        photos, parts = folders_domain(target, base.text_of(second), min(FINEST, smallest_side(folders) or FINEST))
     else:
         loaded = base.load_model(model or LAB, i_have_permission, device, dtype, batch_size, tuned)
-        photos, parts = split.folders_domain(target, base.text_of(second), loaded.resolution)
+        photos, parts = folders_domain(target, base.text_of(second), loaded.resolution)
         scored = _attacked(loaded, model or LAB, tuned, target, photos, parts, settings)
-    checked = split.checked(photos, parts)
-    record = _record(photos, parts, scored, checked)
-    _print(record, checked, photos.notes)
+    found = compare_folders(photos, parts)
+    record = _record(photos, parts, scored, found)
+    _print(record, found, photos.notes)
     if fix is not None:
-        record["fix"] = _fix(folders, photos, checked, target, fix)
+        record["fix"] = _fix(folders, photos, found, target, fix)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, record)
@@ -143,8 +141,8 @@ def _attacked(
     settings: AuditConfig,
 ) -> dict[str, list[AtShare]]:
     """Every attack at every share of the second source."""
-    from s2l.pipeline import folders as split
     from s2l.pipeline.experiment import calibration_people
+    from s2l.pipeline.folders import attacks_of
     from s2l.pipeline.split import part_scores
     from s2l.pipeline.stages import Stages
     from s2l.pipeline.subject import Subject
@@ -157,10 +155,10 @@ def _attacked(
     with console.progress() as progress:
         stages = Stages(Store(), progress)
         scores = part_scores(Subject.of(loaded), fine_tuned.subject, photos, parts, settings, stages, people)
-    return split.attacks_of(scores, parts, settings.confidence)
+    return attacks_of(scores, parts, settings.confidence)
 
 
-def _record(photos: Domain, parts: Parts, scored: dict[str, list[AtShare]], checked: Checked) -> dict:
+def _record(photos: Domain, parts: Parts, scored: dict[str, list[AtShare]], found: Checked) -> dict:
     """What --out writes."""
     from s2l.pipeline.folders import shares_of
 
@@ -172,20 +170,20 @@ def _record(photos: Domain, parts: Parts, scored: dict[str, list[AtShare]], chec
         "shares": list(shares_of(parts)),
         "attacks": {name: [asdict(at) for at in rows] for name, rows in scored.items()},
         "notes": list(photos.notes),
-        **checked.record(),
+        **found.record(),
     }
 
 
-def _print(record: dict, checked: Checked, notes: Sequence[str]) -> None:
+def _print(record: dict, found: Checked, notes: Sequence[str]) -> None:
     from s2l.data.domain import DIFFER
 
-    for line in checked.lines:
+    for line in found.lines:
         print(line)
     print(f"\n{_table(record)}\n")
     fewest = min(record["n_nonmembers"].values())
     print(f"{record['n_members']} members against {fewest} held-out photos at every share")
-    print(_fine(checked))
-    print(_verdict(checked))
+    print(_fine(found))
+    print(_verdict(found))
     for note in notes:
         if not note.startswith(DIFFER):  # said above, in the report
             console.say(f"Note: {note}")
@@ -194,11 +192,11 @@ def _print(record: dict, checked: Checked, notes: Sequence[str]) -> None:
 def _fix(folders: tuple[Path, Path], photos: Domain, before: Checked, target: DomainConfig, out: Path) -> dict:
     """Save both folders again in one way, check them again and print both; returns what the record says of it."""
     from s2l.data.reencode import reencode
-    from s2l.pipeline import folders as split
+    from s2l.pipeline.folders import compare_folders, folders_domain, in_folder
 
     sides = (photos.membership.members, photos.membership.nonmembers)
     recipe = reencode(folders, [side.ids for side in sides], out)
-    after = split.checked(*split.folders_domain(split.in_folder(target, out), None, min(FINEST, recipe.side)))
+    after = compare_folders(*folders_domain(in_folder(target, out), None, min(FINEST, recipe.side)))
     print(f"\nwritten: {out}/members and {out}/nonmembers, {recipe.words}")
     print(f"\n{_before_and_after(before, after)}\n\n{_fixed(after)}\n{REMAINS}")
     return {"folder": str(out), "recipe": asdict(recipe), **after.record()}
@@ -220,19 +218,19 @@ def _table(record: dict) -> str:
     return console.columns(rows)
 
 
-def _fine(checked: Checked) -> str:
-    fine = checked.fine
-    found = f"the two folders differ, most clearly in {fine.reason}" if fine.differ else "no difference found"
-    return f"at the finest scale of pixels, without any model: AUC {fine.auc:.3f}, p = {fine.p_value:.3f}; {found}"
+def _fine(found: Checked) -> str:
+    fine = found.fine
+    verdict = f"the two folders differ, most clearly in {fine.reason}" if fine.differ else "no difference found"
+    return f"at the finest scale of pixels, without any model: AUC {fine.auc:.3f}, p = {fine.p_value:.3f}; {verdict}"
 
 
-def _verdict(checked: Checked) -> str:
-    if ways := checked.ways:
+def _verdict(found: Checked) -> str:
+    if ways := found.ways:
         return (
             f"the split itself is not fair: without any model, members are told from held-out photos by their "
             f"{' and '.join(ways)}, so no attack's AUC on it is evidence of a leak"
         )
-    if any(control.confounded for control in checked.blind):
+    if any(control.confounded for control in found.blind):
         return "the blind control finds no difference in the split itself, but it recognises the second source"
     return "the blind control finds no difference; it can miss one, above all with few photos"
 
@@ -240,9 +238,9 @@ def _verdict(checked: Checked) -> str:
 def _before_and_after(before: Checked, after: Checked) -> str:
     """What was found in the folders, and in their re-encoded copies."""
 
-    def cells(checked: Checked) -> list[str]:
-        controls = (checked.blind[0], checked.fine)
-        kinds = [difference.split(":")[0] for difference in checked.differences]
+    def cells(found: Checked) -> list[str]:
+        controls = (found.blind[0], found.fine)
+        kinds = [difference.partition(":")[0] for difference in found.differences]
         return ["; ".join(kinds) or "no difference", *(f"AUC {c.auc:.3f}, p = {c.p_value:.3f}" for c in controls)]
 
     what = ("files differ in", "blind control", "at the finest scale")

@@ -106,7 +106,7 @@ class Checked:
         return {"blind": [asdict(each) for each in self.blind], "fine": asdict(self.fine), "report": self.report}
 
 
-def checked(domain: Domain, parts: Parts) -> Checked:
+def compare_folders(domain: Domain, parts: Parts) -> Checked:
     """Both blind controls and the report of the folders of `folders_domain`."""
     fair, second = (images_of(domain, parts, part) for part in ("fair", _second(parts)))
     members, report = domain.membership.members, domain.report

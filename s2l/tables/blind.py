@@ -38,7 +38,8 @@ PHOTOS = 400  # of each person that the controls draw from
 SCORED = 8  # of each person that the attacks score
 ATTACKS = ("loss", "sima", "secmi")
 RESAMPLES = 1000
-SIDE = 64
+SIDE = 64  # pixels of the lab's photos
+JPEG = (95, 85, 75, 50)  # qualities
 
 Change = Callable[[LabPhoto], np.ndarray]
 
@@ -81,7 +82,7 @@ def _brighter(factor: float, photo: LabPhoto) -> np.ndarray:
 
 VERSIONS: dict[str, Change] = {
     "as drawn": _plain,
-    **{f"JPEG {quality}": partial(_jpeg, quality) for quality in (95, 85, 75, 50)},
+    **{f"JPEG {quality}": partial(_jpeg, quality) for quality in JPEG},
     **{f"blur of sigma {sigma:g}": partial(_blurred, sigma) for sigma in (0.5, 1.0)},
     **{f"noise of sd {sd:g}": partial(_noisy, sd) for sd in (1.0, 3.0)},
     **{f"cropped by {100 * share:g} %": partial(_cropped, share) for share in (0.03, 0.06)},
@@ -89,7 +90,7 @@ VERSIONS: dict[str, Change] = {
     "halved by bilinear": partial(_reduced, Image.Resampling.BILINEAR),
     **{f"brighter by {percent} %": partial(_brighter, 1 + percent / 100) for percent in (3, 10)},
 }
-QUALITIES = {f"JPEG {quality}": quality for quality in (95, 85, 75, 50)}
+QUALITIES = {f"JPEG {quality}": quality for quality in JPEG}
 
 
 @dataclass(frozen=True)
