@@ -7,6 +7,8 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +26,7 @@ from s2l.progress import Cancelled
 
 if TYPE_CHECKING:
     from s2l.model.diffusion import DiffusionModel, Runtime
+    from s2l.tables.cluster import Pool
 
 PROGRAM = "python -m s2l"
 INTERRUPTED = "Interrupted. Run the same command again to resume."
@@ -168,6 +171,17 @@ Batch = Annotated[
         "mixed precision (docs/performance.md). Default: what fits the device's memory."
     ),
 ]
+ClusterName = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Work on several GPUs or machines with Ray: ray (this machine), ray:auto or ray:HOST:PORT "
+        "(docs/cluster.md).",
+    ),
+]
+Cores = Annotated[
+    int | None, typer.Option(help="With --cluster: cores of each task. Default: 1, or a GPU's share of its machine.")
+]
 Permission = Annotated[
     bool, typer.Option("--i-have-permission", help="Confirm that you may test this model; not needed for a lab.")
 ]
@@ -199,6 +213,27 @@ def make_runtime(device: str, dtype: str, batch_size: int | None) -> Runtime:
     return Runtime(device, dtype, batch_size)
 
 
+@contextmanager
+def joined(cluster: str | None, cores: int | None, device: str) -> Iterator[Pool | None]:
+    """The cluster of --cluster, --cores and --device; None without --cluster. Raises UserError."""
+    if cluster is None:
+        if cores is not None:
+            raise UserError("--cores goes with --cluster")
+        yield None
+        return
+    from s2l.tables.cluster import connected, parse
+
+    with connected(parse(cluster, cores), device) as pool:
+        yield pool
+
+
+def cluster_runtime(pool: Pool | None, device: str, dtype: str, batch_size: int | None = None) -> Runtime:
+    """The Runtime of --device, --dtype and --batch-size for the workers, whatever this machine has, or for it."""
+    from s2l.model.diffusion import Runtime
+
+    return make_runtime(device, dtype, batch_size) if pool is None else Runtime(device, dtype, batch_size)
+
+
 def check_permission(model: str, given: bool, tuned: Path | None = None) -> None:
     """Check a model's name, and that there is permission for all but labs and local files beside them.
 
@@ -217,12 +252,9 @@ def check_permission(model: str, given: bool, tuned: Path | None = None) -> None
 
 def quiet_libraries() -> None:
     """Turn off the libraries' own progress bars and notes: the stages have bars of their own."""
-    import diffusers
-    import transformers
+    from s2l.model.loading import quiet
 
-    diffusers.utils.logging.set_verbosity_error()  # the safety checker is off on purpose
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
 
 
 def load_model(

@@ -10,6 +10,8 @@ import typer
 
 from s2l.cli import console
 from s2l.cli.base import (
+    ClusterName,
+    Cores,
     Device,
     DType,
     Lab,
@@ -17,7 +19,9 @@ from s2l.cli.base import (
     app,
     check_folder,
     check_runtime,
+    cluster_runtime,
     example,
+    joined,
     make_runtime,
     need_lab,
     quiet_libraries,
@@ -44,6 +48,11 @@ def build(
     dtype: Annotated[
         str, typer.Option(help="Precision: auto (mixed where the device computes bfloat16), mixed or float32.")
     ] = "auto",
+    seeds: Annotated[
+        str, typer.Option(help="Build a lab for each of these seeds, such as 1,2,3, in the folders OUT-seed-1, ...")
+    ] = "",
+    cluster: ClusterName = None,
+    cores: Cores = None,
 ) -> None:
     """Draw the people and pre-train a lab's model.
 
@@ -55,13 +64,13 @@ def build(
         raise UserError(f"--seed: should be at least 0 (given: {seed})")
     if not all(part.strip().isdigit() for part in keep.split(",") if part):
         raise UserError(f"--keep: should be numbers of steps, separated by commas, such as 500,1000 (given: {keep!r})")
+    several = _seeds(seeds, seed, keep, cluster)
     check_runtime(device, dtype, None)
     from s2l.pretrain import build as pretraining
     from s2l.pretrain.recipe import find_recipe
     from s2l.store import cache_root
 
-    settings = find_recipe(recipe)
-    runtime = make_runtime(device, pretraining.training_dtype(device, dtype), None)
+    settings, precision = find_recipe(recipe), pretraining.training_dtype(device, dtype)
     if steps is not None:
         settings = replace(settings, phases=(*settings.phases[:-1], replace(settings.phases[-1], steps=steps)))
     if seed is not None:
@@ -73,10 +82,30 @@ def build(
     work = check_folder(work or cache_root() / f"lab-{recipe}-work")
     check_folder(out)
     quiet_libraries()
+    if several:
+        from s2l.cli.seeds import build_seeds
+
+        with joined(cluster, cores, device) as pool, console.progress() as progress:
+            for folder in build_seeds(settings, several, out, (device, dtype), pool, progress):
+                print(f"the lab is in {folder}; to use it: --model {folder}, or S2L_LAB={folder}", flush=True)
+        return
+    runtime = make_runtime(device, precision, None)
     with console.progress() as progress:
         wanted = [int(part) for part in keep.split(",") if part]
         pretraining.build(out, work, settings, runtime, progress, wanted)
     print(f"the lab is in {out}; to use it: --model {out}, or S2L_LAB={out}")
+
+
+def _seeds(text: str, seed: int | None, keep: str, cluster: str | None) -> list[int]:
+    """ "1,2,3" -> [1, 2, 3]. Raises UserError."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"--seeds: should be numbers of at least 0 with commas between them (given: {text!r})")
+    if parts and (seed is not None or keep):
+        raise UserError("--seeds goes without --seed and --keep")
+    if cluster is not None and not parts:
+        raise UserError("--cluster builds several labs: name their seeds with --seeds, such as 1,2,3")
+    return list(dict.fromkeys(map(int, parts)))
 
 
 @lab.command(epilog=example("lab recipes"))
@@ -158,7 +187,7 @@ def _training_rows(record: dict) -> list[tuple[str, str]]:
     return rows
 
 
-@app.command(epilog=example("table first", "table rank --people 2"))
+@app.command(epilog=example("table first", "table rank --people 2", "table main --cluster ray --device cuda"))
 def table(
     name: Annotated[str, typer.Argument(help="Name of the table.")],
     people: Annotated[int | None, typer.Option(help="Number of people; default: the table's own.")] = None,
@@ -166,6 +195,8 @@ def table(
     results: Annotated[Path, typer.Option(help="Folder of the committed results.")] = Path("results"),
     device: Device = "auto",
     dtype: DType = "mixed",
+    cluster: ClusterName = None,
+    cores: Cores = None,
 ) -> None:
     """Run the missing cells of a results table.
 
@@ -179,9 +210,9 @@ def table(
     get_table(name)
     check_folder(results)
     quiet_libraries()
-    with console.progress() as progress:
-        runtime = make_runtime(device, dtype, None)
-        run_table(name, results, people, runtime=runtime, progress=progress, only=only)
+    with joined(cluster, cores, device) as pool, console.progress() as progress:
+        runtime = cluster_runtime(pool, device, dtype)
+        run_table(name, results, people, runtime=runtime, progress=progress, only=only, pool=pool)
     print(f"written: {results / name}.json")
 
 

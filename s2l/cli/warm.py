@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from s2l.cli import base, console
-from s2l.config import LAB
+from s2l.config import LAB, RunConfig
 from s2l.errors import UserError
+
+if TYPE_CHECKING:
+    from s2l.model.diffusion import Runtime
+    from s2l.progress import Progress
+    from s2l.store import Store
 
 # Of the runs that ship with the program: four calibration and four reporting people, every method alone.
 PEOPLE = "Mira Solwyn, Nell Ambrith, Taro Quillan, Omar Tilswick, Oona Brask, Petra Lunde, Felix Marrow, Jory Habberly"
@@ -32,7 +37,7 @@ def chosen_people(text: str, model: str) -> list[str]:
     return list(dict.fromkeys(lab.person(name).name for name in names))
 
 
-@base.app.command(epilog=base.example("warm --preset demo --people 4", "warm --people 'Mira Solwyn' --method lora"))
+@base.app.command(epilog=base.example("warm --preset demo --people 4", "warm --people all --cluster ray"))
 def warm(
     people: Annotated[str, typer.Option(help="How many people, 'all', or names separated by commas.")] = "4",
     preset_name: base.Preset = "demo",
@@ -41,6 +46,8 @@ def warm(
     device: base.Device = "auto",
     dtype: base.DType = "auto",
     batch_size: base.Batch = None,
+    cluster: base.ClusterName = None,
+    cores: base.Cores = None,
 ) -> None:
     """Fill the app's cache before a lesson.
 
@@ -52,18 +59,31 @@ def warm(
     from s2l.config import preset
     from s2l.finetune import parse
     from s2l.jobs import cached_result, shipped_result
-    from s2l.pipeline import experiment
     from s2l.store import Store
+    from s2l.tables.cluster import Task
 
     configs = [preset(preset_name, name, model=model, finetune={"methods": parse(method)}) for name in names]
-    runtime, store = base.make_runtime(device, dtype, batch_size), Store()
+    store = Store()
     base.quiet_libraries()
-    with console.progress() as progress:
-        for config in configs:
-            if not (cached_result(config, store) or shipped_result(config)):
-                experiment.run(config, store, runtime, progress)
+    with base.joined(cluster, cores, device) as pool, console.progress() as progress:
+        runtime = base.cluster_runtime(pool, device, dtype, batch_size)
+        missing = [each for each in configs if not (cached_result(each, store) or shipped_result(each))]
+        for config in (each for each in configs if each not in missing):
             print(f"ready: {config.domain.name}", flush=True)
+        if pool is None:
+            filled = (_fill(config, runtime, store, progress) for config in missing)
+        else:
+            tasks = [Task(config.domain.name, _fill, (config, runtime), bring=True) for config in missing]
+            filled = (name for _, name in pool.map(tasks, progress))
+        for name in filled:
+            print(f"ready: {name}", flush=True)
     print(f"{len(configs)} runs ship with the program or are in the cache {store.root}")
+
+
+def _fill(config: RunConfig, runtime: Runtime, store: Store, progress: Progress) -> str:
+    from s2l.pipeline import experiment
+
+    return experiment.run(config, store, runtime, progress).record["domain"]["name"]
 
 
 @base.app.command(epilog=base.example("matrix --people 4 --methods lora,end_to_end"))

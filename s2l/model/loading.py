@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders import single_file_utils
 from safetensors import SafetensorError, safe_open
@@ -27,6 +29,14 @@ from s2l.model.memory import is_out_of_memory
 from s2l.model.samplers import ddim
 
 State = dict[str, torch.Tensor]
+
+
+def quiet() -> None:
+    """Turn off the libraries' own progress bars and notes, in this process."""
+    diffusers.utils.logging.set_verbosity_error()  # the safety checker is off on purpose
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
 
 # Names that DataParallel, torch.compile and peft put around a module's own.
 WRAPPERS = {"module", "_orig_mod", "base_layer"}

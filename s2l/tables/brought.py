@@ -13,7 +13,7 @@ from typing import NamedTuple
 from s2l.errors import unknown
 from s2l.tables.sheet import Sheet, markdown
 
-SECTIONS = ("Models", "Tuned models", "Pictures", "Captions", "Folders", "Numbers", "Visitors")
+SECTIONS = ("Models", "Tuned models", "Pictures", "Captions", "Folders", "Numbers", "Visitors", "Clusters")
 
 
 class Brought(NamedTuple):

@@ -6,8 +6,9 @@ cells.py) is written as soon as it is done, so a table can be continued later or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from s2l.store import Store, write_json
 from s2l.tables import split
 from s2l.tables import view as table_view
 from s2l.tables.cells import KINDS, SCHEMA_VERSION, find_cells, free_path, program_state, read_cell
+from s2l.tables.cluster import Pool, Task
 from s2l.tables.declared import OF_TABLES, Row, Table, get_table
 
 
@@ -162,6 +164,80 @@ def configs(table: Table, people: int | None = None, only: str = "") -> Iterable
             yield row, preset(table.preset, name, **merged(OF_TABLES, merged(row.overrides, together)))
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A cell that a table lacks: its kind, its row's label, its run, its key, and the file for it."""
+
+    kind: str
+    row: str
+    config: RunConfig
+    key: str
+    path: Path
+
+
+def made(
+    missing: list[Missing], store: Store | None, runtime: Runtime, progress: Progress, pool: Pool | None
+) -> Iterator[Missing]:
+    """Make the cells, one after the other or on a cluster; yields each when its file is written."""
+    program = program_state()
+    if pool is None:
+        for new in missing:
+            write_json(new.path, KINDS[new.kind].make(new.config, new.row, program, store, runtime, progress))
+            yield new
+        return
+    missing = by_turns(missing)
+    tasks = [
+        Task(f"{new.row}, {new.config.domain.name}", _make_cell, (new.kind, new.config, new.row, program, runtime))
+        for new in missing
+    ]
+    for i, cell in pool.map(tasks, progress):
+        if cell["key"] != missing[i].key:
+            raise UserError(f"{tasks[i].label}: its worker has other weights of {missing[i].config.model}")
+        write_json(missing[i].path, cell)
+        yield missing[i]
+
+
+def by_turns(missing: list[Missing]) -> list[Missing]:
+    """The cells in an order in which neighbours share no stage: only one worker at a time can make a stage."""
+    queues: dict[frozenset[str], list[Missing]] = {}
+    for new in missing:
+        queues.setdefault(frozenset((new.config.domain.name, *(new.config.sp_set.together or ()))), []).append(new)
+    return [new for turn in zip_longest(*queues.values()) for new in turn if new is not None]
+
+
+def _make_cell(kind: str, config: RunConfig, row: str, program: dict, runtime: Runtime, store, progress) -> dict:
+    return KINDS[kind].make(config, row, program, store, runtime, progress)
+
+
+def keys_of(models: set[str], runtime: Runtime, pool: Pool | None, progress: Progress) -> dict[str, str]:
+    """{model: key}; on a cluster the workers say it, as a key depends on the precision of their device."""
+    names = sorted(models)
+    if pool is None:
+        return {name: _model_key(name, runtime) for name in names}
+    tasks = [Task(f"weights of {name}", _model_key, (name, runtime)) for name in names]
+    return {names[i]: key for i, key in pool.map(tasks, progress)}
+
+
+def _model_key(model: str, runtime: Runtime, store: Store | None = None, progress: Progress = silent) -> str:
+    return DiffusionModel.load(model, runtime).key
+
+
+def calibrations_of(
+    cells: dict[str, list[dict]], runtime: Runtime, store: Store | None, progress: Progress, pool: Pool | None
+) -> dict[str, dict[str, np.ndarray]]:
+    """{row: what `calibration_nonmembers` says of its first cell}."""
+    if pool is None:
+        return {label: _calibration(row[0], runtime, store, progress) for label, row in cells.items()}
+    labels = list(cells)
+    tasks = [Task(f"thresholds of {label}", _calibration, (cells[label][0], runtime)) for label in labels]
+    results = dict(pool.map(tasks, progress))
+    return {label: results[i] for i, label in enumerate(labels)}
+
+
+def _calibration(cell: dict, runtime: Runtime, store: Store | None, progress: Progress) -> dict[str, np.ndarray]:
+    return calibration_nonmembers(cell, runtime, Stages(store, progress))
+
+
 def run_table(
     name: str,
     results: Path = Path("results"),
@@ -170,10 +246,12 @@ def run_table(
     runtime: Runtime = Runtime(),
     progress: Progress = silent,
     only: str = "",
+    pool: Pool | None = None,
 ) -> dict:
     """Run the missing cells of a table and write its summary; returns the content of `results/NAME.json`.
 
     With `only`, just the rows whose label contains it are run. The summary has the rows that have all their cells.
+    With `pool`, the cells are made on a cluster and written here as each is done.
     Raises UserError for an unknown table, too many people, or a file in the way of a new cell.
     """
     table = get_table(name)
@@ -181,30 +259,33 @@ def run_table(
     cells: dict[str, list[dict]] = {}
     incomplete: set[str] = set()
     work, chosen = list(configs(table, people)), {row.label for row, _ in configs(table, people, only)}
-    model_keys = {model: DiffusionModel.load(model, runtime).key for model in {config.model for _, config in work}}
-    program, cell_files = program_state(), find_cells(results)
-    for i, (row, config) in enumerate(work):
-        key = kind.key(model_keys[config.model], config)
-        if key not in cell_files and row.label not in chosen:
+    model_keys = keys_of({config.model for _, config in work}, runtime, pool, progress)
+    keys = [kind.key(model_keys[config.model], config) for _, config in work]
+    cell_files = find_cells(results)
+    missing = {
+        key: Missing(table.kind, row.label, config, key, free_path(results, name, row.label, config.domain.name))
+        for key, (row, config) in zip(keys, work, strict=True)
+        if key not in cell_files and row.label in chosen
+    }
+    done = len({*keys} & cell_files.keys())
+    for new in made(list(missing.values()), store, runtime, progress, pool):
+        cell_files[new.key], done = new.path, done + 1
+        progress(Event(f"table {name}", done, len({*keys}), {"row": new.row, "person": new.config.domain.name}))
+    for key, (row, _) in zip(keys, work, strict=True):
+        if key in cell_files:
+            cells.setdefault(row.label, []).append(read_cell(cell_files[key]))
+        else:
             incomplete.add(row.label)
-            continue
-        if key not in cell_files:
-            path = free_path(results, name, row.label, config.domain.name)
-            write_json(path, kind.make(config, row.label, program, store, runtime, progress))
-            cell_files[key] = path
-        cells.setdefault(row.label, []).append(read_cell(cell_files[key]))
-        progress(Event(f"table {name}", i + 1, len(work), {"row": row.label, "person": config.domain.name}))
     cells = {row.label: cells[row.label] for row in table.rows if row.label in cells.keys() - incomplete}
     first = next(iter(cells.values()))
-    stages = Stages(store, progress)
+    calibrated = table.role == "reporting" and table.kind == "run"
+    calibrations = calibrations_of(cells, runtime, store, progress, pool) if calibrated else {}
 
-    def calibration(row_cells: list[dict]) -> dict[str, np.ndarray] | None:
-        return calibration_nonmembers(row_cells[0], runtime, stages) if table.role == "reporting" else None
-
-    def summary_of(row_cells: list[dict]) -> dict:
+    def summary_of(label: str, row_cells: list[dict]) -> dict:
         if table.kind == "split":
             return split.summarise(row_cells, _over_people)
-        return summarise(row_cells, calibration(row_cells)) | {"per_1000_gain": efficiency_gain(row_cells, first)}
+        summary = summarise(row_cells, calibrations.get(label))
+        return summary | {"per_1000_gain": efficiency_gain(row_cells, first)}
 
     summary = {
         "schema_version": SCHEMA_VERSION,
@@ -214,7 +295,7 @@ def run_table(
         "role": table.role,
         "n_people": len(first),
         "model": first[0]["model"],
-        "rows": {label: summary_of(row_cells) for label, row_cells in cells.items()},
+        "rows": {label: summary_of(label, row_cells) for label, row_cells in cells.items()},
     }
     if table.kind != "run":
         summary["kind"] = table.kind
