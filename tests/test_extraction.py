@@ -87,7 +87,7 @@ def test_the_matrix_product_errs_far_less_than_tolerance(size):
     )
     (_, _, ms), *rest = ds._mean_squares(a, a[::-1], 1, 1000)
     rows, cols = np.indices(ms.shape).reshape(2, -1)
-    expected = ds._exact(a, a[::-1], rows, cols).reshape(ms.shape).astype(np.float64) ** 2
+    expected = ds.exact_l2(a, a[::-1], rows, cols).reshape(ms.shape).astype(np.float64) ** 2
     assert not rest and np.abs(ms - expected).max() < ds.TOLERANCE / 20
 
 

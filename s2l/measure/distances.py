@@ -107,7 +107,7 @@ def _mean_squares(a: np.ndarray, b: np.ndarray, tiles: int, memory_mb: float) ->
             yield row, col, largest
 
 
-def _exact(a: np.ndarray, b: np.ndarray, rows: np.ndarray, cols: np.ndarray, tiles: int = 1) -> np.ndarray:
+def exact_l2(a: np.ndarray, b: np.ndarray, rows: np.ndarray, cols: np.ndarray, tiles: int = 1) -> np.ndarray:
     """(P,) float32: l2 of the pairs a[rows], b[cols], from differences in float64."""
     out = np.empty(len(rows), np.float32)
     step = max(1, 2**20 // a[0].size)  # about 8 MB of float64 at a time
@@ -126,7 +126,7 @@ def _blocks(a, b, delta: float | None, exact_below: float | None, tiles: int, me
             doubtful |= np.abs(ms - delta**2) <= TOLERANCE
         l2 = np.sqrt(np.maximum(ms, 0))
         r, c = np.nonzero(doubtful)
-        l2[r, c] = _exact(a, b, row + r, col + c, tiles)
+        l2[r, c] = exact_l2(a, b, row + r, col + c, tiles)
         yield row, col, l2
 
 
@@ -186,7 +186,7 @@ def paired_l2(a: Images, b: Images) -> np.ndarray:
     """(N,) float32: l2 of a[i] to b[i], computed in float64. ValueError when the two differ in shape."""
     a, b = _check_pairs(a, b)
     index = np.arange(len(a))
-    return _exact(a, b, index, index)
+    return exact_l2(a, b, index, index)
 
 
 def paired_tiled_l2(a: Images, b: Images, tiles: int = 4) -> np.ndarray:
@@ -194,7 +194,7 @@ def paired_tiled_l2(a: Images, b: Images, tiles: int = 4) -> np.ndarray:
     a, b = _check_pairs(a, b)
     _check_tiles(a, tiles)
     index = np.arange(len(a))
-    return _exact(a, b, index, index, tiles)
+    return exact_l2(a, b, index, index, tiles)
 
 
 def _check_tiles(images: np.ndarray, tiles: int) -> None:
@@ -264,7 +264,7 @@ def _nearest_plain(a: np.ndarray, b: np.ndarray, k: int, memory_mb: float) -> tu
         rows, cols, approximate = (np.concatenate(parts) for parts in zip(*near, strict=True))
         keep = approximate <= limit[rows, 0]
         rows, cols = rows[keep], cols[keep]
-        exact = _exact(a, b, row + rows, cols)
+        exact = exact_l2(a, b, row + rows, cols)
         order = np.lexsort((cols, exact, rows))
         first = np.searchsorted(rows[order], np.arange(r))
         top = order[first[:, None] + np.arange(k)]  # (r,k)
@@ -278,11 +278,17 @@ def _nearest_plain(a: np.ndarray, b: np.ndarray, k: int, memory_mb: float) -> tu
 # those are compared pixel by pixel: all 512-pixel pairs of 5,000 and 10,000 images would take days.
 
 
+def large(images: np.ndarray) -> bool:
+    """Whether pictures are large enough for block means to spare comparisons."""
+    height, width = images.shape[2:]
+    return min(height, width) >= 4 * BOUND_SIDE and not (height % BOUND_SIDE or width % BOUND_SIDE)
+
+
 def _block_means(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Both sets averaged to BOUND_SIDE x BOUND_SIDE blocks, float32; None if images are too small for this to help."""
-    height, width = a.shape[2:]
-    if min(height, width) < 4 * BOUND_SIDE or height % BOUND_SIDE or width % BOUND_SIDE:
+    if not large(a):
         return None
+    height, width = a.shape[2:]
 
     def means(images: np.ndarray) -> np.ndarray:
         out = np.empty((len(images), 3, BOUND_SIDE, BOUND_SIDE), np.float32)
@@ -309,7 +315,7 @@ def _nearest_bounded(
         n_compared = 0
         for i, bound in enumerate(bounds, start):
             order = np.argsort(bound, kind="stable")
-            near, exact = order[:k], _exact(a, b, np.full(k, i), order[:k])
+            near, exact = order[:k], exact_l2(a, b, np.full(k, i), order[:k])
             while len(near) < len(b):
                 # Growing groups: the nearest so far rule out most of the rest.
                 group = order[len(near) : 2 * len(near) + 4]
@@ -317,7 +323,7 @@ def _nearest_bounded(
                 group = group[bound[group] <= worst**2 + TOLERANCE]
                 if not len(group):
                     break
-                near, exact = np.append(near, group), np.append(exact, _exact(a, b, np.full(len(group), i), group))
+                near, exact = np.append(near, group), np.append(exact, exact_l2(a, b, np.full(len(group), i), group))
             best = np.lexsort((near, exact))[:k]
             indices[i], distances[i] = near[best], exact[best]
             n_compared += len(near)
@@ -342,7 +348,7 @@ def hit_pairs(
     else:
         for row, col, bound in _mean_squares(*means, 1, memory_mb):
             r, c = np.nonzero(bound <= delta**2 + TOLERANCE)
-            near = within(_exact(a, b, row + r, col + c), delta)
+            near = within(exact_l2(a, b, row + r, col + c), delta)
             pairs.append((row + r[near], col + c[near]))
     rows, cols = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     order = np.lexsort((cols, rows))

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.special import gammaln
 
 from s2l.measure.distances import (
@@ -27,11 +28,11 @@ from s2l.measure.distances import (
     check_distance,
     check_images,
     hit_pairs,
-    nearest,
     short_floats,
     within,
 )
 from s2l.measure.intervals import binomial_interval
+from s2l.measure.pairs import all_pairs
 
 THRESHOLDS = tuple(round(0.05 + 0.01 * i, 2) for i in range(16))  # .05, .06, ..., .20
 
@@ -106,6 +107,7 @@ def extract(
     thresholds: Sequence[float] = THRESHOLDS,
     background: Images | None = None,
     memory_mb: float = MEMORY_MB,
+    device: torch.device | str = "cpu",
 ) -> Extraction:
     """Distinct members extracted by the generations, which of them are eidetic, and the control on held-out photos.
 
@@ -137,8 +139,8 @@ def extract(
     if sorted(set(thresholds)) != list(thresholds):
         raise ValueError(f"thresholds must increase, not {thresholds}")
 
-    inside = _search(generations, members, delta, thresholds, memory_mb)
-    outside = _search(generations, nonmembers, delta, thresholds, memory_mb)
+    inside = _search(generations, members, delta, thresholds, memory_mb, device)
+    outside = _search(generations, nonmembers, delta, thresholds, memory_mb, device)
     extracted = np.flatnonzero(within(inside.distances, delta))
     neighbours = np.zeros(len(extracted), np.int64)
     if len(extracted):
@@ -180,11 +182,9 @@ def extract(
     )
 
 
-def _search(generations, references, delta: float, thresholds: tuple[float, ...], memory_mb: float) -> Search:
-    nearest_reference, generation_distances = nearest(generations, references, 1, memory_mb)
-    nearest_generation, distances = nearest(references, generations, 1, memory_mb)
-    hits = hit_pairs(generations, references, delta, memory_mb)
-    distinct = int(within(distances, delta).sum())
+def _search(generations, references, delta: float, thresholds: tuple[float, ...], memory_mb: float, device) -> Search:
+    pairs = all_pairs(generations, references, delta, memory_mb, device)
+    distinct = int(within(pairs.l2_b, delta).sum())
     share = binomial_interval(distinct, len(references))
     return Search(
         n_references=len(references),
@@ -192,13 +192,13 @@ def _search(generations, references, delta: float, thresholds: tuple[float, ...]
         share=distinct / len(references),
         share_low=share.low,
         share_high=share.high,
-        matching_generations=int(within(generation_distances, delta).sum()),
-        nearest_generation=tuple(nearest_generation[:, 0].tolist()),
-        distances=short_floats(distances[:, 0]),
-        nearest_reference=tuple(nearest_reference[:, 0].tolist()),
-        generation_distances=short_floats(generation_distances[:, 0]),
-        curve=tuple(int(within(distances, t).sum()) for t in thresholds),
-        hits=tuple(zip(hits[0].tolist(), hits[1].tolist(), strict=True)),
+        matching_generations=int(within(pairs.l2_a, delta).sum()),
+        nearest_generation=tuple(pairs.nearest_a.tolist()),
+        distances=short_floats(pairs.l2_b),
+        nearest_reference=tuple(pairs.nearest_b.tolist()),
+        generation_distances=short_floats(pairs.l2_a),
+        curve=tuple(int(within(pairs.l2_b, t).sum()) for t in thresholds),
+        hits=tuple(zip(pairs.hits[0].tolist(), pairs.hits[1].tolist(), strict=True)),
     )
 
 

@@ -118,9 +118,12 @@ def compare_extraction(
     split = domain.membership
     repeats = domain.repeats or (1,) * len(split.members)
     searches = [
-        extract(images, split.members.images, split.nonmembers.images, repeats, delta=config.delta, k=config.k)
+        extract(
+            images, split.members.images, split.nonmembers.images, repeats, delta=config.delta, k=config.k,
+            device=model.device,
+        )
         for images in (before, after)
-    ]
+    ]  # fmt: skip
     held_out = split.nonmembers.images[:FLOOR_IMAGES].float() / 255
     decoded = model.decode_latents(model.encode_images(held_out)).cpu()
     cost, opinions, curve = {}, {}, {}
