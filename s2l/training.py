@@ -25,7 +25,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LRScheduler
 
 from s2l.errors import UserError
+from s2l.model.captured import CapturedGradients, upload
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.saved import load_state
 from s2l.progress import Cancelled, Event
@@ -42,7 +43,6 @@ from s2l.progress import Cancelled, Event
 CHECKPOINT = "training.pt"  # the caller of the loop deletes it when the result is saved
 LOG = "log.jsonl"  # one line per step: step, loss, lr, images_per_s
 FEW_TOKENS = 256  # up to this many tokens, the attention matrix is small enough to be stored
-WARM_UP = 3  # steps before a CUDA graph is captured, as PyTorch requires
 
 
 # --- what it trains on ---------------------------------------------------------------------------
@@ -79,6 +79,15 @@ class Batch:
     t: torch.Tensor
     captions: torch.Tensor | None = None
     expected: int | None = None
+
+
+class Unread(NamedTuple):
+    """A step whose loss is still on the device: its number, the loss (), the learning rates, and its examples."""
+
+    step: int
+    loss: torch.Tensor
+    rates: list[float]
+    n: int
 
 
 class Batches(Protocol):
@@ -250,33 +259,6 @@ class Denoiser(nn.Module):
         return self.model[0].loss(z0, noise, t, self.embed(captions), self.unet)
 
 
-class _CapturedGradients:
-    """Forward and backward pass as one CUDA graph: a small network spends most of its time launching kernels.
-
-    The gradients are in buffers that every replay overwrites, so they must never be set to None.
-    """
-
-    def __init__(self, gradients: Callable[..., torch.Tensor], parameters: list[nn.Parameter], inputs: tuple):
-        self.inputs = tuple(x.clone() for x in inputs)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                gradients(*self.inputs)
-                for parameter in parameters:
-                    parameter.grad = None
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.loss = gradients(*self.inputs)
-
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        for buffer, x in zip(self.inputs, inputs, strict=True):
-            buffer.copy_(x)
-        self.graph.replay()
-        return self.loss
-
-
 def fit(
     model: DiffusionModel,
     state: State,
@@ -291,6 +273,7 @@ def fit(
     plain_attention: bool = False,
     capture: bool = False,
     privacy: Privacy | None = None,
+    read_every: int = 1,
     checkpoint_seconds: float = 30.0,
     listen: Callable[[Event], None],
     stage: str,
@@ -300,6 +283,8 @@ def fit(
 
     `listen` gets one Event per step in the main process and may raise Cancelled: the state is saved, and the same call
     resumes from that step. `capture` replays the passes of a step as a CUDA graph: batches of one size on one GPU.
+    The losses of `read_every` steps are read from the device together, so that a GPU need not wait for the CPU, and
+    their events come together too, at steps that `read_every` divides and at the last one.
     Raises UserError when the loss explodes or becomes NaN, or when processes cannot share a batch.
     """
     accelerator = Accelerator(mixed_precision="no")  # for the processes; half precision is below
@@ -338,17 +323,17 @@ def fit(
         state.scaler.scale(loss).backward()
         return loss.detach().reshape(1)
 
-    captured: _CapturedGradients | None = None
+    captured: CapturedGradients | None = None
 
     def checkpoint() -> None:
         state.save(folder, batches)
 
-    def report(row: dict) -> None:
+    def report(step: int, row: dict) -> None:
         """Report to the listener; all processes stop together if it raises Cancelled."""
         stopped = False
         if accelerator.is_main_process:
             try:
-                listen(Event(stage, state.step, total or stop, row))
+                listen(Event(stage, step, total or stop, row))
             except Cancelled:
                 checkpoint()
                 stopped = True
@@ -357,8 +342,22 @@ def fit(
         if stopped:
             raise Cancelled
 
+    def read(unread: list[Unread]) -> list[dict]:
+        """Check and log the losses of steps that are done; returns their rows."""
+        rows = []
+        losses = torch.stack([each.loss for each in unread]).tolist()
+        speed = seen / max(time.monotonic() - clock, 1e-9)
+        for each, loss in zip(unread, losses, strict=True):
+            if each.n:
+                state.first_loss = loss if state.first_loss is None else state.first_loss
+                check_loss(loss, state.first_loss, each.step, each.rates, idle, low_precision)
+            rows.append({"step": each.step, "loss": loss, "lr": each.rates[0], "images_per_s": speed})
+            state.log.append(json.dumps(rows[-1]) + "\n")
+        return rows
+
+    unread: list[Unread] = []
     if state.step == 0:
-        report({"trained_parameters": sum(p.numel() for p in parameters)})
+        report(0, {"trained_parameters": sum(p.numel() for p in parameters)})
     clock = saved = time.monotonic()
     write_seconds, seen = 0.0, 0
     while state.step < stop:
@@ -373,22 +372,18 @@ def fit(
         micros = list(zip(*(part.split(at_once) for part in parts), strict=True)) if n else []
         loss_sum = torch.zeros(1, device=device)
         for micro, some in enumerate(micros, 1):
-            i, noise, t, words = (x.to(device, non_blocking=True) for x in some)
+            i, noise, t, words = (upload(x, device) for x in some)
             inputs = (latents[i], noise, t, words, weights[i])
             if capture:
-                captured = captured or _CapturedGradients(partial(gradients, expected=expected), parameters, inputs)
+                captured = captured or CapturedGradients(partial(gradients, expected=expected), parameters, inputs)
                 loss_sum += captured(*inputs)
                 continue
             with nullcontext() if micro == len(micros) else accelerator.no_sync(denoiser):
                 loss_sum += gradients(*inputs, expected)
-        loss = accelerator.gather(loss_sum).mean().item()
-        if n:
-            state.first_loss = loss if state.first_loss is None else state.first_loss
-            check_loss(loss, state.first_loss, state.step + 1, state.scheduler.get_last_lr(), idle, low_precision)
+        unread.append(Unread(state.step + 1, accelerator.gather(loss_sum).mean(), state.scheduler.get_last_lr(), n))
         state.scaler.unscale_(optimizer)
         if privacy is None:  # a private optimizer clips each example itself
             nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-        learning_rate = state.scheduler.get_last_lr()[0]
         state.scaler.step(optimizer)
         state.scaler.update()
         state.scheduler.step()
@@ -398,16 +393,18 @@ def fit(
             state.average.step(parameters)
         state.step += 1
         seen += len(index)
-        speed = seen / max(time.monotonic() - clock, 1e-9)
-        row = {"step": state.step, "loss": loss, "lr": learning_rate, "images_per_s": speed}
-        state.log.append(json.dumps(row) + "\n")
+        if state.step % read_every and state.step < stop:
+            continue
+        rows = read(unread)
+        unread.clear()
         now = time.monotonic()
         # Large models take long to write: spend at most a twentieth of the time on it.
         if accelerator.is_main_process and now - saved >= max(checkpoint_seconds, 20 * write_seconds):
             checkpoint()
             saved = time.monotonic()
             write_seconds = saved - now
-        report(row)
+        for row in rows:
+            report(row["step"], row)
     if accelerator.is_main_process:
         state.write_log(folder)
     accelerator.wait_for_everyone()

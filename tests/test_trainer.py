@@ -156,6 +156,51 @@ def test_captions_are_encoded_once_where_nothing_upstream_trains(method, per_ste
     assert len(calls) == (3 * per_step if per_step else 1)
 
 
+# --- losses that are read later ------------------------------------------------------------------
+
+
+def test_losses_read_together_are_those_read_one_by_one(base, sp_set, tmp_path, monkeypatch):
+    """The same weights, losses and sample pictures; events in order, and a training stopped among them resumes."""
+    config = settings("lora", ema_decay=0.9, max_train_steps=6)
+
+    def run(name: str, listener: Listener) -> list[torch.Tensor]:
+        model = base.copy()
+        parameters = ft.weights_of("lora").prepare(model, config)
+        (tmp_path / name).mkdir(exist_ok=True)
+        groups = [{"params": parameters, "lr": 1e-3}]
+        trainer.train(model, groups, examples_of(base, sp_set), config, tmp_path / name, listener, sample_steps=4)
+        return parameters
+
+    one_by_one = run("one", Listener())
+    monkeypatch.setattr(trainer, "_read_every", lambda model, sample_steps: 4)
+    together = Listener()
+    for a, b in zip(one_by_one, run("four", together), strict=True):
+        assert torch.equal(a, b)
+    assert [e.step for e in together.events] == [0, 1, 2, 3, 4, 5, 6]
+    losses = [[row["loss"] for row in log_of(tmp_path / name)] for name in ("one", "four")]
+    assert losses[0] == losses[1]
+    pictures = [sorted((tmp_path / name / "samples").glob("*.png")) for name in ("one", "four")]
+    assert [p.read_bytes() for p in pictures[0]] == [p.read_bytes() for p in pictures[1]] and len(pictures[0]) == 12
+
+    with pytest.raises(Cancelled):
+        run("stopped", Listener(2))
+    rest = Listener()
+    for a, b in zip(one_by_one, run("stopped", rest), strict=True):
+        assert torch.equal(a, b)
+    steps = [e.step for e in rest.events]
+    assert steps == [5, 6], "the four steps that were done are kept"
+    assert [row["loss"] for row in log_of(tmp_path / "stopped")] == losses[0]
+
+
+def test_a_gpu_reads_losses_at_steps_with_sample_pictures(base):
+    assert trainer._read_every(base, 25) == 1
+
+    class OnGpu:
+        device = torch.device("cuda")
+
+    assert [trainer._read_every(OnGpu(), every) for every in (0, 25, 20, 7)] == [10, 5, 10, 1]
+
+
 # --- stop and resume -------------------------------------------------------------------------
 
 RESUMED = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from s2l.training import Batch, TrainingSet, averaged, fit, new_state
 SAMPLES = "samples"  # {step:06d}_{i}.png
 SAMPLE_SEEDS = range(80_000_000, 80_000_004)  # far from every other seed
 SAMPLER = SamplerConfig(num_inference_steps=15)
+READ_EVERY = 10  # steps whose losses a GPU gives back together
 
 
 def batch_indices(examples: Examples, config: FineTuneConfig, step: int) -> torch.Tensor:
@@ -88,6 +90,11 @@ def _capturable(model: DiffusionModel, config: FineTuneConfig, batch_size: int, 
     return model.device.type == "cuda" and n_processes == 1 and whole and not (text or checkpointing or half)
 
 
+def _read_every(model: DiffusionModel, sample_steps: int) -> int:
+    """After how many steps losses are read: sample pictures, drawn in their event, need the weights of that step."""
+    return 1 if model.device.type == "cpu" else math.gcd(READ_EVERY, sample_steps)
+
+
 def train(
     model: DiffusionModel,
     groups: list[dict],
@@ -140,6 +147,7 @@ def train(
         model, state, _training_set(model, examples), batches, config.max_train_steps, folder,
         max_grad_norm=config.max_grad_norm, accumulation=config.gradient_accumulation_steps, plain_attention=True,
         capture=_capturable(model, config, wanted, team.num_processes),
+        read_every=_read_every(model, sample_steps),
         checkpoint_seconds=checkpoint_seconds, listen=listen, stage="finetune",
     )  # fmt: skip
     if state.average is not None:
