@@ -34,6 +34,7 @@
     matrix    make the finished runs that ship with the app again
     app       open the app; the same as no command
     bench     measure this machine: rates, memory, how cost grows
+    card      is this card as fast as it should be, and what would a study cost on it?
 """
 
 from __future__ import annotations

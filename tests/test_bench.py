@@ -97,7 +97,7 @@ def test_bench_quick_on_the_tiny_lab(tiny_lab, tmp_path, capsys):
     out = tmp_path / "bench.json"
     assert cli.main(["bench", "--quick", "--dtype", "mixed", "--demo", "--device", "cpu", "--out", str(out)]) == 0
     found, printed = json.loads(out.read_text()), capsys.readouterr().out
-    assert list(found["stages"]) == ["unet", "decode", "sp_set", "finetune", "secmi", "distances"]
+    assert list(found["stages"]) == ["unet", "decode", "sp_set", "finetune", "secmi", "distances", "search"]
     for stage in found["stages"].values():
         assert stage["title"] in printed and stage["per_second"] > 0 and stage["peak_memory_bytes"] > 1e8
         assert (stage["ratio"] is None) == (stage["baseline"] is None)
@@ -212,6 +212,32 @@ def test_growth_is_measured_fitted_and_drawn(monkeypatch, tmp_path):
     assert two["bytes"]["each"] == pytest.approx(0, abs=1) and two["bytes"]["fixed"] == pytest.approx(2e9)
     growth.figure(curves, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_scale_is_measured_saved_and_drawn(monkeypatch, tmp_path):
+    """Time of extraction grows with the square of n; each curve is saved as it is ready."""
+    costs = {"secmi": lambda n: 2 * n, "extraction": lambda n: 3 + 1e-4 * n**2, "cache": lambda n: 0.001 * n}
+
+    def run(what, n, processes, arguments):
+        return {"n": n, "seconds": costs[what](n), "core_seconds": 2 * costs[what](n), "bytes": 1e9 + n}
+
+    monkeypatch.setattr(growth, "_run", run)
+    saved = []
+    curves = growth.scale("lab", "cpu", "float32", save=lambda part: saved.append(list(part)))
+    assert [len(part) for part in saved] == [1, 2, 3] and saved[-1] == list(curves)
+    title = next(name for name in curves if name.startswith("extraction"))
+    assert curves[title]["seconds"] == pytest.approx({"fixed": 3, "each": 1e-4})
+    assert growth.predicted(curves[title], "core_seconds", 100_000) == pytest.approx(6 + 2e6)
+    assert growth.predicted(curves[title], "bytes", 100_000) == pytest.approx(1e9 + 1e5)
+    rows = growth.scale_rows({"growth": curves, "runtime": {"device": "cpu"}})
+    assert len(rows) == 4 and rows[2][4] == "33,333"
+    growth.figure(curves, tmp_path / "scale.png", 100_000, "core_seconds")
+    assert (tmp_path / "scale.png").stat().st_size > 10_000
+
+
+def test_scale_goes_alone(capsys):
+    assert cli.main(["bench", "--scale", "--demo"]) == 2
+    assert "--scale goes without" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from s2l.bench.growth import scale_rows
 from s2l.bench.whole import DEMO_TARGET_S
+from s2l.store import read_json
 
 HEADER = ("stage", "rate", "share of matmul peak", "peak memory", "times faster than")
 
@@ -55,9 +60,40 @@ def machine(record: dict) -> str:
 
 def markdown(record: dict) -> str:
     """Both tables and the machine, as docs/performance.md shows them."""
+    return f"{machine(record)}\n\n{_table(rows(record))}\n\n{_table(target_rows(record))}"
 
-    def table(cells: list[tuple[str, ...]]) -> str:
-        lines = ["| " + " | ".join(row) + " |" for row in cells]
-        return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
-    return f"{machine(record)}\n\n{table(rows(record))}\n\n{table(target_rows(record))}"
+def study_markdown(results: Path) -> str:
+    """results/study.json as docs/scale.md shows it: card-hours by stage on the assumed card, and in all on others."""
+    record = read_json(results / "study.json")
+    whole, cards = record["study"], record["card_hours_by_published_rate"]
+    rates = whole["rates"]
+    stages = [
+        ("stage", "card-hours, calculated"),
+        *((name, f"{hours:,.0f}") for name, hours in whole["stages"].items()),
+    ]
+    totals = [("card", "card-hours, calculated"), *((name, f"{hours:,.0f}") for name, hours in cards.items())]
+    assumed = (
+        f"One evaluation of the UNet takes {whole['unet_flops'] / 1e12:.2f} TFLOP (counted). Assumed: "
+        f"{rates['matmul_flops_per_s'] / 1e12:.0f} TFLOP/s in matrix products, of which sampling and scoring reach "
+        f"{rates['sampling_share']:.0%} and training {rates['training_share']:.0%}."
+    )
+    others = "The same study at the rates on NVIDIA's data sheets, with the same shares:"
+    total = f"Together {whole['card_hours']:,.0f} card-hours. Command: `{record['command']}`."
+    return f"{assumed}\n\n{_table(stages)}\n\n{total} {others}\n\n{_table(totals)}"
+
+
+def scale_markdown(results: Path) -> str:
+    """results/scale.json as docs/scale.md shows it; before that, the command that measures it."""
+    if not (results / "scale.json").exists():
+        return "Not measured yet: `python -m s2l bench --scale --out results/scale.json`."
+    record = read_json(results / "scale.json")
+    facts = record["machine"]
+    where = f"{facts['processor']}, {facts['threads']} thread, precision {record['runtime']['dtype']}"
+    plot = "![How scoring, extraction and the cache grow](../results/scale.png)"
+    return f"{_table(scale_rows(record))}\n\n{plot}\n\n{where}. Command: `{record['command']}`."
+
+
+def _table(cells: Sequence[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])

@@ -4,7 +4,7 @@ Wrong input gives one sentence and exit code 2, Ctrl-C exit code 130: `base.Comm
 inside the commands only, so that `--help` and most typing errors are answered at once.
 """
 
-from s2l.cli import run, steps, audit, split, gate, lists, lab, warm, bench, page  # noqa: F401, I001  (importing registers the commands, in this order)
+from s2l.cli import run, steps, audit, split, gate, lists, lab, warm, bench, card, page  # noqa: F401, I001  (importing registers the commands, in this order)
 from s2l.cli.base import app, main
 
 __all__ = ["app", "main"]

@@ -34,6 +34,13 @@ def bench(
         ),
     ] = 0,
     growth: Annotated[bool, typer.Option("--growth", help="Also measure and plot how cost grows with size.")] = False,
+    scale: Annotated[
+        bool,
+        typer.Option(
+            "--scale",
+            help="Measure only how scoring, extraction and the cache grow, drawn to 100,000 photos.",
+        ),
+    ] = False,
     only: Annotated[str, typer.Option(help="Measure only these stages, separated by commas.")] = "",
     budget: Annotated[
         float, typer.Option(help="Seconds for all stages together; less work is measured. 0: no limit.")
@@ -62,6 +69,8 @@ def bench(
         raise UserError(f"--budget: should be a number of seconds from 1 to 1,000,000, or 0 (given: {budget:g})")
     if random_sd and (model != LAB or demo or quality or growth):
         raise UserError("--random-sd goes with no other model, and without --demo, --quality and --growth")
+    if scale and (random_sd or demo or quality or growth or only or budget):
+        raise UserError("--scale goes without --random-sd, --demo, --quality, --growth, --only and --budget")
     if quality < 0:
         raise UserError(f"--quality: should be 0 or a number of people (given: {quality})")
     if demo or quality:
@@ -83,6 +92,9 @@ def bench(
     command = ["python -m s2l bench", *([f"--dtype {dtype}"] if dtype != "auto" else [])]
     command += [option for option, wanted in options.items() if wanted]
     out.parent.mkdir(parents=True, exist_ok=True)
+    if scale:
+        _scale(out, model, device, dtype, 250 if quick else 1)
+        return
     partial = out.with_suffix(".partial.json")  # the result of an earlier measurement stays until this one is whole
 
     def save(**part) -> None:
@@ -118,4 +130,28 @@ def bench(
     print(console.columns(table.rows(record)), end="\n\n")
     if not quick:  # too little work to say anything about a target
         print(console.columns(table.target_rows(record)), end="\n\n")
+    print(f"written: {out}")
+
+
+def _scale(out: Path, model: str, device: str, dtype: str, shrink: int) -> None:
+    """`bench --scale`: the file is written after each curve."""
+    from s2l.bench import growth, machine_of
+    from s2l.model.diffusion import DiffusionModel, Runtime
+    from s2l.store import write_json
+
+    loaded = DiffusionModel.load(model, Runtime(device, dtype))
+    record = {
+        "schema_version": 1,
+        "command": f"python -m s2l bench --scale --out {out}" + (f" --dtype {dtype}" if dtype != "auto" else ""),
+        "model": {"name": model, "key": loaded.key, "pixels": loaded.resolution},
+        "runtime": {"device": str(loaded.device), "dtype": loaded.precision},
+        "machine": machine_of(loaded.device),
+    }
+    with console.progress() as progress:
+        curves = growth.scale(
+            model, device, dtype, shrink, progress, lambda part: write_json(out, record | {"growth": part})
+        )
+    clock = "core_seconds" if loaded.device.type == "cpu" else "seconds"
+    growth.figure(curves, out.with_suffix(".png"), 100_000, clock)
+    print(console.columns(growth.scale_rows(record | {"growth": curves})))
     print(f"written: {out}")

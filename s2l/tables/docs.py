@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from s2l.attacks import ATTACKS, evaluations_together
-from s2l.bench.table import markdown
+from s2l.bench.table import markdown, scale_markdown, study_markdown
 from s2l.config import AuditConfig
 from s2l.errors import unknown
 from s2l.store import read_json
@@ -30,6 +30,7 @@ DOCUMENTS = (
     "s2l/assets/labs/fresh/README.md",
     "s2l/assets/labs/buried/README.md",
     "docs/performance.md",
+    "docs/scale.md",
     "docs/result-schema.md",
     "docs/inputs.md",
 )
@@ -358,6 +359,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "schema": reference.schema,
     "inputs": brought.matrix,
     "bench": bench,
+    "scale": scale_markdown,
+    "study": study_markdown,
     "blind": blind,
     "load": load,
     "lab-card": lab_card,
