@@ -63,6 +63,15 @@ def markdown(record: dict) -> str:
     return f"{machine(record)}\n\n{_table(rows(record))}\n\n{_table(target_rows(record))}"
 
 
+def demo_markdown(results: Path) -> str:
+    """Where the seconds of the run that `bench --demo` timed went, stage by stage, the longest first."""
+    record = read_json(results / "bench.json")
+    stages = sorted(record["demo"]["stages"].items(), key=lambda stage: -stage[1])
+    whole = record["demo"]["seconds"]
+    rows = [(name, f"{seconds:.1f}", f"{seconds / whole:.0%}") for name, seconds in stages if seconds >= 0.5]
+    return f"{_table([('stage of `demo`', 'seconds', 'share'), *rows])}\n\nTogether {whole:.0f} s."
+
+
 def study_markdown(results: Path) -> str:
     """results/study.json as docs/scale.md shows it: card-hours by stage on the assumed card, and in all on others."""
     record = read_json(results / "study.json")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from s2l.attacks import ATTACKS, evaluations_together
-from s2l.bench.table import markdown, scale_markdown, study_markdown
+from s2l.bench.table import demo_markdown, markdown, scale_markdown, study_markdown
 from s2l.config import AuditConfig
 from s2l.errors import unknown
 from s2l.store import read_json
@@ -359,6 +359,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "schema": reference.schema,
     "inputs": brought.matrix,
     "bench": bench,
+    "demo-stages": demo_markdown,
     "scale": scale_markdown,
     "study": study_markdown,
     "blind": blind,
