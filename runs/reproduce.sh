@@ -46,6 +46,11 @@ python -m s2l blind
 
 # 6. Speed, the example run of the app, and thirty visitors of the app.
 python -m s2l bench --demo --quality 3 --growth
+OMP_NUM_THREADS=1
+export OMP_NUM_THREADS
+python -m s2l bench --scale --out results/scale.json --device cpu --dtype float32
+unset OMP_NUM_THREADS
+python -m s2l card --study --out results/study.json
 python -m s2l showcase
 python -m s2l frames --people "Oona Brask,Taro Quillan,Felix Marrow" --dtype mixed
 python -m s2l app --port 7860 &

@@ -142,7 +142,7 @@ def _scale(out: Path, model: str, device: str, dtype: str, shrink: int) -> None:
     loaded = DiffusionModel.load(model, Runtime(device, dtype))
     record = {
         "schema_version": 1,
-        "command": f"python -m s2l bench --scale --out {out}" + (f" --dtype {dtype}" if dtype != "auto" else ""),
+        "command": f"python -m s2l bench --scale --out {out} --device {loaded.device.type} --dtype {loaded.precision}",
         "model": {"name": model, "key": loaded.key, "pixels": loaded.resolution},
         "runtime": {"device": str(loaded.device), "dtype": loaded.precision},
         "machine": machine_of(loaded.device),
