@@ -653,5 +653,5 @@ def test_the_first_screen_has_the_answer_over_many_people():
     for label in ("fresh, un-shaken", "buried, shaken"):
         change_ = tables["labs"]["rows"][label]["attacks"]["loss"]["difference"]
         assert f"{change_['difference']:+.3f} [{change_['low']:+.3f}, {change_['high']:+.3f}]" in said
-    assert "weaker" in said and "stronger" in said and "The paper" in said
-    assert overall.overall_html({}) == "" and "The paper" not in overall.overall_html({"labs": tables["labs"]})
+    assert "weaker" in said and "stronger" in said and "the paper" in said
+    assert overall.overall_html({}) == "" and "the paper" not in overall.overall_html({"labs": tables["labs"]})

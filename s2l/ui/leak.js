@@ -38,6 +38,7 @@ function draw() {
     element.querySelector(`.pair.${part}`).classList.toggle("hit", copy);
   });
   one("data-w").value = at;
+  one("data-w").disabled = both; // its place would say nothing
   const places = { "-1": ": the shaken model", 0: ": the base model", 1: ": the un-shaken model" };
   one("data-w-says").textContent = both
     ? "base and shaken together"
@@ -76,7 +77,7 @@ function rank() {
     `All ${scores.length} photos, ranked by the ${title} attack. ` + one("data-point").textContent;
   one("data-auc").textContent = `AUC ${auc.toFixed(2)} [${low.toFixed(2)}, ${high.toFixed(2)}]`;
   one("data-pairs").textContent = `A photo it was trained on ranks above an innocent one in ${Math.round(100 * auc)} % of pairs.`;
-  one("data-word").textContent = data.words[shown.attack];
+  one("data-word").textContent = shown.both ? "" : data.words[shown.attack];
   curve(order, scores.length - data.n, found / data.n, innocent / (scores.length - data.n), title, auc);
 }
 

@@ -129,8 +129,8 @@ def both_sentence(data: dict[str, Any]) -> str:
     change, title = both["change"], data["attacks"][both["attack"]]
     says = "is stronger" if change["low"] > 0 else "is weaker" if change["high"] < 0 else "shows no clear change"
     return (
-        "With both models, the attacker asks which photos the shaken model predicts so much worse than the base model: "
-        f"the shake blurs what was memorised. The {title} attack "
+        "With both models, the attacker asks of which photos the shaken model knows less than the base model: those "
+        f"that were memorised lose most. The {title} attack "
         f"{says}: AUC {both['auc']:.2f} [{both['low']:.2f}, {both['high']:.2f}], a change of {_interval(change)} from "
         "the base model alone."
     )
@@ -214,7 +214,7 @@ def _copies(frames: Frames, base: int) -> Markup:
 
 
 def _rule(data: dict[str, Any]) -> str:
-    return f"Within l2 {data['delta']:g} a private photo has come out; one that the model never saw is alike by chance."
+    return f"An l2 of at most {data['delta']:g} counts as a copy, as in the paper; of a photo it never saw, as chance."
 
 
 def verdict(part: str, l2: float, delta: float) -> str:

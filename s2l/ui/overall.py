@@ -20,7 +20,7 @@ VERBS = {1: "stronger", -1: "weaker", 0: "neither clearly stronger nor weaker"}
 ROWS = (
     ("fresh, shaken", "On this model, shaking makes the {title} attack"),
     ("fresh, un-shaken", "un-shaking (w = 1) makes it"),
-    ("buried, shaken", "On a model whose private photos lie further back (“buried”), shaking makes it"),
+    ("buried, shaken", "On a model that saw public photos after the private ones (“buried”), shaking makes it"),
 )
 
 

@@ -21,7 +21,7 @@ def test_a_class_meets_on_one_page(page, chromium, server):
     code = page.locator(".class-code")
     expect(code).to_have_text(re.compile("^[A-Z2-9]{6}$"))
     link = page.locator("#class-board a").get_attribute("href")
-    assert link == f"{server.url}?class={code.inner_text()}"
+    assert link == f"{server.url}?class={code.inner_text()}&tab=class"
     expect(page).to_have_url(re.compile(f"class={code.inner_text()}"))
     expect(page.locator("#class-board .class-qr")).to_be_visible()
     expect(page.locator("#reveal-class")).to_be_visible()

@@ -189,7 +189,7 @@ def code_html(code: str, address: str) -> Markup:
     """The code, large enough for a wall, and the link to the class with its QR."""
     if not address:
         return Markup('<p class="class-code">{}</p>').format(code)
-    link = f"{address}?class={code}"
+    link = f"{address}?class={code}&tab=class"
     drawn = segno.make(link, error="m").svg_data_uri(scale=5, border=2, light="white")
     return Markup(
         '<div class="class-head"><img class="class-qr" src="{}" alt="QR code of the link below"><div><p '

@@ -128,6 +128,10 @@ def run_label(person: str, own: dict) -> str:
     return f"Run: {person_of_next_run(person, own)}"
 
 
+# What a person's role means for a result.
+ROLES = {"calibration": "our settings were chosen on them", "reporting": "new to our settings"}
+
+
 def ready_html() -> Markup:
     """Which runs ship with the program."""
     people: dict[str, list[str]] = {}
@@ -139,7 +143,7 @@ def ready_html() -> Markup:
         methods[live.method_title(entry["methods"])] = None
     if not people:
         return Markup()
-    who = "; ".join(f"{', '.join(names)} ({role} people)" for role, names in people.items())
+    who = "; ".join(f"{', '.join(names)} ({ROLES.get(role, role)})" for role, names in people.items())
     return html.block(
         Markup("<p class=quiet>Ready at once with the default settings: {}. Methods: {}.</p>").format(
             who, ", ".join(methods)

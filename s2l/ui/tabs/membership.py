@@ -305,7 +305,7 @@ def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -
         return _hidden(tab) | {
             tab.question: gr.update(value=quiz.question_html(result, answers), visible=True),
             tab.auc_box: gr.update(visible=asked),
-            tab.auc: gr.update(label=label, value=0.5),
+            tab.auc: gr.update(label=label),  # a slow answer must not undo a guess
             tab.skip: gr.update(visible=True),
         }
     names = {name: found["title"] for name, found in result.record["attacks"].items()}

@@ -32,7 +32,7 @@ ABSOLUTE = """(link) => {
 
 
 # Said by the authors and the literature (docs/teaching.md); what this project has measured is in the Compare tab.
-PROTECTS = Markup("""<h3>What protects people?</h3><ul>
+PROTECTS = Markup("""<h3 class=protects>What protects people?</h3><ul>
 <li><b>Before training:</b> leave private photos out, or remove repeated ones. A photo that is repeated 20 times is the
 first to come out.</li>
 <li><b>In training:</b> differential privacy for the <em>private</em> photos. It costs quality, and it bounds what any

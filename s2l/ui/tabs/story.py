@@ -36,6 +36,15 @@ WORDS = (
     "buried memory",
 )
 N_SHOWN = 6
+# The end of the Report tab, which is drawn a moment after it is opened.
+TO_PROTECTION = """() => {
+  let left = 50;
+  const wait = setInterval(() => {
+    const end = document.querySelector("#closing .protects");
+    if (end) end.scrollIntoView();
+    if (end || !(left -= 1)) clearInterval(wait);
+  }, 200);
+}"""
 
 
 @dataclass
@@ -53,6 +62,7 @@ class Story(Tab):
         page.goes_to(self.next, "target")
         page.goes_to(self.attack, "attack")
         page.goes_to(self.protects, "report")
+        self.protects.click(None, None, None, js=TO_PROTECTION, **QUIET)
 
         def another(event: gr.EventData):
             return leak.screen(click_value(event, "person")) or gr.skip()
