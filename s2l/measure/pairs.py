@@ -108,22 +108,33 @@ def _products(
     memory = (DEVICE_MB if device.type == "cuda" else memory_mb) * 2**20
     # Half the memory for two blocks of pictures (in float32, and once more while they are shifted), half for pairs.
     step = max(1, int(min(memory / 2 / (16 * values), (memory / 2 / 16) ** 0.5)))
-    centre = _flat(b[:: -(-len(b) // 32)], device).mean(dim=0)
+    # The same two blocks of memory all the time: new ones between small results that stay would pile up.
+    x_block, y_block = (torch.empty(min(step, len(images)), values, device=device) for images in (a, b))
+    spread = b[:: -(-len(b) // 32)]
+    centre = _fill(torch.empty(len(spread), values, device=device), spread).mean(dim=0)
     for row in range(0, len(a), step):
         rows = slice(row, min(row + step, len(a)))
-        x = _flat(a[rows], device).sub_(centre)
-        xx = x.square().sum(dim=1, keepdim=True)
+        x = _fill(x_block, a[rows]).sub_(centre)
+        xx = _squares(x)[:, None]
         for col in range(0, len(b), step):
             cols = slice(col, min(col + step, len(b)))
-            y = _flat(b[cols], device).sub_(centre)
-            yield rows, cols, torch.addmm(xx, x, y.T, alpha=-2).add_(y.square().sum(dim=1)).div_(values)
+            y = _fill(y_block, b[cols]).sub_(centre)
+            yield (
+                rows,
+                cols,
+                torch.addmm(xx, x, y.T, alpha=-2).add_(_squares(y)).div_(values),
+            )
 
 
-def _flat(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """(N, 3, H, W) -> a new (N, values) float32 in [0, 1] on the device; uint8 travels as it is."""
+def _squares(flat: torch.Tensor) -> torch.Tensor:
+    """(N,) sums of squares, of a few rows at a time: all squares at once would be a third block."""
+    return torch.cat([rows.square().sum(dim=1) for rows in flat.split(64)])
+
+
+def _fill(block: torch.Tensor, images: np.ndarray) -> torch.Tensor:
+    """(N, 3, H, W) into the first N rows of a block (at least N, values) float32, in [0, 1]; uint8 travels as it is."""
     flat = torch.from_numpy(np.ascontiguousarray(images).reshape(len(images), -1))
-    if device.type == "cuda":
-        flat = flat.pin_memory().to(device, non_blocking=True)
-    return (
-        flat.to(torch.float32, copy=True).div_(255) if images.dtype == np.uint8 else flat.to(torch.float32, copy=True)
-    )
+    if block.device.type == "cuda":
+        flat = flat.pin_memory()
+    filled = block[: len(images)].copy_(flat, non_blocking=True)
+    return filled.div_(255) if images.dtype == np.uint8 else filled
