@@ -3,8 +3,8 @@
 Each photo becomes a square of the smallest photo's size, is compressed as JPEG, blurred, made half as large, and
 compressed again. The first compression, stronger than that of nearly all photos, gives every photo the traces that some
 of them have. Blurring and halving take most of them away, with much of what distinguishes resampling, sharpness and
-noise, and the second compression covers the rest. With a quality of 75 and no blur, lossless photos were still told
-from JPEG of quality 85 or 95 in 42 % of splits. results/blind.json says what is hidden and what is not.
+noise, and the second compression covers the rest. A quality of 75 without the blur leaves too much: photos of
+quality 85 and 95 are still told from lossless ones. results/blind.json says what is hidden and what is not.
 """
 
 from __future__ import annotations

@@ -50,5 +50,5 @@ def how(table: dict) -> str:
         "intervals. AUC on the base model: every photo of one side against every other photo of the same person on the "
         f"other, {table['scored']} photos of each person, with a 95 % bootstrap interval over photos; without a "
         "difference it is .5 by construction. Far below .5 is as wrong as far above it. Warned after --fix: the same "
-        "photos, re-encoded by `split-check --fix`."
+        f"photos, re-encoded as `split-check --fix` does it ({next(iter(table['rows'].values()))['treatment']})."
     )
