@@ -166,7 +166,7 @@ def test_targets_are_met_or_missed():
     kept = {target["what"].split(":")[0] for target in targets("cpu", rows, 1e-4) if target["kept"]}
     assert kept == {"sp_set", "finetune", "SecMI"}  # 7 is at least 6 and 2, and the scores agree
     assert not targets("cpu", rows, 1e-2)[-1]["kept"]
-    assert {target["wanted"] for target in targets("cuda", rows, 0.0)} == {3.0, 0.4, 0.25, 1e-3}
+    assert {target["wanted"] for target in targets("cuda", rows, 0.0)} == {0.5, 0.35, 4.0, 8.0, 1e-3}
 
 
 @pytest.mark.parametrize(
