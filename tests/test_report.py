@@ -244,9 +244,10 @@ def _on_the_page(shown: Result) -> list[str]:
         for update in membership.draw(Mock(), shown, {"rounds": answers["rounds"]}, False).values()
         if "Guess: the AUC" in str(update.get("label"))
     )
+    other = replace(shown, record=copy.deepcopy(shown.record) | {"key": "of another run"})
     return [
         runs.outcome_html(shown), quiz.auc_html(shown, answers), report_tab.closing_html(shown, answers), question,
-        exposure.conclusion_html(shown), two_runs.sides_html(shown, shown).partition("<h3>")[0],
+        exposure.conclusion_html(shown), two_runs.sides_html(shown, other).partition("<h3>")[0],
     ]  # fmt: skip
 
 
