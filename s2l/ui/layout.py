@@ -15,6 +15,7 @@ from functools import partial
 import gradio as gr
 from markupsafe import Markup
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from s2l.errors import UserError
 from s2l.ui import api, first, form, heavy, pages, session
@@ -168,7 +169,10 @@ def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int
         run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
         prevent_thread_lock=True, server_name=host, server_port=port,
         state_session_capacity=pages.MAX_PAGES,
-        app_kwargs={"middleware": [Middleware(Guard, backend=backend, page=page)]},
+        app_kwargs={"middleware": [
+            Middleware(GZipMiddleware, minimum_size=10_000, compresslevel=1),  # the page itself; streams are left alone
+            Middleware(Guard, backend=backend, page=page),
+        ]},
     )  # fmt: skip
     pages.keep_little(page)
 
