@@ -83,7 +83,8 @@ def judge(pixels: np.ndarray, result: Result, runtime: Runtime = Runtime()) -> O
     side = lab.resolution
     if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
         raise UserError(f"the photo should have {side} x {side} pixels in RGB")
-    domain = _domain(lab, DomainConfig.model_validate(config["domain"]))
+    asked = DomainConfig.model_validate(config["domain"])
+    domain = _domain(lab, asked)
     image = ImageSet(
         torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].contiguous(),
         (f"a photo of {domain.name}",), ("photo",),
@@ -96,7 +97,7 @@ def judge(pixels: np.ndarray, result: Result, runtime: Runtime = Runtime()) -> O
     part, index, distance = _nearest(image, domain)
     return OnePhoto(
         {name: _standing(result, name, float(score)) for name, score in scores.items()},
-        (part, index), distance, _usual(domain), domain.repeats[index] if part == "members" else 0,
+        (part, index), distance, _usual(lab, asked), domain.repeats[index] if part == "members" else 0,
     )  # fmt: skip
 
 
@@ -157,9 +158,10 @@ def _nearest(image: ImageSet, domain: Domain) -> tuple[Part, int, float]:
     return ("members", at, float(distances[at])) if at < n else ("nonmembers", at - n, float(distances[at]))
 
 
-def _usual(domain: Domain) -> float:
+@lru_cache(maxsize=64)  # the same for every photo that is asked about
+def _usual(lab: Lab, config: DomainConfig) -> float:
     """The largest distance of a held-out photo to the nearest other photo of the person."""
-    split = domain.membership
+    split = _domain(lab, config).membership
     distances = pairwise_l2(split.nonmembers.images, split.all().images)
     own = np.arange(len(split.nonmembers))
     distances[own, len(split.members) + own] = np.inf

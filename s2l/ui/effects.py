@@ -13,12 +13,14 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from s2l.assets import ASSETS
 from s2l.tables import split_view
 from s2l.tables import view as table_view
 from s2l.tables.sheet import in_words, titles, value_of
 from s2l.ui import html
 
 SCRIPT = Path(__file__).with_name("effects.js")
+RESULTS = ASSETS.parents[1] / "results"  # the committed tables and baselines
 # The tables that the figure can show, in this order: (name of the file, what the choice says, what its rows are).
 TABLES = (
     (

@@ -39,10 +39,7 @@ function draw() {
   });
   one("data-w").value = at;
   one("data-w").disabled = both; // its place would say nothing
-  const places = { "-1": ": the shaken model", 0: ": the base model", 1: ": the un-shaken model" };
-  one("data-w-says").textContent = both
-    ? "base and shaken together"
-    : `w = ${String(frame.w).replace("-", "\u2212")}${places[frame.w] ?? ""}`;
+  one("data-w-says").textContent = both ? "base and shaken together" : frame.label;
   one("data-conclusion").textContent = scored().says;
   for (const chip of all("data-go"))
     chip.ariaPressed = String(both ? chip.dataset.go === "both" : chip.dataset.go === String(at));

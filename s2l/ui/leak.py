@@ -98,6 +98,12 @@ def place(w: float) -> str:
     return f"the model at w = {w:g}".replace("-", "−")
 
 
+def label(w: float) -> str:
+    """What stands beside the slider: "w = −1: the shaken model", or the number alone."""
+    number = f"w = {w:g}".replace("-", "−")
+    return f"{number}: {place(w)}" if w in (-1, 0, 1) else number
+
+
 def sentence(data: dict[str, Any], frame: dict[str, Any], attack: str) -> str:
     """One conclusion from the numbers of a frame."""
     w, found, near, title = frame["w"], frame["attacks"][attack], frame["near"], data["attacks"][attack]
@@ -259,10 +265,10 @@ def _controls(data: dict[str, Any], base: int) -> Markup:
     return Markup(
         '<div class="steer"><span role="group" aria-label="Which model" class="chips">{}</span><label><span>← shake'
         '</span><input type="range" min="0" max="{}" value="{}" data-w aria-label="w: from '
-        'the shaken model through the base model to the un-shaken one" ><span>un-shake →</span>'
-        "</label><output data-w-says>w = 0: the base model</output></div>"
+        'the shaken model through the base model to the un-shaken one"><span>un-shake →</span>'
+        "</label><output data-w-says>{}</output></div>"
         '<p class="conclusion" data-conclusion role="status">{}</p>'
-    ).format(Markup("").join(chips), last, base, sentence(data, data["frames"][base], FIRST_ATTACK))
+    ).format(Markup("").join(chips), last, base, label(0), sentence(data, data["frames"][base], FIRST_ATTACK))
 
 
 def _payload(frames: Frames, base: int) -> Markup:
@@ -280,6 +286,7 @@ def _payload(frames: Frames, base: int) -> Markup:
         "frames": [
             {
                 "w": frame["w"],
+                "label": label(frame["w"]),
                 "pictures": tiles,
                 "near": {p: {k: v for k, v in found.items() if k != "distances"} for p, found in frame["near"].items()},
                 "attacks": {

@@ -6,12 +6,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from s2l.assets import ASSETS
 from s2l.store import read_json
 from s2l.ui import html
-from s2l.ui.effects import direction, payload, signed
-
-RESULTS = ASSETS.parents[1] / "results"
+from s2l.ui.effects import RESULTS, direction, payload, signed
 
 ATTACK = "loss"
 TITLES = {"loss": "Loss", "secmi": "SecMI"}  # the registry of attacks would load torch before the first picture

@@ -6,12 +6,11 @@ from functools import lru_cache
 
 from markupsafe import Markup
 
-from s2l.assets import ASSETS
 from s2l.labs import Lab
 from s2l.store import read_json
 from s2l.ui import html
+from s2l.ui.effects import RESULTS
 
-RESULTS = ASSETS.parents[1] / "results"
 ATTACK, TITLE = "loss", "Loss"
 OFTEN = 10  # repeats from which a photo counts as repeated often
 

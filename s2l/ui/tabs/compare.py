@@ -15,7 +15,7 @@ from s2l.tables import view as table_view
 from s2l.tables.sheet import Sheet
 from s2l.tables.view import paper
 from s2l.ui import effects, html, two_runs, words
-from s2l.ui.backend import ASSETS
+from s2l.ui.effects import RESULTS
 from s2l.ui.events import QUIET
 from s2l.ui.heavy import ready
 from s2l.ui.tab import Context, Tab, View
@@ -27,7 +27,6 @@ WORDS = (
     "SecMI", "Loss", "PIA", "SimA", "AUC", "both models together", "un-shake", "buried memory",
     "second source", "sigma",
 )  # fmt: skip
-RESULTS = ASSETS.parents[1] / "results"
 NONE_YET = Markup(
     "<p>No table over people has been committed yet (<code>results/*.json</code>): "
     "<code>python -m s2l table NAME</code> makes one.</p>"
