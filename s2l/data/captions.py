@@ -257,6 +257,8 @@ def folder_captions(
     Raises UserError for a table (TABLES) that cannot be read.
     """
     names, others = set(pictures), sorted(others)
+    if not others:
+        return {}, [], 0
     folder = _Folder(root, root.absolute().as_posix(), names, {}, {}, {}, {}, [])
     for name in sorted(names):
         folder.by_stem.setdefault(_stem(name), []).append(name)

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ AHEAD = 32  # photos that are decoded before they are looked at
 LARGE = 20_000  # bytes; a smaller file is decoded faster than it is handed to another core
 MEMBER_TOO = "among the members too"  # why a held-out photo is left out
 SIDE_FILES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet", ".md", ".yaml", ".safetensors", ".npz")
+PICTURES = frozenset((*IMAGE_SUFFIXES, *NOT_READ))
 
 
 # --- arrays of pixels --------------------------------------------------------------------------
@@ -168,9 +170,7 @@ def _files(folder: Path) -> tuple[list[str], list[str], list[str]]:
             if name.startswith("._"):  # what a Mac writes beside a file
                 continue
             suffix = suffix_of(name)
-            is_picture = suffix in (*IMAGE_SUFFIXES, *NOT_READ) or (
-                suffix not in SIDE_FILES and _is_picture(os.path.join(here, name))
-            )
+            is_picture = suffix in PICTURES or (suffix not in SIDE_FILES and _is_picture(os.path.join(here, name)))
             (pictures if is_picture else others).append(below + name)
     return sorted(pictures, key=lambda path: path.split("/")), others, closed
 
@@ -222,8 +222,7 @@ def square(image: Image.Image, resolution: int) -> np.ndarray:
     return np.asarray(image if side == resolution else image.resize((resolution,) * 2, Image.Resampling.LANCZOS))
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(NamedTuple):
     """One picture as a square, its content hash, and what `decode` says of its file."""
 
     pixels: np.ndarray
