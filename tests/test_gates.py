@@ -139,3 +139,23 @@ def test_the_command(tiny_lab, tiny_model, tmp_path, capsys):
         assert main(["gate", "--upload", str(noise), "--out", str(tmp_path / "d"), *wrong, *common]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.brings("Pictures", "An upload of another size than the model's, for `gate`", "resized, and a note says so")
+def test_pictures_of_another_size_are_noted(tiny_lab, tmp_path):
+    upload = save(pictures(3, size=48), tmp_path / "large")
+    common = ["--gates", "own_output", "--device", "cpu", "--alpha", "0.1"]
+    main(["gate", "--upload", str(upload), "--out", str(tmp_path / "a"), *common])
+    (note,) = json.loads((tmp_path / "a" / "gate.json").read_text())["notes"]
+    assert "3 of 3 pictures" in note and "32 x 32" in note
+    fitting = save(pictures(3), tmp_path / "fitting")
+    main(["gate", "--upload", str(fitting), "--out", str(tmp_path / "b"), *common])
+    assert json.loads((tmp_path / "b" / "gate.json").read_text())["notes"] == []
+
+
+@pytest.mark.brings("Folders", "An empty upload, for `gate`", "refused, with what is allowed")
+def test_an_empty_upload_is_one_sentence(tiny_lab, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    words = ["gate", "--upload", str(tmp_path / "empty"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(words) == 2 and not (tmp_path / "out").exists()
+    assert "no usable image" in capsys.readouterr().err

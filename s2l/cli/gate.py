@@ -20,6 +20,7 @@ REFUSED = 3  # exit code
         "gate --upload sp --out verdict",
         "gate --model BASE --upload pictures --private members --honest alice --honest bob --honest carol \\",
         "    --i-have-permission --out verdict",
+        "gate --upload sp --tuned tuned --out verdict    (and is it safe to hand out what was trained on it?)",
     )
 )
 def gate(
@@ -28,6 +29,10 @@ def gate(
     private: Annotated[
         Path | None, typer.Option(help="Photos to protect: a folder or a list; default: all members of the lab.")
     ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="With --private and --tuned: photos of the same source, not used in training.")
+    ] = None,
+    tuned: base.Tuned = None,
     honest: Annotated[
         list[Path] | None,
         typer.Option(
@@ -47,15 +52,22 @@ def gate(
     batch_size: base.Batch = None,
     i_have_permission: base.Permission = False,
 ) -> None:
-    """Check an upload before fine-tuning on it.
+    """Check an upload before fine-tuning on it and, with --tuned, the weights before they are handed out.
 
     Each gate scores the pictures and compares their mean with a threshold set on honest uploads of the same size. The
-    exit code is 3 if any gate refuses the upload, 0 if none does.
+    release audit compares what the Loss attack learns of private photos from the tuned weights, alone and beside the
+    base model, with what the base model gives away. The exit code is 3 if either refuses, 0 if none does.
     """
     base.check_runtime(device, dtype, batch_size)
+    if tuned is None and held_out is not None:
+        raise UserError("--held-out is for the release audit: name the fine-tuned model with --tuned")
+    if tuned is not None and (private is None) != (held_out is None):
+        raise UserError("the release audit compares private photos with held-out ones: give --private and --held-out")
     if not 0 < alpha < 0.5:
         raise UserError(f"--alpha: should be between 0 and 0.5 (given: {alpha:g})")
     lab = find_lab(model)
+    if tuned is not None and lab is None and private is None:
+        raise UserError("this model is not a lab: the release audit needs --private and --held-out")
     if lab is None and not honest:
         raise UserError(
             "this model is not a lab: give honest pictures of at least three people, each with --honest DIR"
@@ -63,12 +75,21 @@ def gate(
     if honest and len(honest) < 3:
         raise UserError(f"--honest: at least 3 folders are needed, one per person (given: {len(honest)})")
     base.check_folder(out)
-    loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
+    loaded = base.load_model(model, i_have_permission, device, dtype, batch_size, tuned)
     from s2l.gates.check import check_upload
+    from s2l.pipeline.release import audit_release
+    from s2l.pipeline.tuned import read_tuned
     from s2l.store import write_json
 
     with console.progress() as progress:
+        release = None
+        name = private.resolve().name if private is not None else ""
+        brought = None if tuned is None else read_tuned(loaded, tuned, name)  # a wrong one is refused first
         record = check_upload(loaded, lab, upload, private, honest or (), gates, alpha, seed, progress)
+        if brought is not None:
+            folders = None if private is None or held_out is None else (private, held_out)
+            release = audit_release(loaded, lab, brought, upload, folders, seed, progress)
+    record |= {"release": release, "refused": record["refused"] or (release is not None and release["refused"])}
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "gate.json", record)
@@ -79,8 +100,21 @@ def gate(
         answer = "refuse" if verdict["refused"] else "accept"
         rows.append((verdict["title"], f"{verdict['statistic']:.4f}", f"{limit['value']:.4f}", alarms, answer))
     print(console.columns(rows))
+    if record["release"] is not None:
+        print("\n" + console.columns(_released(record["release"])))
     for note in record["notes"]:
         console.say(f"Note: {note}")
     print(f"\nwritten: {out / 'gate.json'}")
     if record["refused"]:
         raise typer.Exit(REFUSED)
+
+
+def _released(release: dict) -> list[tuple[str, ...]]:
+    """The release audit as rows: what each attacker learns, against the base model alone."""
+    rows: list[tuple[str, ...]] = [("attacker", "AUC", "more than the base model", "verdict")]
+    rows.append(("the base model alone", f"{release['base_auc']:.3f}", "", ""))
+    for row in release["attackers"]:
+        change = row["difference"]
+        text = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+        rows.append((row["title"], f"{row['auc']:.3f}", text, "withhold" if row["leaks"] else "release"))
+    return rows

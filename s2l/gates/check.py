@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from s2l.config import SCHEMA_VERSION
-from s2l.data.domain import ImageSet, load_folder
+from s2l.data.domain import ImageSet
 from s2l.data.lab_domain import protected_photos
+from s2l.data.photos import read_photos
 from s2l.errors import UserError
 from s2l.gates.registry import GATES, Upload, get_gate
 from s2l.gates.verdict import ALPHA, MIN_GROUPS, honest_groups, judge
@@ -34,6 +35,15 @@ def gate_names(text: str | None, has_private: bool) -> list[str]:
     return names
 
 
+def _resized(folder: Path, sizes: Sequence[tuple[int, int]], resolution: int) -> list[str]:
+    """A note on pictures of another size than the model's: resizing hides a part of what `own_output` looks for."""
+    n = sum(size != (resolution, resolution) for size in sizes)
+    if not n:
+        return []
+    return [f"{n} of {len(sizes)} pictures in {folder} were resized, because the model works on {resolution} x "
+            f"{resolution} pixels: the gate sees less in them (docs/gate.md)"]  # fmt: skip
+
+
 def check_upload(
     model: DiffusionModel,
     lab: Lab | None,
@@ -56,9 +66,10 @@ def check_upload(
     notes: list[str] = []
 
     def read(folder: Path) -> ImageSet:
-        images, remarks = load_folder(folder, model.resolution, "")
-        notes.extend(remarks)
-        return images
+        photos = read_photos(folder, model.resolution, "", what="")
+        sides = [(found.width, found.height) for found in photos.account.traits]
+        notes.extend((*photos.notes, *_resized(folder, sides, model.resolution)))
+        return ImageSet(photos.images, photos.captions, photos.names)
 
     pictures = read(upload)
     groups = honest_groups(lab) if lab is not None and not honest else [read(folder) for folder in honest]
