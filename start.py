@@ -17,7 +17,7 @@
     attack    step 3a alone: membership inference on the base and the fine-tuned model
     extract   step 3b alone: generate, and find the training photos that come out
     split-check  how fair is a split into members and held-out photos?
-    gate      check an upload before fine-tuning on it
+    gate      check an upload before fine-tuning on it, and the tuned weights before they are handed out
     domains   list the people of a lab
     labs      list the labs that come with the program, for --model lab:NAME
     methods   list the fine-tuning methods and how they combine
@@ -26,6 +26,7 @@
     search    run what is missing of a search for settings
     table     run the missing cells of a results table
     blind     measure which differences between two folders the blind controls see
+    gate-study    measure what the gate catches, and what gets past it
     cell      run one committed cell of a table again, and compare
     frames    make the first screen of the app again
     showcase  make the example run of the app again

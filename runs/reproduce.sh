@@ -44,6 +44,9 @@ python -m s2l table split
 #    Which differences between two folders the blind controls see, and what attacks then claim.
 python -m s2l blind
 
+#    What the provider's gate catches and what gets past it: thresholds from calibration people.
+python -m s2l gate-study
+
 # 6. Speed, the example run of the app, and thirty visitors of the app.
 python -m s2l bench --demo --quality 3 --growth
 OMP_NUM_THREADS=1

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import avg_pool2d
 
 from s2l import gates
 from s2l.cli import main
 from s2l.config import Settings
 from s2l.data.domain import ImageSet
 from s2l.errors import UserError
+from s2l.gates.evasions import EVASIONS
+from s2l.gates.own_output_jpeg import compressed, quality_of
 from s2l.gates.verdict import threshold
 from s2l.labs import find_lab
 
@@ -43,14 +46,38 @@ def test_a_gate_scores_every_picture_whatever_the_batch(tiny_model, name):
     torch.testing.assert_close(torch.cat(alone), scores[[0, 6]], atol=1e-6, rtol=1e-5)
 
 
-def test_own_output_is_the_reconstruction_error(tiny_model):
-    upload = gates.Upload(pictures(3))
-    x = upload.pictures.images.float() / 255
-    error = [
-        -(tiny_model.decode_latents(tiny_model.encode_images(p[None]))[0] - p).square().mean().sqrt().item() for p in x
-    ]
-    scores = gates.get_gate("own_output").score(tiny_model, upload, gates.gate_settings("own_output"))
-    np.testing.assert_allclose(scores, error, atol=1e-6)
+def test_own_output_compares_a_picture_with_the_decoder_s_own_output(tiny_model):
+    x = pictures(3).images.float() / 255
+
+    def again(p):
+        return tiny_model.decode_latents(tiny_model.encode_images(p))
+
+    def size(residue):
+        return avg_pool2d(residue, 2).square().mean(dim=(1, 2, 3)).sqrt()
+
+    expected = -(size(x - again(x)) / size(again(x) - again(again(x)))).log()
+    scores = gates.get_gate("own_output").score(
+        tiny_model, gates.Upload(pictures(3)), gates.gate_settings("own_output")
+    )
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_a_compressed_picture_is_compared_at_its_own_quality(tiny_model):
+    photo = find_lab("lab:fresh").people[0].held_out(2)
+    images = torch.stack([torch.from_numpy(p.pixels(64)).permute(2, 0, 1) for p in photo])
+    for quality in (75, 50):
+        saved = compressed(images, quality)
+        assert quality_of(saved, (75, 50)).tolist() == [quality] * 2
+    assert quality_of(images, (75, 50)).tolist() == [75, 75]  # what was not compressed loses least at the best
+
+
+def test_every_evasion_keeps_the_form_of_pictures_and_changes_them():
+    images = pictures(3).images
+    for name, change in EVASIONS.items():
+        changed = change(images)
+        assert changed.shape == images.shape and changed.dtype == torch.uint8
+        assert torch.equal(changed, images) == (name == "untouched"), name
+        torch.testing.assert_close(change(images), changed)  # the same every time
 
 
 def test_near_members_is_the_distance_to_the_nearest_private_photo(tiny_model):

@@ -109,6 +109,37 @@ def gate(
         raise typer.Exit(REFUSED)
 
 
+@base.app.command("gate-study", epilog=base.example("gate-study", "gate-study --people 4 --out my-gate.json"))
+def gate_study(
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("results/gate.json"),
+    people: Annotated[int | None, typer.Option(help="Number of reporting people; default: 12.")] = None,
+    model: base.Model = LAB,
+    device: base.Device = "cpu",
+    dtype: base.DType = "float32",
+) -> None:
+    """Measure how many uploads of the lab's own pictures the gate catches, whatever was done to hide them.
+
+    Every person's scores are cached: if the command is stopped or killed, run it again to resume.
+    """
+    base.check_runtime(device, dtype, None)
+    base.need_lab(model)
+    if out.is_dir() or out.suffix != ".json":
+        raise UserError(f"--out: {out} is not a .json file")
+    if people is not None and people < 2:
+        raise UserError(f"--people: should be at least 2, for an interval over people (given: {people})")
+    base.check_folder(out.parent)
+    from s2l.tables.gate import PEOPLE, run_gate
+    from s2l.tables.view import write
+
+    base.quiet_libraries()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    runtime = base.make_runtime(device, dtype, None)
+    with console.progress() as progress:
+        table = run_gate(out, people or PEOPLE, model, runtime=runtime, progress=progress)
+    write(out.stem, table, out.parent)
+    print(f"written: {out}")
+
+
 def _released(release: dict) -> list[tuple[str, ...]]:
     """The release audit as rows: what each attacker learns, against the base model alone."""
     rows: list[tuple[str, ...]] = [("attacker", "AUC", "more than the base model", "verdict")]

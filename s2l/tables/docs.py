@@ -17,6 +17,7 @@ from s2l.errors import unknown
 from s2l.store import read_json
 from s2l.tables import brought, lab_facts, reference
 from s2l.tables import view as table_view
+from s2l.tables.gate_view import block as gate_block
 from s2l.tables.sheet import Sheet, change, interval
 from s2l.tables.sheet import markdown as markdown_of
 
@@ -33,6 +34,7 @@ DOCUMENTS = (
     "docs/scale.md",
     "docs/result-schema.md",
     "docs/inputs.md",
+    "docs/gate.md",
 )
 BENCH_COMMAND = "python -m s2l bench --demo --growth --quality 3"
 BLIND_COMMAND = "python -m s2l blind"
@@ -379,6 +381,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "extraction": extraction,
     "attacks": attacks,
     "main-short": _of_people("main", picture=False),
+    "gate": gate_block,
     **{f"table-{name}": _of_people(name) for name in PEOPLE_TABLES},
 }
 
