@@ -43,6 +43,7 @@ from s2l.store import Store, read_json, write_json
 from s2l.tables import view as table_view
 from s2l.ui import (
     ask,
+    defend,
     effects,
     exposure,
     first,
@@ -300,6 +301,25 @@ def about_baselines(s: Scene) -> str:
         return stake.stake_html(s.backend.lab, s.text)
 
 
+def about_defences(s: Scene) -> dict[str, dict]:
+    """Results in which whatever has a name is called as in the scene."""
+    rate, auc = {"rate": 0.9, "low": 0.8, "high": 1.0}, {"mean": 0.6, "low": 0.55, "high": 0.65}
+    change = {"difference": -0.1, "low": -0.2, "high": -0.05}
+    attack = {"before": auc, "after": auc, "reference": {"auc": auc}}
+    row = {"attacks": {s.text: attack}, "change": {s.text: change}}
+    gate = {
+        "rows": {s.text: {defend.SIZE: {"tpr": rate}}}, "negatives": {"held-out photos": {defend.SIZE: {"fpr": rate}}},
+        "gates": {"g": s.text}, "thresholds": {"64": {"g": {"value": 0.5}}},
+        "example": {"person": s.text, "size": 64, "rows": {s.text: {"scores": {"g": 0.6}, "refused": True}}},
+    }  # fmt: skip
+    return {"gate": gate, "defences": {"rows": dict.fromkeys(("none", "none, un-shaken", "DP, epsilon 8"), row)}}
+
+
+def of_game(text: str) -> str:
+    """The Defend tab, without the JSON that its script reads."""
+    return re.sub(r'data-game="[^"]*"', "", text)
+
+
 # {function: pieces of HTML it makes}; several for one function are told apart by a word.
 PIECES: dict[str, Callable[[Scene], str]] = {
     "html.picture": lambda s: html.picture(s.text, s.text, f"{s.text}\n{s.text}", True) + html.picture("", "", s.text),
@@ -386,6 +406,12 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "exposure.exposed_html": lambda s: exposure.exposed_html(s.result, "loss"),
     "exposure.growth_html": lambda s: exposure.growth_html(s.result),
     "exposure.blind_html": lambda s: exposure.blind_html(s.result),
+    "defend.bars_html": lambda s: defend.bars_html(defend.Defence("x", "", "", "", (defend.Bar(s.text, 0, 0, 1),))),
+    "defend.card_html": lambda s: defend.card_html(defend.Defence("x", s.text, s.text, s.text)),
+    "defend.game_html": lambda s: of_game(defend.game_html(about_defences(s)["gate"])),
+    "defend.game_html of nothing": lambda s: of_game(defend.game_html(None)) + s.text[:0],
+    "defend.screen": lambda s: of_game(defend.screen(about_defences(s))),
+    "defend.protects_html": lambda s: defend.protects_html(about_defences(s)),
     "two_runs.sides_html": lambda s: two_runs.sides_html(s.result, s.other),
     "classroom.board_html": class_board,
     "classroom.code_html": class_code,
@@ -399,7 +425,7 @@ NUMBERS = {
     "html.loss_curve", "live.loss_html", "live.samples_html", "quiz.extracted_html", "membership.point_html",
     "membership.ranked_html", "extraction.cards_html", "extraction.detail_html", "extraction.histogram_html",
     "extraction.draw question", "extraction.draw unknown", "report.loss_html", "compare.figure_html", "effects.screen",
-    "exposure.growth_html", "exposure.blind_html", "overall.overall_html",
+    "exposure.growth_html", "exposure.blind_html", "overall.overall_html", "defend.game_html of nothing",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from s2l.jobs.limits import OwnModel
 from s2l.labs import default_lab, find
 from s2l.record import Result
 from s2l.store import Store, read_json, write_json
-from s2l.ui import api, events, exposure, form, html, layout, overall, own, quiz, runs, session, stake, two_runs
+from s2l.ui import api, defend, events, exposure, form, html, layout, overall, own, quiz, runs, session, stake, two_runs
 from s2l.ui import photo as one_photo
 from s2l.ui.backend import N_SHOWN, Backend
 from s2l.ui.tab import Context, Entry, Tab, View
@@ -644,6 +644,44 @@ def test_the_target_tab_says_what_is_at_stake_before_any_shake(backend, monkeypa
         said = stake.stake_html(lab, person["name"])
         assert f"in {100 * person['auc']['loss']:.0f} of 100 pairs" in said
         assert f"from {100 * measured['auc']['loss']['low']:.0f} to" in said
+
+
+def test_the_defend_tab_says_what_the_results_say(tmp_path):
+    """Every defence has a card; what no result has is said to be missing, and the closing screen says the same."""
+    cards = defend.defences({})
+    assert len(cards) == 8 and all(card.said.startswith(defend.NOT_YET) and card.helps is None for card in cards)
+    assert "gate-study" in defend.screen({}) and defend.results(tmp_path) == {}
+    auc = {"mean": 0.7, "low": 0.6, "high": 0.8}
+    low = {"mean": 0.55, "low": 0.5, "high": 0.6}
+    none = {"attacks": {"loss": {"before": auc, "after": low, "reference": {"auc": auc | {"low": 0.65}}}}}
+    row = {
+        "attacks": {"loss": {"before": low}},
+        "change": {"loss": {"difference": -0.15, "low": -0.2, "high": -0.1}},
+    }
+    rows = {"none": none, "none, un-shaken": {"attacks": {"loss": {"after": low}}}, "DP, epsilon 8": row}
+    found = {card.id: card for card in defend.defences({"defences": {"rows": rows}})}
+    assert found["dp8"].helps and "from 0.700 to 0.550" in found["dp8"].said and len(found["dp8"].bars) == 2
+    assert found["withheld"].helps and "0.700" in found["withheld"].said and found["dp1"].helps is None
+    assert "from 0.700 to 0.550" in defend.protects_html({"defences": {"rows": rows}})
+
+
+def test_the_gate_game_has_a_score_and_a_threshold_for_each_way(tmp_path):
+    rate = {"rate": 0.9, "low": 0.8, "high": 1.0}
+    scores = {"untouched": ({"g": -0.2}, True), "noise": ({"g": -0.9}, False)}
+    table = {
+        "rows": {label: {defend.SIZE: {"tpr": rate}} for label in scores},
+        "negatives": {"held-out photos": {defend.SIZE: {"fpr": rate | {"rate": 0.01}}}},
+        "gates": {"g": "Own output"}, "thresholds": {"64": {"g": {"value": -0.5, "spread": 0.1}}},
+        "example": {"person": "Ada", "size": 64,
+                    "rows": {label: {"scores": s, "refused": r} for label, (s, r) in scores.items()}},
+    }  # fmt: skip
+    game = defend.game(table)
+    assert [row["refused"] for row in game] == [True, False]
+    assert game[0]["scores"] == [{"gate": "Own output", "score": -0.2, "threshold": -0.5}]
+    html_ = defend.game_html(table)
+    assert (
+        html_.count("data-row=") == 2 and "Ada" in html_ and "90 % [80, 100]" in defend.protects_html({"gate": table})
+    )
 
 
 def test_the_first_screen_has_the_answer_over_many_people():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 
-TABS = ("story", "target", "sp-set", "finetune", "attack", "extraction", "compare", "report", "class")
+TABS = ("story", "target", "sp-set", "finetune", "attack", "extraction", "compare", "defend", "report", "class")
 MODES = {"light": (1280, ""), "dark": (1280, "&__theme=dark"), "phone": (390, "")}
 SETTLE = 6000  # milliseconds until a tab has drawn, on a busy machine too
 # What README shows: tab, theme, what the picture begins with ("" for the top of the page), its height in pixels.

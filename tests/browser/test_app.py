@@ -75,6 +75,7 @@ def test_a_run_from_click_to_roc(page, chromium, expect):
     expect(page.locator("#extraction figcaption").first).to_contain_text("before: l2")
     page.locator("#next-compare").click()
     expect(page.locator("#sides")).to_contain_text("SecMI")  # the example and this run, side by side
+    page.locator("#next-defend").click()
     page.locator("#next-report").click()
     expect(page.locator("#command")).to_contain_text("python3 start.py run --domain")
     with page.expect_download() as download:

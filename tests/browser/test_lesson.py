@@ -83,6 +83,7 @@ def test_every_tab_follows_the_next_button(page, server, expect):
     expect(page.locator("#finetune-advanced")).to_be_hidden()  # class mode
     page.goto(server.url + "?tab=compare")
     expect(page.locator("#tables")).to_contain_text("DreamBooth + LoRA")
+    page.locator("#next-defend").click()
     page.locator("#next-report").click()
     expect(page.locator("#command")).to_contain_text("python3 start.py run")
     expect(page.locator("#share-link textarea, #share-link input")).to_have_value(
@@ -155,7 +156,7 @@ def test_a_figure_fits_a_telephone_and_hides_no_panel(context, server, expect, t
 def test_nothing_is_wider_than_the_screen(context, server, expect, width):
     page = context.new_page()
     page.set_viewport_size({"width": width, "height": 844})
-    for tab in ("story", "target", "sp-set", "finetune", "attack", "extraction", "compare", "report"):
+    for tab in ("story", "target", "sp-set", "finetune", "attack", "extraction", "compare", "defend", "report"):
         page.goto(f"{server.url}?__theme=dark&tab={tab}")
         expect(page.locator("#tabs button[role=tab][aria-selected=true]").first).to_be_attached()
         for skip in ("#quiz-skip", "#quiz-skip-extraction"):

@@ -1,7 +1,7 @@
 """The tabs of the page, one file each, and their order. To add one, see CONTRIBUTING.md."""
 
 from s2l.ui.tab import Entry
-from s2l.ui.tabs import classroom, compare, extraction, finetune, membership, report, sp_set, story, target
+from s2l.ui.tabs import classroom, compare, defend, extraction, finetune, membership, report, sp_set, story, target
 
 TABS = (
     Entry("story", "See the leak", story.Story),
@@ -11,6 +11,7 @@ TABS = (
     Entry("attack", "4 Attack: membership", membership.Membership),
     Entry("extraction", "5 Attack: extraction", extraction.Extraction),
     Entry("compare", "6 Compare", compare.Compare),
-    Entry("report", "7 Report", report.Report),
+    Entry("defend", "7 Defend", defend.Defend),
+    Entry("report", "8 Report", report.Report),
     Entry("class", "Class", classroom.ClassPage),
 )

@@ -62,7 +62,7 @@ class Compare(Tab):
         }
 
     def connect(self, page: Context) -> None:
-        page.goes_to(self.next, "report")
+        page.goes_to(self.next, "defend")
         pair = [self.first, self.second]
         for component in pair:
             component.input(
@@ -148,5 +148,5 @@ def build() -> Compare:
         second = gr.Dropdown([], label="Run B", min_width=300, elem_id="run-b")
     sides = gr.HTML(elem_id="sides")
     tables = gr.HTML(elem_id="tables")
-    following = gr.Button("Next: the report →", variant="primary", elem_id="next-report")
+    following = gr.Button("Next: what protects people? →", variant="primary", elem_id="next-defend")
     return Compare(figure, tables, first, second, sides, following)

@@ -11,12 +11,12 @@ from markupsafe import Markup, escape
 from s2l.errors import UserError
 from s2l.record import Result
 from s2l.report import findings, verdicts
-from s2l.ui import exposure, html, quiz, runs, words
+from s2l.ui import defend, exposure, html, quiz, runs, words
 from s2l.ui.backend import Backend
 from s2l.ui.events import PRIVATE, QUIET
 from s2l.ui.tab import Context, Tab, View
 
-INTRO = """**Step 7: take it with you.** The report is one HTML file that needs no network. The JSON file has every
+INTRO = """**Step 8: take it with you.** The report is one HTML file that needs no network. The JSON file has every
 score and every setting. The command repeats the run on any machine. The link opens this page with this run; only
 people who have the link can see it."""
 
@@ -31,18 +31,9 @@ ABSOLUTE = """(link) => {
 }"""
 
 
-# Said by the authors and the literature (docs/teaching.md); what this project has measured is in the Compare tab.
-PROTECTS = Markup("""<h3 class=protects>What protects people?</h3><ul>
-<li><b>Before training:</b> leave private photos out, or remove repeated ones. A photo that is repeated 20 times is the
-first to come out.</li>
-<li><b>In training:</b> differential privacy for the <em>private</em> photos. It costs quality, and it bounds what any
-attack can learn about one photo.</li>
-<li><b>At a fine-tuning service:</b> a check that refuses pictures which the model itself has drawn, and a limit to the
-steps (<code>python3 start.py gate</code>).</li>
-<li><b>What does not help:</b> differential privacy in the fine-tuning. It protects the drawings, not the photos.</li>
-</ul><p>More: <a href="https://arxiv.org/abs/2403.09450" target="_blank" rel="noopener">the paper</a>. In the project's
-folder, docs/lab.md has all measurements, docs/threat-model.md says how to audit a model of one's own, and
-docs/teaching.md is a lesson plan.</p>""")
+MORE = Markup("""<p>More: <a href="https://arxiv.org/abs/2403.09450" target="_blank" rel="noopener">the paper</a>. In
+the project's folder, docs/lab.md has all measurements, docs/gate.md says what a service can check, docs/threat-model.md
+how to audit a model of one's own, and docs/teaching.md is a lesson plan.</p>""")
 
 
 @dataclass
@@ -109,7 +100,7 @@ def closing_html(result: Result, answers: dict) -> Markup:
     if rows:
         head = ("", "you said", "measured")
         yours = Markup("<h3>Your predictions, and what happened</h3>{}").format(html.table(head, rows))
-    return html.block(yours, PROTECTS)
+    return html.block(yours, defend.protects_html(defend.results()), MORE)
 
 
 def draw(tab: Report, result: Result | None, run: str, example: bool, answers: dict) -> dict:

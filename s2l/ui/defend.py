@@ -1,0 +1,278 @@
+"""What protects people, from committed results: each defence as a question, a figure and a sentence, and the gate game.
+
+Everything is on the page at once; defend.js reveals and redraws it in the browser, without the server. A result that is
+not there yet is said to be "not measured yet". Loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from s2l.store import read_json
+from s2l.ui import html
+from s2l.ui.effects import RESULTS, signed
+
+SCRIPT = Path(__file__).with_name("defend.js")
+TITLES = {"loss": "Loss", "secmi": "SecMI", "sima": "SimA", "pia": "PIA"}  # the registry of attacks loads torch
+NONE, UNSHAKEN = "none", ", un-shaken"  # rows of results/defences.json
+NOT_YET = "Not measured yet."
+LEAST_AUC = 0.3  # at the left end of a figure
+HONEST = "held-out photos"
+MANY = 4  # bars of a figure that needs the whole width
+SIZE = "16"  # pictures of an upload in the sentences
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of a figure: a value from 0 to 1, with its interval."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Defence:
+    """One defence: what is asked, and what was measured. `helps` is None where nothing was measured, or nothing is
+    clear."""
+
+    id: str
+    title: str
+    what: str
+    said: str = NOT_YET
+    bars: tuple[Bar, ...] = ()
+    helps: bool | None = None
+
+
+# (id, title, what it is, row of results/defences.json)
+IN_TRAINING = (
+    ("dedup", "Every photo once", "Copies of a photo are removed before the model is trained", "de-duplicated"),
+    ("public", "No private photos", "The model is trained on public photos only", "public only"),
+    ("dp8", "Differential privacy, epsilon 8", "Noise in the training hides each private photo", "DP, epsilon 8"),
+    ("dp1", "Differential privacy, epsilon 1", "The same with far more noise", "DP, epsilon 1"),
+    ("public-dp", "Public photos first, then differential privacy", "Private photos come last, under noise",
+     "public, then DP, epsilon 8"),
+)  # fmt: skip
+
+
+def results(folder: Path = RESULTS) -> dict[str, dict]:
+    """{"gate", "defences"}: the committed results that are there."""
+    found = {}
+    for name in ("gate", "defences"):
+        with suppress(OSError, ValueError):
+            table = read_json(folder / f"{name}.json")
+            if isinstance(table, dict) and table.get("rows"):
+                found[name] = table
+    return found
+
+
+# --- the defences -----------------------------------------------------------------------------------------------------
+
+
+def defences(found: dict[str, dict]) -> list[Defence]:
+    """Every defence, with what `found` says of it."""
+    rows = found.get("defences", {}).get("rows", {})
+    listed = [_trained(rows, *entry) for entry in IN_TRAINING]
+    return [*listed, _gate(found.get("gate")), _withheld(rows), _in_tuning()]
+
+
+def _trained(rows: dict, name: str, title: str, what: str, label: str) -> Defence:
+    """A defence before or in the training: the best attack on the base model without it, and with it."""
+    plain = Defence(name, title, what)
+    with suppress(KeyError, TypeError, ValueError):
+        before, after = rows[NONE]["attacks"], rows[label]
+        attack = max(before, key=lambda each: before[each]["before"]["mean"])
+        a, b = before[attack]["before"], after["attacks"][attack]["before"]
+        change = after["change"][attack]
+        ends = [change["difference"], change["low"], change["high"]]
+        helps = True if ends[2] < 0 else False if ends[1] > 0 else None
+        answer = {True: "It helps", False: "It makes it worse", None: "No clear effect here"}[helps]
+        said = (
+            f"{answer}: the AUC of the best attack on a model without a defence ({TITLES.get(attack, attack)}) goes "
+            f"from {a['mean']:.3f} to {b['mean']:.3f}, a change of {signed(ends)}.{_price(rows[NONE], after)}"
+        )
+        return Defence(name, title, what, said, (_bar("without", a), _bar("with it", b)), helps)
+    return plain
+
+
+def _price(none: dict, row: dict) -> str:
+    """What the defence costs: how often a stranger recognises whom a picture shows."""
+    with suppress(KeyError, TypeError):
+        a, b = none["price"]["recognised"], row["price"]["recognised"]
+        return (
+            f" The price: a stranger recognises {b['right']} of {b['of']} pictures of the people, and {a['right']} of "
+            f"{a['of']} without the defence."
+        )
+    return ""
+
+
+def _bar(label: str, estimate: dict) -> Bar:
+    return Bar(label, estimate["mean"], estimate["low"], estimate["high"])
+
+
+def _rate(label: str, rate: dict) -> Bar:
+    return Bar(label, rate["rate"], rate["low"], rate["high"])
+
+
+def _percent(rate: dict) -> str:
+    return f"{100 * rate['rate']:.0f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
+
+
+def _gate(table: dict | None) -> Defence:
+    plain = Defence("gate", "A gate at the fine-tuning service",
+                    "A service refuses pictures that the model itself has drawn")  # fmt: skip
+    with suppress(KeyError, TypeError, ValueError):
+        caught = {label: row[SIZE]["tpr"] for label, row in (table or {})["rows"].items()}
+        wrongly = (table or {})["negatives"][HONEST][SIZE]["fpr"]
+        first, worst = next(iter(caught)), min(caught, key=lambda label: caught[label]["rate"])
+        helps = True if caught[first]["low"] > 0.5 else False if caught[first]["high"] < 0.5 else None
+        answers = {True: "It helps against whoever does nothing", False: "It catches too few", None: "Unclear here"}
+        said = (
+            f"{answers[helps]}: of uploads of {SIZE} pictures that the model drew, it refuses "
+            f"{_percent(caught[first])}, and {_percent(wrongly)} of honest ones. It can be evaded: of those with "
+            f"“{worst}” it refuses {_percent(caught[worst])}."
+        )
+        bars = (*(_rate(label, rate) for label, rate in caught.items()), _rate("honest photos", wrongly))
+        return Defence(plain.id, plain.title, plain.what, said, bars, helps)
+    return plain
+
+
+def _withheld(rows: dict) -> Defence:
+    """The attacker gets the fine-tuned model without its base: what the pair would have added."""
+    plain = Defence("withheld", "The base model is kept back",
+                    "Whoever gets the fine-tuned weights does not get the base model")  # fmt: skip
+    with suppress(KeyError, TypeError, ValueError):
+        attacks = rows[NONE]["attacks"]
+        alone = max((each["after"] for each in attacks.values()), key=lambda auc: auc["mean"])
+        away = [each["after"] for each in rows[NONE + UNSHAKEN]["attacks"].values()]
+        pair = [each["reference"]["auc"] for each in attacks.values() if each["reference"]]
+        both = max([*pair, *away], key=lambda auc: auc["mean"])
+        helps = True if both["low"] > alone["high"] else False if both["mean"] <= alone["mean"] else None
+        answer = {True: "It helps", False: "It does not help here", None: "No clear effect here"}[helps]
+        said = (
+            f"{answer}: the best attack with both models has an AUC of {both['mean']:.3f} [{both['low']:.3f}, "
+            f"{both['high']:.3f}], the best on the fine-tuned model alone {alone['mean']:.3f} [{alone['low']:.3f}, "
+            f"{alone['high']:.3f}]."
+        )
+        return Defence(
+            plain.id, plain.title, plain.what, said, (_bar("both models", both), _bar("without the base", alone)), helps
+        )
+    return plain
+
+
+def _in_tuning() -> Defence:
+    """Nothing to measure: what it protects is not what is at stake."""
+    return Defence(
+        "dp-tuning", "Differential privacy in the fine-tuning", "Noise in the fine-tuning hides each uploaded picture",
+        f"{NOT_YET} It promises nothing for the people in the photos: it protects the pictures that are uploaded, and "
+        "those are the attacker's own drawings.",
+    )  # fmt: skip
+
+
+# --- as HTML ----------------------------------------------------------------------------------------------------------
+
+
+def bars_html(defence: Defence, least: float = 0.0) -> Markup:
+    """The figure of a defence: a line for each bar, from `least` to 1, with its interval. Empty without bars."""
+
+    def place(value: float) -> str:
+        return f"{100 * min(max((value - least) / (1 - least), 0), 1):.1f}%"
+
+    line = Markup(
+        '<div class="line"><span>{label}</span><span class="track" aria-hidden="true"><i class="span" '
+        'style="left:{low};width:calc({high} - {low})"></i><i class="at" style="left:{at}"></i></span>'
+        "<span>{value:.2f} [{a:.2f}, {b:.2f}]</span></div>"
+    )
+    return Markup("").join(
+        line.format(
+            label=bar.label, low=place(bar.low), high=place(bar.high), at=place(bar.value), value=bar.value,
+            a=bar.low, b=bar.high,
+        )
+        for bar in defence.bars
+    )  # fmt: skip
+
+
+def card_html(defence: Defence) -> Markup:
+    """One defence: a button for the visitor's guess, and what was measured, hidden until it is asked for."""
+    helps = {True: "yes", False: "no", None: "unclear"}[defence.helps]
+    axis = ""
+    if defence.bars:
+        axis = "share of uploads that are refused" if defence.id == "gate" else "AUC of the attack; 0.5 is guessing"
+    return Markup(
+        '<li class="card{wide}" data-helps="{helps}"><button type="button" data-guess="{id}" aria-pressed="false">'
+        "{title}</button><p class=quiet>{what}</p><div data-measured hidden><p data-mine></p>{bars}"
+        "<p class=quiet>{axis}</p><p>{said}</p></div></li>"
+    ).format(
+        wide=" wide" if len(defence.bars) > MANY else "", helps=helps, id=defence.id, title=defence.title,
+        what=f"{defence.what}.", bars=bars_html(defence, 0.0 if defence.id == "gate" else LEAST_AUC), axis=axis,
+        said=defence.said,
+    )  # fmt: skip
+
+
+def game(table: dict | None) -> list[dict]:
+    """What defend.js needs of each way to upload the example: its label, and each gate's score and threshold."""
+    rows = []
+    with suppress(KeyError, TypeError, ValueError):
+        example = (table or {})["example"]
+        limits = (table or {})["thresholds"][str(example["size"])]
+        titles = (table or {})["gates"]
+        for label, row in sorted(example["rows"].items(), key=lambda entry: entry[0] == HONEST):
+            scores = [
+                {"gate": titles[g], "score": score, "threshold": limits[g]["value"]}
+                for g, score in row["scores"].items()
+            ]
+            rows.append({"label": label, "scores": scores, "refused": row["refused"]})
+    return rows
+
+
+def game_html(table: dict | None) -> Markup:
+    """Try to get an SP set past the gate: the choices, and where defend.js draws the scores."""
+    rows = game(table)
+    title = Markup("<h3>Try to get an SP set past the gate</h3>")
+    if table is None or not rows:
+        return title + Markup("<p>Not measured yet: <code>python -m s2l gate-study</code>.</p>")
+    about = Markup(
+        "<p>{} pictures that the model drew of {} are uploaded. What do you do to them first? Each gate refuses a mean "
+        "score above its threshold; one refusal is enough.</p>"
+    ).format(table["example"]["size"], table["example"]["person"])
+    chips = Markup("").join(
+        Markup('<button type="button" data-row="{}" aria-pressed="{}">{}</button>').format(
+            i, "true" if i == 0 else "false", row["label"]
+        )
+        for i, row in enumerate(rows)
+    )
+    return Markup(
+        '{}{}<div class="effects"><span role="group" class="chips" aria-label="What is done to the pictures">{}</span>'
+        '</div><p class="conclusion" data-verdict role="status"></p><div data-scores></div>'
+        '<div hidden data-game="{}"></div>'
+    ).format(title, about, chips, json.dumps(rows, separators=(",", ":")))
+
+
+def screen(found: dict[str, dict]) -> Markup:
+    """The whole tab."""
+    cards = Markup("").join(map(card_html, defences(found)))
+    return html.block(
+        Markup(
+            '<section class="defend"><h3>First your prediction: which of these protect the people in the photos?</h3>'
+            '<ul class="cards">{}</ul><p><button type="button" class="show" data-show>Show what was measured</button> '
+            '<span data-score role="status"></span></p>{}</section>'
+        ).format(cards, game_html(found.get("gate")))
+    )
+
+
+def _lines(found: dict[str, dict]) -> Iterator[Markup]:
+    """The end of the lesson: each defence with what was measured of it."""
+    for defence in defences(found):
+        yield Markup("<li><b>{}.</b> {}. {}</li>").format(defence.title, defence.what, defence.said)
+
+
+def protects_html(found: dict[str, dict]) -> Markup:
+    """What protects people, as the last screen of the lesson says it."""
+    return Markup("<h3 class=protects>What protects people?</h3><ul>{}</ul>").format(Markup("").join(_lines(found)))
