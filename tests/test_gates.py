@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -186,3 +187,21 @@ def test_an_empty_upload_is_one_sentence(tiny_lab, tmp_path, capsys):
     words = ["gate", "--upload", str(tmp_path / "empty"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main(words) == 2 and not (tmp_path / "out").exists()
     assert "no usable image" in capsys.readouterr().err
+
+
+def test_honest_uploads_are_scored_once(tiny_model, monkeypatch):
+    """They are the same for every upload; another group is another threshold."""
+    gate = gates.get_gate("own_output")
+    seen = []
+
+    def counted(model, upload, settings):
+        seen.append(len(upload))
+        return gate.score(model, upload, settings)
+
+    monkeypatch.setitem(gates.GATES, "own_output", dataclasses.replace(gate, score=counted))
+    honest = [pictures(5, seed=s) for s in range(3)]
+    first = gates.judge("own_output", tiny_model, gates.Upload(pictures(4)), honest)
+    again = gates.judge("own_output", tiny_model, gates.Upload(pictures(4)), honest)
+    assert sorted(seen) == [4, 4, 5, 5, 5] and first == again
+    gates.judge("own_output", tiny_model, gates.Upload(pictures(4)), [*honest[1:], pictures(5, seed=9)])
+    assert len(seen) == 9

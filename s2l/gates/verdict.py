@@ -9,19 +9,24 @@ new upload.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from s2l.config import Settings
 from s2l.data.domain import ImageSet
 from s2l.data.lab_domain import calibration_domains
 from s2l.errors import UserError
 from s2l.gates.registry import Upload, gate_settings, get_gate
+from s2l.keys import key_of
 from s2l.labs import Lab
 from s2l.measure.intervals import Interval, mean_interval
 from s2l.model.diffusion import DiffusionModel
+from s2l.store import Store, read_json, write_json
 
 ALPHA = 0.05  # the share of honest uploads that a threshold may refuse
 DRAWS = 200  # honest uploads drawn from each group
@@ -117,4 +122,25 @@ def judge(
         scores: torch.Tensor = gate.score(model, Upload(pictures, upload.private), checked_settings)
         return scores.float().cpu().numpy()
 
-    return decide(name, scores_of(upload.pictures), [scores_of(group) for group in honest], alpha, seed)
+    examples = _kept(name, checked_settings, model, upload.private, honest, scores_of)
+    return decide(name, scores_of(upload.pictures), examples, alpha, seed)
+
+
+def _kept(
+    name: str,
+    settings: Settings,
+    model: DiffusionModel,
+    private: ImageSet | None,
+    honest: Sequence[ImageSet],
+    scores_of: Callable[[ImageSet], np.ndarray],
+) -> list[np.ndarray]:
+    """The scores of the honest groups, from the cache: they are the same for every upload."""
+    pictures = [group.images for group in (*honest, *((private,) if private is not None else ()))]
+    contents = [hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest() for images in pictures]
+    key = key_of("honest uploads", model.key, name, settings, contents)
+
+    def work(folder: Path) -> None:
+        write_json(folder / "scores.json", [scores_of(group).tolist() for group in honest])
+
+    folder, _ = Store().stage("honest", key, work)
+    return [np.array(scores, np.float64) for scores in read_json(folder / "scores.json")]
