@@ -35,15 +35,16 @@ def excess(
     `seen` is what counts of a residue, such as its coarse part. `saved` does to y what was done to the pictures, such
     as a compression, so that its traces are in both residues; it maps uint8 to uint8.
     """
-    parts = []
-    for part in images.split(model.runtime.batch_size):
-        x = part.float() / 255
+
+    def of(some: slice) -> torch.Tensor:
+        x = images[some].float() / 255
         y = decoded(model, x)
         first = _size(seen(x - y))
         if saved is not None:
             y = saved((y * 255).round().to(torch.uint8)).float() / 255
-        parts.append((first / _size(seen(y - decoded(model, y)))).log())
-    return torch.cat(parts)
+        return (first / _size(seen(y - decoded(model, y)))).log()
+
+    return torch.cat([part for group in model.batches(len(images)) for part in model.together(of, group)])
 
 
 def _size(residue: torch.Tensor) -> torch.Tensor:
