@@ -23,7 +23,7 @@ from s2l.attacks.query import MEMO_LIMIT, Memo, Query
 from s2l.attacks.registry import SCRATCH
 from s2l.config import AuditConfig
 from s2l.data.domain import ImageSet
-from s2l.data.lab_domain import _image_set
+from s2l.data.lab_domain import photos_as_images
 from s2l.errors import UserError
 from s2l.model.batches import Batched
 from s2l.model.diffusion import DiffusionModel, Runtime
@@ -624,7 +624,7 @@ def auc(scores: torch.Tensor, members: int) -> float:
 def lab_query(model: DiffusionModel, members: int, held_out: int) -> Query:
     """Photos of one of the lab's people, latents scaled to unit variance as in a trained lab."""
     person = people.lab_people(1)[0]
-    images = _image_set(people.member_photos(person, members) + people.held_out_photos(person, held_out), 32)
+    images = photos_as_images(people.member_photos(person, members) + people.held_out_photos(person, held_out), 32)
     spread = model.encode_images(images.floats()).std().item()
     model.vae.register_to_config(scaling_factor=model.vae.config.scaling_factor / spread)
     return attacks.make_query(model, images)

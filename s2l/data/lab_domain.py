@@ -22,7 +22,8 @@ REFERENCE_SET = (
 )
 
 
-def _image_set(photos: Sequence[LabPhoto], resolution: int) -> ImageSet:
+def photos_as_images(photos: Sequence[LabPhoto], resolution: int) -> ImageSet:
+    """The photos with their captions, by their seeds."""
     pixels = np.stack([p.pixels(resolution) for p in photos])
     return ImageSet(
         torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
@@ -42,7 +43,7 @@ def lab_domain(lab: Lab, config: DomainConfig) -> Domain:
         # At random, because the first ones were repeated most.
         sample = sorted(np.random.default_rng(config.seed).permutation(len(photos))[: config.n_members].tolist())
         photos, hashes = [photos[i] for i in sample], [hashes[i] for i in sample]
-    members = _image_set(photos, lab.resolution)
+    members = photos_as_images(photos, lab.resolution)
     if [photo_hash(image.permute(1, 2, 0).numpy()) for image in members.images] != hashes:
         raise RuntimeError(
             f"the photos of {person.name} drawn here differ from those in the lab's record: "
@@ -50,7 +51,7 @@ def lab_domain(lab: Lab, config: DomainConfig) -> Domain:
         )
     domain = Domain(
         name=person.name,
-        split=MembershipSplit(members, _image_set(person.held_out(config.n_nonmembers), lab.resolution)),
+        split=MembershipSplit(members, photos_as_images(person.held_out(config.n_nonmembers), lab.resolution)),
         repeats=tuple(p.repeats for p in photos),
         role=person.role,
         key=key_of("lab", lab.resolution, person.row, sample, config.n_nonmembers),
@@ -73,7 +74,7 @@ def second_source_domain(lab: Lab, config: DomainConfig) -> tuple[Domain, dict[s
     photos, parts = domain.membership.nonmembers, {"fair": slice(0, n), "never": slice(n, n + n_members)}
     for direction in DIRECTIONS:
         parts[direction] = slice(len(photos), len(photos) + n)
-        photos = photos + _image_set(second_photos(lab.person(config.name), direction, n), lab.resolution)
+        photos = photos + photos_as_images(second_photos(lab.person(config.name), direction, n), lab.resolution)
     split = MembershipSplit(domain.membership.members, photos)
     drawn = [photo_hash(image.permute(1, 2, 0).numpy()) for image in photos.images]  # another drawing, another key
     return replace(domain, split=split, key=key_of("second source", domain.key, drawn)), parts
@@ -87,4 +88,6 @@ def calibration_domains(lab: Lab, name: str) -> list[Domain]:
 
 def protected_photos(lab: Lab) -> ImageSet:
     """Every private photo that the lab's model was trained on, person by person: what its owner wants to protect."""
-    return _image_set([photo for person in lab.people if person.trained for photo in person.members()], lab.resolution)
+    return photos_as_images(
+        [photo for person in lab.people if person.trained for photo in person.members()], lab.resolution
+    )

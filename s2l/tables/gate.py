@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from s2l import gates
-from s2l.config import LAB, SamplerConfig, SPSetConfig
-from s2l.data.domain import ImageSet
-from s2l.data.sp_set import prompt_of
+from s2l.config import LAB
+from s2l.data.lab_domain import photos_as_images
 from s2l.errors import UserError
 from s2l.gates.evasions import EVASIONS, MIXED
 from s2l.keys import key_of
@@ -28,8 +27,9 @@ from s2l.measure.operating_points import pooled_tpr
 from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.progress import Event, Progress, silent
 from s2l.store import Store, read_json, write_json
+from s2l.tables.gate_pictures import drawn_by, unnamed
 from s2l.tables.gate_signals import signals
-from s2l.worlds.people import LabPhoto, public_photo
+from s2l.worlds.people import public_photo
 
 GATES = ("own_output", "own_output_jpeg")  # an upload is refused if one of them exceeds its threshold
 OTHER = "lab:buried"  # whose pictures are neither photos nor the model's own
@@ -61,19 +61,6 @@ def label(guidance: float, evasion: str) -> str:
 # --- pictures and scores ----------------------------------------------------------------------------------------------
 
 
-def photos(drawn: Sequence[LabPhoto], resolution: int) -> torch.Tensor:
-    """(N, 3, H, W) uint8."""
-    return torch.from_numpy(np.stack([photo.pixels(resolution) for photo in drawn])).permute(0, 3, 1, 2).contiguous()
-
-
-def drawn_by(model: DiffusionModel, name: str, guidance: float, number: int) -> torch.Tensor:
-    """An SP set of the person as saved pictures, (number, 3, H, W) uint8."""
-    config, seeds = SPSetConfig(), list(range(FIRST_SEED, FIRST_SEED + number))
-    sampler = SamplerConfig(num_inference_steps=STEPS, guidance_scale=guidance)
-    prompts = [prompt_of(config.prompts, name, config.suffix, seed) for seed in seeds]
-    return (model.generate(prompts, seeds, sampler) * 255).round().to(torch.uint8)
-
-
 class _Study:
     """The models, the people, and the scores of each person."""
 
@@ -94,16 +81,17 @@ class _Study:
     def sets(self, name: str, own: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
         """(name of a set, its pictures) of one person; only the honest ones if not `own`."""
         n, side = self.pictures, self.lab.resolution
-        held_out = photos(self.lab.person(name).held_out(n), side)
+        seeds = list(range(FIRST_SEED, FIRST_SEED + n))
+        held_out = photos_as_images(self.lab.person(name).held_out(n), side).images
         for kind, change in HONEST.items():
             yield kind, EVASIONS[change](held_out)
         first = FIRST_PUBLIC + n * self.lab.names().index(self.lab.person(name).name)
-        yield PUBLIC, photos([public_photo(first + i) for i in range(n)], side)
+        yield PUBLIC, photos_as_images([public_photo(first + i) for i in range(n)], side).images
         if not own:
             return
-        yield DRAWN, drawn_by(self.models[1], name, 1.0, n)
+        yield DRAWN, drawn_by(self.models[1], name, 1.0, seeds, STEPS)
         for guidance, evasions in OWN.items():
-            pictures = drawn_by(self.models[0], name, guidance, n)
+            pictures = drawn_by(self.models[0], name, guidance, seeds, STEPS)
             for evasion in evasions:
                 yield label(guidance, evasion), EVASIONS[evasion](pictures)
 
@@ -116,7 +104,7 @@ class _Study:
         def work(folder: Path) -> None:
             found: dict[str, dict[str, list[float]]] = {gate: {} for gate in GATES}
             for what, pictures in self.sets(name, own):
-                upload = gates.Upload(ImageSet(pictures, ("",) * len(pictures), ("",) * len(pictures)))
+                upload = gates.Upload(unnamed(pictures))
                 for gate, own_settings in zip(GATES, settings, strict=True):
                     found[gate][what] = gates.get_gate(gate).score(self.models[0], upload, own_settings).tolist()
             write_json(folder / "scores.json", found)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from s2l import attacks, gates
-from s2l.config import AuditConfig, SamplerConfig, SPSetConfig
+from s2l.config import AuditConfig
 from s2l.data.domain import ImageSet
-from s2l.data.sp_set import prompt_of
+from s2l.data.lab_domain import photos_as_images
 from s2l.gates.evasions import EVASIONS
 from s2l.gates.residue import decoded
 from s2l.keys import key_of
@@ -21,6 +21,7 @@ from s2l.labs import Lab, find_lab
 from s2l.measure.intervals import auc
 from s2l.model.diffusion import DiffusionModel
 from s2l.store import Store, read_json, write_json
+from s2l.tables.gate_pictures import drawn_by, unnamed
 from s2l.worlds.people import public_photo
 
 PEOPLE, PICTURES, STEPS = 4, 16, 10
@@ -73,28 +74,15 @@ TOGETHER = {"own_output + Loss": ("own_output", "Loss"), "own_output + SimA": ("
             "VAE residue + Loss": ("VAE residue", "Loss")}  # fmt: skip
 
 
-def _set(images: torch.Tensor) -> ImageSet:
-    return ImageSet(images, ("",) * len(images), ("",) * len(images))
-
-
-def _drawn(model: DiffusionModel, name: str, guidance: float) -> torch.Tensor:
-    config, seeds = SPSetConfig(), list(range(SEED, SEED + PICTURES))
-    prompts = [prompt_of(config.prompts, name, config.suffix, seed) for seed in seeds]
-    sampler = SamplerConfig(num_inference_steps=STEPS, guidance_scale=guidance)
-    return (model.generate(prompts, seeds, sampler) * 255).round().to(torch.uint8)
-
-
-def _photos(drawn: Sequence, side: int) -> torch.Tensor:
-    return torch.from_numpy(np.stack([p.pixels(side) for p in drawn])).permute(0, 3, 1, 2).contiguous()
-
-
 def _pictures(models: Sequence[DiffusionModel], labs: Sequence[Lab], i: int, name: str) -> list[dict]:
     """For each lab: {set: its pictures} of one person, the i-th."""
-    own = [[_drawn(model, name, guidance) for guidance in (1.0, 4.0)] for model in models]
-    public = _photos([public_photo(FIRST_PUBLIC + PICTURES * i + j) for j in range(PICTURES)], labs[0].resolution)
+    seeds = list(range(SEED, SEED + PICTURES))
+    own = [[drawn_by(model, name, guidance, seeds, STEPS) for guidance in (1.0, 4.0)] for model in models]
+    crowd = [public_photo(FIRST_PUBLIC + PICTURES * i + j) for j in range(PICTURES)]
+    public = photos_as_images(crowd, labs[0].resolution).images
     sets = []
     for k, lab in enumerate(labs):
-        held_out = _photos(lab.person(name).held_out(PICTURES), lab.resolution)
+        held_out = photos_as_images(lab.person(name).held_out(PICTURES), lab.resolution).images
         mine = (*own[k], EVASIONS["JPEG 75"](own[k][0]))
         others = (held_out, public, own[1 - k][0])
         sets.append(dict(zip((*OWN, *OTHERS), (*mine, *others), strict=True)))
@@ -122,7 +110,7 @@ def signals(models: Sequence[DiffusionModel], lab: Lab, names: Sequence[str], st
             for model, its_name, sets in zip(models, names, _pictures(models, labs, i, person), strict=True):
                 for what, pictures in sets.items():
                     for signal, score in SIGNALS.items():
-                        values = score(model, _set(pictures)).tolist()
+                        values = score(model, unnamed(pictures)).tolist()
                         found[signal][its_name].setdefault(what, []).extend(values)
         write_json(folder / "signals.json", found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from s2l.store import read_json
+from s2l.tables.sheet import TITLES
 
 COMMAND = "python -m s2l lab measure"
 NOT_MEASURED = f"Not measured yet: `{COMMAND}`."
@@ -62,6 +63,3 @@ def batch_size(results: Path) -> str:
         for dtype, by in effect.items()
     ]
     return f"Images one by one instead of eight at once: {', '.join(parts)} (the lab `fresh`; `{COMMAND}`)."
-
-
-TITLES = {"loss": "Loss", "secmi": "SecMI", "pia": "PIA", "sima": "SimA"}

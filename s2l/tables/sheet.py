@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Of the attacks that sentences name; the registry of attacks (`titles`) would load torch.
+TITLES = {"loss": "Loss", "secmi": "SecMI", "pia": "PIA", "sima": "SimA"}
+
 
 @dataclass(frozen=True)
 class Sheet:

@@ -1,15 +1,6 @@
 // The Defend tab: guesses, what was measured, and the gate game, without the server. All texts come as text, not as HTML.
 const view = { rows: [], row: 0, shown: false };
 const all = (selector) => [...element.querySelectorAll(selector)];
-const part = (name) => element.querySelector(`[data-${name}]`);
-
-function add(parent, tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  parent.append(made);
-  return made;
-}
 
 // What was measured, beside what the visitor guessed.
 function reveal() {

@@ -10,16 +10,18 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from markupsafe import Markup
 
 from s2l.store import read_json
+from s2l.tables.gate_view import share
+from s2l.tables.sheet import TITLES
 from s2l.ui import html
 from s2l.ui.effects import RESULTS, signed
 
 SCRIPT = Path(__file__).with_name("defend.js")
-TITLES = {"loss": "Loss", "secmi": "SecMI", "sima": "SimA", "pia": "PIA"}  # the registry of attacks loads torch
 NONE, UNSHAKEN = "none", ", un-shaken"  # rows of results/defences.json
 NOT_YET = "Not measured yet."
 LEAST_AUC = 0.3  # at the left end of a figure
@@ -62,6 +64,7 @@ IN_TRAINING = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=4)  # the closing screen of every run asks again
 def results(folder: Path = RESULTS) -> dict[str, dict]:
     """{"gate", "defences"}: the committed results that are there."""
     found = {}
@@ -121,10 +124,6 @@ def _rate(label: str, rate: dict) -> Bar:
     return Bar(label, rate["rate"], rate["low"], rate["high"])
 
 
-def _percent(rate: dict) -> str:
-    return f"{100 * rate['rate']:.0f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
-
-
 def _gate(table: dict | None) -> Defence:
     plain = Defence("gate", "A gate at the fine-tuning service",
                     "A service refuses pictures that the model itself has drawn")  # fmt: skip
@@ -136,8 +135,8 @@ def _gate(table: dict | None) -> Defence:
         answers = {True: "It helps against whoever does nothing", False: "It catches too few", None: "Unclear here"}
         said = (
             f"{answers[helps]}: of uploads of {SIZE} pictures that the model drew, it refuses "
-            f"{_percent(caught[first])}, and {_percent(wrongly)} of honest ones. It can be evaded: of those with "
-            f"“{worst}” it refuses {_percent(caught[worst])}."
+            f"{share(caught[first])}, and {share(wrongly)} of honest ones. It can be evaded: of those with "
+            f"“{worst}” it refuses {share(caught[worst])}."
         )
         bars = (*(_rate(label, rate) for label, rate in caught.items()), _rate("honest photos", wrongly))
         return Defence(plain.id, plain.title, plain.what, said, bars, helps)

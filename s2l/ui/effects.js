@@ -4,16 +4,6 @@ const SHOWS = { change: "the change", auc: "before and after" };
 const CHANCE = 0.5;
 const view = { tables: [], table: 0, attack: "loss", model: "one", show: "change", row: "" };
 
-const part = (name) => element.querySelector(`[data-${name}]`);
-
-function add(parent, tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  parent.append(made);
-  return made;
-}
-
 // The numbers of a row for what is chosen: {value: [mean, low, high], from: mean or null, paper, says}.
 function numbers(row) {
   const cell = row.cells[view.attack];

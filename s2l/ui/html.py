@@ -21,6 +21,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DOM = Path(__file__).with_name("dom.js")
+
 
 def _uri(image: Image.Image, quality: int) -> str:
     buffer = io.BytesIO()
@@ -59,6 +61,11 @@ def choice(uri: str, alt: str, caption: str = "", **data: str | int) -> Markup:
     below = Markup("<span>{}</span>").format(caption) if caption else ""
     button = Markup('<button type="button" class="pic"{}><img src="{}" alt="{}">{}</button>')
     return button.format(attributes, uri, alt, below)
+
+
+def script(path: Path) -> str:
+    """The script of a figure that the browser draws, for gr.HTML(js_on_load=...): after the helpers of dom.js."""
+    return "\n".join(part.read_text(encoding="utf-8") for part in (DOM, path))
 
 
 # For gr.HTML(js_on_load=...): a click on a button sends the button's data to the server. In a ranking, one button is a

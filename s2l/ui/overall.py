@@ -7,11 +7,12 @@ from pathlib import Path
 from markupsafe import Markup
 
 from s2l.store import read_json
+from s2l.tables.sheet import TITLES
 from s2l.ui import html
 from s2l.ui.effects import RESULTS, direction, payload, signed
 
 ATTACK = "loss"
-TITLES = {"loss": "Loss", "secmi": "SecMI"}  # the registry of attacks would load torch before the first picture
+SHOWN = {name: TITLES[name] for name in (ATTACK, "secmi")}
 VERBS = {1: "stronger", -1: "weaker", 0: "neither clearly stronger nor weaker"}
 # (row of the table over labs, how the sentence begins).
 ROWS = (
@@ -29,7 +30,7 @@ def committed(folder: Path = RESULTS) -> dict[str, dict]:
 
 def overall_html(tables: dict[str, dict]) -> Markup:
     """The main findings of the committed `tables`, with intervals; empty where the table over labs is missing."""
-    found = {table["name"]: table for table in payload(tables, lambda table: TITLES)}
+    found = {table["name"]: table for table in payload(tables, lambda table: SHOWN)}
     if "labs" not in found or ATTACK not in found["labs"]["attacks"]:
         return Markup()
     cells = {row["label"]: row["cells"][ATTACK] for row in found["labs"]["rows"]}

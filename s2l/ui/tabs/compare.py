@@ -141,7 +141,7 @@ def _tables_html(folder: Path, changed: float) -> Markup:
 def build() -> Compare:
     """Add the tab's components to the page."""
     gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
-    figure = gr.HTML(elem_id="effects", js_on_load=effects.SCRIPT.read_text(encoding="utf-8"))
+    figure = gr.HTML(elem_id="effects", js_on_load=html.script(effects.SCRIPT))
     gr.HTML(html.block(Markup("<h2>Two runs side by side</h2>")))
     with gr.Row():
         first = gr.Dropdown([], label="Run A", min_width=300, elem_id="run-a")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from s2l.ui import defend, words
+from s2l.ui import defend, html, words
 from s2l.ui.tab import Context, Tab
 
 INTRO = """**Step 7: what protects people?** Some defences come before the model is trained, some at the service that
@@ -30,6 +30,5 @@ class Defend(Tab):
 def build() -> Defend:
     """Add the tab's components to the page: all of it comes from committed results."""
     gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
-    script = defend.SCRIPT.read_text(encoding="utf-8")
-    gr.HTML(defend.screen(defend.results()), elem_id="defend", js_on_load=script)
+    gr.HTML(defend.screen(defend.results()), elem_id="defend", js_on_load=html.script(defend.SCRIPT))
     return Defend(gr.Button("Next: the report →", variant="primary", elem_id="next-report"))
