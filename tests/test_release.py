@@ -85,9 +85,9 @@ def test_the_three_intervals_share_one_level(monkeypatch, tiny_model):
 def test_the_canaries_are_those_whom_the_upload_resembles(tiny_lab):
     lab = find_lab("lab")
     who = lab.people[2]
-    members = release.canaries_of(lab, photos(1, 0), len(lab.people))
+    members = release.canaries_of(lab, photos(1, 0), len(lab.people), 3)
     theirs = next(domain for domain in members if domain.name == who.name).membership.members
-    assert release.canaries_of(lab, theirs.subset(range(5)), 2)[0].name == who.name
+    assert release.canaries_of(lab, theirs.subset(range(5)), 2, 3)[0].name == who.name
     with pytest.raises(UserError, match="needs canaries"):
         release.release_audit(None, None, [], stages=Stages())
 

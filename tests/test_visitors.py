@@ -336,3 +336,52 @@ def test_a_copy_that_a_visitor_has_edited_is_read_with_care(visitor, kept):
         success, output = visitor.call(handler, values)
         assert success, output
     assert "unsupported operand" not in visitor.server.log.read_text()
+
+
+# --- secure fine-tuning ----------------------------------------------------------------------------------------------
+
+
+def secure(visitor: Visitor, *data) -> tuple[bool, dict]:
+    handler = next(d for d in visitor.page["dependencies"] if d["api_name"] == "secure_finetune")
+    return visitor.call(handler, list(data))
+
+
+@pytest.mark.brings("Visitors", "Pictures for `secure_finetune`", "judged, trained on, audited; then deleted")
+def test_an_upload_is_judged_before_and_after_training(visitor):
+    """Weights or reasons come back, and no path but that of the download."""
+    paths = visitor.upload(**{f"{i}.png": png(100 + i) for i in range(16)}).json()
+    success, output = secure(visitor, [named(path) for path in paths], "Mira Solwyn", 1, 1)
+    assert success, output
+    (answer,) = output["data"]
+    assert answer["refused"] == bool(answer["reasons"]) == (answer["weights"] is None)
+    assert {gate["gate"] for gate in answer["gates"]} >= {"own_output", "near_members"}
+    if answer["weights"]:
+        got = visitor.client.get(answer["weights"])
+        assert got.status_code == 200 and got.content.startswith(b"PK")
+        assert got.headers["content-disposition"].startswith("attachment")
+    rest = json.dumps(answer | {"weights": None})
+    assert str(visitor.cache) not in rest and not any(Path(path).exists() for path in paths)
+    assert not list((visitor.cache / "uploads").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (([], "Ada", 1, 1), "from 16 to 128 pictures"),
+        (("x", "Ada", 1, 1), "a list of uploads"),
+        (([{"file": "x"}], "Ada", 1, 1), "a list of uploads"),
+        (([], "Ada", 10**6, 1), "100"),
+        (([], "Ada", 1, 64), "8"),
+        (([], 7, 1, 1), "a text"),
+        (([], "a photo of a cat: sitting", 1, 1), "only letters"),
+    ],
+)
+def test_what_secure_fine_tuning_does_not_take_is_a_sentence(visitor, data, says):
+    success, output = secure(visitor, *data)
+    assert not success and says in output["error"]
+
+
+def test_secure_fine_tuning_reads_no_other_file(visitor):
+    handler = next(d for d in visitor.page["dependencies"] if d["api_name"] == "secure_finetune")
+    answer = visitor.join(handler, [[named(str(ROOT / "README.md"))] * 16, "Ada", 1, 1])
+    assert answer.status_code == 403 and "just uploaded" in answer.json()["detail"]

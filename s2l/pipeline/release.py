@@ -49,7 +49,7 @@ ATTACKERS = {
 }
 
 
-def canaries_of(lab: Lab, pictures: ImageSet, number: int) -> list[Domain]:
+def canaries_of(lab: Lab, pictures: ImageSet, number: int, held_out: int) -> list[Domain]:
     """The `number` people of a lab whose photos the pictures resemble most, by the mean l2 to each one's nearest photo.
 
     No names are needed: an upload says whatever it likes about who is on it. Raises UserError for a lab that was
@@ -58,7 +58,7 @@ def canaries_of(lab: Lab, pictures: ImageSet, number: int) -> list[Domain]:
     trained = [person for person in lab.people if person.trained]
     if not trained:
         raise UserError(f"the lab {lab.name} was trained on no photo of its people: there is nothing to leak")
-    domains = [lab_domain(lab, DomainConfig(name=person.name, n_nonmembers=HELD_OUT)) for person in trained]
+    domains = [lab_domain(lab, DomainConfig(name=person.name, n_nonmembers=held_out)) for person in trained]
     far = [pairwise_l2(pictures.images, each.membership.members.images).min(axis=1).mean() for each in domains]
     return [domains[i] for i in np.argsort(far, kind="stable")[:number]]
 
@@ -154,7 +154,7 @@ def audit_release(
         config = DomainConfig(name=name, members=str(folders[0]), nonmembers=str(folders[1]), n_nonmembers=MOST)
         canaries = [folder_domain(config, model.resolution)]
     elif lab is not None:
-        canaries = canaries_of(lab, load_folder(upload, model.resolution, "")[0], CANARIES)
+        canaries = canaries_of(lab, load_folder(upload, model.resolution, "")[0], CANARIES, HELD_OUT)
     else:
         raise UserError("this model is not a lab: the release audit needs private photos and held-out ones")
     return release_audit(Subject.of(model), tuned, canaries, seed=seed, stages=Stages(progress=progress))

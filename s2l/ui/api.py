@@ -1,4 +1,4 @@
-"""The public API of a running app: five named endpoints, each of which answers bad input with one sentence."""
+"""The public API of a running app: six named endpoints, each of which answers bad input with one sentence."""
 
 from __future__ import annotations
 
@@ -85,5 +85,19 @@ def build(backend: Backend) -> None:
             raise UserError("accused should be a whole number")
         return membership.operating_point(result, _word(attack, "attack"), _word(when, "when"), accused)
 
-    for function in (people, start_run, job_status, stop_run, operating_point):
+    def secure_finetune(pictures: list[dict], person: str, steps: int = 50, rank: int = 4) -> dict:
+        """Judge an upload, fine-tune the lab's model on it by LoRA, audit the weights, and hand them out or refuse.
+
+        `pictures` are 16 to 128 uploaded pictures, each {"path": ...} as the upload gave it; `person` is whom they
+        show; `steps` is at most 100 and `rank` at most 8. Gives {"refused", "reasons", "gates", "release", "notes",
+        "weights"}: `weights` is the address of a zip file, or null. One upload is processed at a time, for up to ten
+        minutes, and the pictures are deleted.
+        """
+        if not backend.own_model.enabled:
+            raise UserError("this server accepts no uploads: its owner does not allow models of your own")
+        if not isinstance(pictures, list) or not all(isinstance(x, dict) and "path" in x for x in pictures):
+            raise UserError('pictures should be a list of uploads, each with its "path"')
+        return backend.secure_finetune([str(x["path"]) for x in pictures], _word(person, "person"), steps, rank)
+
+    for function in (people, start_run, job_status, stop_run, operating_point, secure_finetune):
         gr.api(in_a_sentence(function, for_programs), api_name=function.__name__, concurrency_limit=None)

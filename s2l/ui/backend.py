@@ -23,7 +23,7 @@ from s2l.config import LAB, FineTuneConfig
 from s2l.environment import Program
 from s2l.errors import UserError
 from s2l.jobs import Job, Jobs
-from s2l.jobs.limits import Limits, OwnModel
+from s2l.jobs.limits import Limits, OwnModel, plain_name
 from s2l.labs import Lab, default_lab
 from s2l.record import Result, load_result
 from s2l.report import shipped
@@ -64,6 +64,7 @@ class Backend:
     showcase: Result | None = None
     shows_ours: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _securing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def open(cls, store: Store | None = None) -> Backend:
@@ -166,6 +167,34 @@ class Backend:
 
     def finished(self, visitor: str) -> list[Job]:
         return [job for job in self.jobs.jobs_of(visitor) if job.state == "done"]
+
+    def secure_finetune(self, pictures: Sequence[str], person: str, steps: object, rank: object) -> dict:
+        """Judge uploaded pictures, train on them and audit the weights (jobs/secure.py), one upload at a time.
+
+        Returns the answer with "weights", the address of the weights as a download or None. Raises UserError.
+        """
+        from s2l.jobs import secure, uploads
+
+        if not self._securing.acquire(blocking=False):
+            raise UserError("another upload is being processed: try again in a few minutes")
+        try:
+            answer, folder = secure.ask(self.store, pictures, plain_name(person), steps, rank)
+            try:
+                made = folder / "weights.zip"
+                address = None
+                if made.exists():
+                    name = "secure-fine-tuning-weights.zip"
+
+                    def make(place: Path) -> None:
+                        made.rename(place / name)
+
+                    public = self._public_folder("secure", folder.name, make)
+                    address = f"gradio_api/file={public / name}"
+            finally:
+                uploads.discard(folder)
+        finally:
+            self._securing.release()
+        return answer | {"weights": address}
 
     @cached_property
     def _secret(self) -> bytes:

@@ -198,7 +198,7 @@ def test_the_api_is_small_and_answers_with_a_sentence(page, server):
     from gradio_client.exceptions import AppError
 
     info = page.request.get(f"{server.url}gradio_api/info").json()
-    names = {"/people", "/start_run", "/job_status", "/stop_run", "/operating_point"}
+    names = {"/people", "/start_run", "/job_status", "/stop_run", "/operating_point", "/secure_finetune"}
     assert set(info["named_endpoints"]) == names and not info["unnamed_endpoints"]
     client = Client(server.url, verbose=False)
     point = client.predict("showcase", "loss", "after", 20, api_name="/operating_point")
