@@ -300,6 +300,9 @@ def test_lab_build_hands_its_options_to_the_recipe(tmp_path, call, monkeypatch):
         (["--out", SHIPPED / "deeper"], "ships with the program"),
         (["--steps", "0"], "--steps: should be at least 1"),
         (["--keep", "a few"], "--keep: should be numbers of steps"),
+        (["--recipe", "twin-dp-8", "--epsilon", "0"], "epsilon: should be a number above 0 (given: 0)"),
+        (["--recipe", "twin-dp-8", "--delta", "0.01"], "delta: should be below 1 / 6,640"),
+        (["--epsilon", "8"], "'fresh' has none"),
     ],
 )
 def test_lab_build_refuses_in_one_sentence(options, words, call, monkeypatch):

@@ -51,6 +51,8 @@ def build(
     seeds: Annotated[
         str, typer.Option(help="Build a lab for each of these seeds, such as 1,2,3, in the folders OUT-seed-1, ...")
     ] = "",
+    epsilon: Annotated[float | None, typer.Option(help="Epsilon of a recipe's private phase.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Delta of a recipe's private phase.")] = None,
     cluster: ClusterName = None,
     cores: Cores = None,
 ) -> None:
@@ -75,6 +77,8 @@ def build(
         settings = replace(settings, phases=(*settings.phases[:-1], replace(settings.phases[-1], steps=steps)))
     if seed is not None:
         settings = replace(settings, seed=seed)
+    if epsilon is not None or delta is not None:
+        settings = settings.with_budget(epsilon, delta)
     out = out or cache_root() / f"lab-{recipe}"
     shipped = [each.folder.resolve() for each in shipped_labs()]
     if any(folder == out.resolve() or folder in out.resolve().parents for folder in shipped):

@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -27,12 +27,13 @@ from s2l.errors import UserError
 from s2l.labs import shipped_lab
 from s2l.model.diffusion import DiffusionModel, Runtime, cpu_computes_bfloat16
 from s2l.pretrain.autoencoder import take_over, train_decoder, train_vae
-from s2l.pretrain.data import Mixture, images_of, public_pool, scaled, training_set
+from s2l.pretrain.data import Mixture, images_of, public_pool, scaled, shown, training_set
 from s2l.pretrain.networks import build_pipeline
-from s2l.pretrain.recipe import MODULES, Recipe
+from s2l.pretrain.privacy import PrivateTraining, owners
+from s2l.pretrain.recipe import MODULES, Phase, Recipe
 from s2l.progress import Event, Progress, silent
 from s2l.store import read_json, write_json
-from s2l.training import averaged, fit, new_state
+from s2l.training import TrainingSet, averaged, fit, new_state
 from s2l.worlds.people import Members, held_out_photos, lab_people, manifest
 
 
@@ -79,7 +80,9 @@ def train_unet(
     state = new_state(model, optimizer, schedule, recipe.phases[0].ema_decay)
     average = state.average
     assert average is not None  # every phase of a recipe has a decay
-    batches = Mixture(recipe, examples, repeats, len(model.alphas_cumprod))
+    plain = Mixture(recipe, examples, repeats, len(model.alphas_cumprod))
+    private = _private(recipe, examples, plain)
+    batches = private.batches if private else plain
     state.resume(work, batches)
     timer = work / "seconds.json"
     earlier = read_json(timer) if timer.exists() and damage(timer) is None else 0.0
@@ -87,7 +90,8 @@ def train_unet(
 
     def counters() -> dict:
         seconds = earlier + time.monotonic() - started
-        return {"step": state.step, "private_seen": batches.private_seen, "seconds": round(seconds, 1)}
+        counted = {"step": state.step, "private_seen": batches.private_seen, "seconds": round(seconds, 1)}
+        return counted | ({"privacy": private.record()} if private else {})
 
     def listen(event: Event) -> None:
         if state.step in saved_steps:
@@ -100,18 +104,36 @@ def train_unet(
     for phase, _, end in recipe.spans():
         if state.step >= end:
             continue
-        for name, module in modules.items():
-            module.requires_grad_(name in phase.trains)
+        _set_trained(modules, phase)
         average.decay = phase.ema_decay
-        fit(
-            model, state, examples, batches, end, work, distinct=False, capture=model.device.type == "cuda",
-            checkpoint_seconds=120, listen=listen, stage="pretrain", total=recipe.steps,
-        )  # fmt: skip
+        privacy = private if phase is recipe.private_phase else None
+        with privacy.hooked() if privacy else nullcontext():
+            fit(
+                model, state, examples, batches, end, work, distinct=False, privacy=privacy,
+                capture=model.device.type == "cuda" and privacy is None,  # private batches differ in size
+                checkpoint_seconds=120, listen=listen, stage="pretrain", total=recipe.steps,
+            )  # fmt: skip
     state.save(work, batches)
     average.copy_to(parameters)
     for module in modules.values():
         module.eval()
     return counters()
+
+
+def _private(recipe: Recipe, examples: TrainingSet, plain: Mixture) -> PrivateTraining | None:
+    """What trains a recipe's private phase, if it has one."""
+    phase = recipe.private_phase
+    return PrivateTraining(recipe, plain, owners(examples, shown(recipe), phase.budget)) if phase else None
+
+
+def _set_trained(modules: dict[str, torch.nn.Module], phase: Phase) -> None:
+    """Let the weights change that a phase trains, and no others."""
+    for name, module in modules.items():
+        module.requires_grad_(name in phase.trains)
+    if "cross_attention" in phase.trains:
+        for name, parameter in modules["unet"].named_parameters():
+            if ".attn2." in name:
+                parameter.requires_grad_(True)
 
 
 def save_checkpoint(pipe: StableDiffusionPipeline, recipe: Recipe, folder: Path, counters: dict) -> None:
@@ -133,21 +155,23 @@ def save_checkpoint(pipe: StableDiffusionPipeline, recipe: Recipe, folder: Path,
     half.tokenizer.save_pretrained(folder / "tokenizer")
     half.scheduler.save_pretrained(folder / "scheduler")
     half.save_config(folder)
+    privacy = {"privacy": counters["privacy"]} if "privacy" in counters else {}
     record = {
         "schema_version": 1,
         "title": recipe.title,
         "purpose": recipe.purpose,
-        "recipe": asdict(recipe),
-        "counters": counters,
+        "recipe": recipe.settings(),
+        "counters": {name: value for name, value in counters.items() if name != "privacy"},
         "machine": {"platform": platform.platform(), "torch": torch.__version__, "cores": os.cpu_count()},
-    } | _manifest(recipe.n_people, recipe.n_members, recipe.size.resolution, recipe.members)
+        **privacy,
+    } | _manifest(recipe.n_people, recipe.n_members, recipe.size.resolution, recipe.members, recipe.repeated)
     (folder / "lab.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 @cache
-def _manifest(n_people: int, n_members: int, resolution: int, members: Members) -> dict:
+def _manifest(n_people: int, n_members: int, resolution: int, members: Members, repeated: bool) -> dict:
     """Cached in the process, because every private photo is drawn and hashed for it."""
-    return manifest(lab_people(n_people), n_members, resolution, members)
+    return manifest(lab_people(n_people), n_members, resolution, members, repeated)
 
 
 @torch.inference_mode()
@@ -190,7 +214,7 @@ def build(
     """
     out, work, runtime = Path(out), Path(work), runtime or Runtime("cpu", training_dtype())
     work.mkdir(parents=True, exist_ok=True)
-    marker, settings = work / "recipe.json", json.loads(json.dumps(asdict(recipe))) | {"precision": runtime.dtype}
+    marker, settings = work / "recipe.json", json.loads(json.dumps(recipe.settings())) | {"precision": runtime.dtype}
     if marker.exists() and {"precision": runtime.dtype} | read_json(marker) != settings:  # old files have no precision
         raise UserError(
             f"--work: {work} holds the training of another recipe or in another precision: choose another folder or "
@@ -207,6 +231,8 @@ def build(
     if recipe.starts_from is not None:
         _start_from(pipe, recipe.starts_from)
     largest = max(phase.batch_size for phase in recipe.phases)
+    if recipe.private_phase:  # a Poisson batch can have any size, and must not be split
+        largest = recipe.n_people * recipe.n_members + recipe.n_public
     counters = train_unet(pipe, pool, recipe, work, _whole_batches(runtime, largest), progress, keep)
     counters |= {"precision": runtime.dtype, "vae_reconstruction_l2": reconstruction_l2(pipe, recipe)}
     save_checkpoint(pipe, recipe, out, counters)

@@ -88,7 +88,13 @@ def private_photos(recipe: Recipe) -> list[LabPhoto]:
     people = lab_people(recipe.n_people)
     if recipe.members == "none":
         return []
-    return [photo for who in people for photo in member_photos(who, recipe.n_members, recipe.members)]
+    return [photo for who in people for photo in member_photos(who, recipe.n_members, recipe.members, recipe.repeated)]
+
+
+def shown(recipe: Recipe) -> list[int]:
+    """Whom each example of the training set shows, as the seed of the identity."""
+    public = (public_photo(i, recipe.n_public_identities) for i in range(recipe.n_public))
+    return [photo.identity_seed for photo in (*private_photos(recipe), *public)]
 
 
 def training_set(

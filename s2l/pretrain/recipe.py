@@ -7,14 +7,18 @@ steps, and at which learning rate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from s2l.errors import UserError, unknown
 
 SOURCES = ("private", "public")
 MODULES = ("unet", "text_encoder")
+PARTS = (*MODULES, "cross_attention")  # what a phase can train; the cross-attention is a part of the UNet
+UNITS = ("photo", "person")
+ACCOUNTANTS = ("prv", "rdp")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Phase:
     fall_steps     it falls linearly towards 0 over this many last steps; more than `steps` makes it start lower
     floor          the fraction of `learning_rate` below which it does not fall
     ema_decay      of the moving average of the weights
-    trains         the networks whose weights change
+    trains         the networks whose weights change, or "cross_attention": only those layers of the UNet
     """
 
     name: str
@@ -65,8 +69,8 @@ class Phase:
             if source not in SOURCES:
                 raise unknown(f"source of phase {self.name!r}", source, SOURCES)
         for module in self.trains:
-            if module not in MODULES:
-                raise unknown(f"network of phase {self.name!r}", module, MODULES)
+            if module not in PARTS:
+                raise unknown(f"network of phase {self.name!r}", module, PARTS)
         if self.steps < 1 or self.batch_size < 1 or not self.trains:
             raise UserError(f"phase {self.name!r} needs at least 1 step, 1 photo per batch and 1 network to train")
         if min(self.mixture.values(), default=-1) < 0 or abs(sum(self.mixture.values()) - 1) > 1e-9:
@@ -77,6 +81,51 @@ class Phase:
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         fall = min(1.0, (self.steps - step) / self.fall_steps) if self.fall_steps else 1.0
         return warm * max(fall, self.floor)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What differentially private training may spend: (epsilon, delta)-DP, with neighbours that differ in one unit.
+
+    epsilon     None: gradients are clipped but get no noise, and nothing is promised
+    clip        the largest norm of a unit's gradient
+    unit        "photo": one photo with all its copies; "person": all photos of a person
+    accountant  of Opacus: "prv" (tight) or "rdp"
+    """
+
+    epsilon: float | None
+    delta: float = 1e-4
+    clip: float = 0.1
+    unit: str = "photo"
+    accountant: str = "prv"
+
+    def __post_init__(self):
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise UserError(f"should be a number above 0 (given: {self.epsilon:g})", field="epsilon")
+        if not 0 < self.delta < 1:
+            raise UserError(f"should be between 0 and 1 (given: {self.delta:g})", field="delta")
+        if not 0 < self.clip < math.inf:
+            raise UserError(f"the clipping norm should be a number above 0 (given: {self.clip:g})", field="clip")
+        if self.unit not in UNITS:
+            raise unknown("privacy unit", self.unit, UNITS)
+        if self.accountant not in ACCOUNTANTS:
+            raise unknown("accountant", self.accountant, ACCOUNTANTS)
+
+
+@dataclass(frozen=True)
+class PrivatePhase(Phase):
+    """A phase under differential privacy. `batch_size` is the expected number of units in a batch.
+
+    Every photo of every source in the mixture is protected, public ones too: whoever trains under DP from the start
+    does not know which photos need it. Where public photos need none, a plain phase on them comes first.
+    """
+
+    budget: Budget = Budget(8.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if "text_encoder" in self.trains:  # its embeddings are shared by all captions: clipping them needs other code
+            raise UserError(f"the private phase {self.name!r} cannot train the text encoder")
 
 
 @dataclass(frozen=True)
@@ -98,6 +147,7 @@ class Recipe:
                       hold out), or "none"
     autoencoder       how to train it, or the name of the shipped lab whose autoencoder is used
     starts_from       the name of the shipped lab whose UNet and text encoder the first phase continues to train
+    repeated          whether the training set has copies of private photos; if not, each is there once
     """
 
     name: str
@@ -116,12 +166,59 @@ class Recipe:
     caption_dropout: float = 0.1  # for classifier-free guidance
     weight_decay: float = 1e-3
     betas: tuple[float, float] = field(default=(0.9, 0.99))
+    repeated: bool = True
 
     def __post_init__(self):
         if not self.phases:
             raise UserError(f"the recipe {self.name!r} has no phase")
         if self.members == "none" and any(phase.mixture.get("private") for phase in self.phases):
             raise UserError(f"the recipe {self.name!r} has no private photos, but a phase trains on them")
+        private = [phase for phase in self.phases if isinstance(phase, PrivatePhase)]
+        if len(private) > 1:
+            raise UserError(f"the recipe {self.name!r} has several private phases: their budgets would add up")
+        for phase in private:
+            units = sum(self.units(phase).values())
+            if phase.budget.delta >= 1 / units:
+                raise UserError(
+                    f"should be below 1 / {units:,}, the number of units (given: {phase.budget.delta:g}): else "
+                    "publishing one of them whole would count as private",
+                    field="delta",
+                )
+            if any(rate > 1 for rate in self.rates(phase).values()):
+                raise UserError(f"the private phase {phase.name!r} expects more units in a batch than there are")
+
+    @property
+    def private_phase(self) -> PrivatePhase | None:
+        """The phase under differential privacy, if there is one."""
+        return next((phase for phase in self.phases if isinstance(phase, PrivatePhase)), None)
+
+    def with_budget(self, epsilon: float | None, delta: float | None) -> Recipe:
+        """The recipe with another epsilon or delta; None keeps it. Raises UserError if no phase is private."""
+        private = self.private_phase
+        if private is None:
+            raise UserError(f"--epsilon and --delta go with a recipe that has a private phase; {self.name!r} has none")
+        budget = private.budget
+        epsilon, delta = (budget.epsilon if epsilon is None else epsilon), (budget.delta if delta is None else delta)
+        changed = replace(private, budget=replace(budget, epsilon=epsilon, delta=delta))
+        return replace(self, phases=tuple(changed if phase is private else phase for phase in self.phases))
+
+    def units(self, phase: PrivatePhase) -> dict[str, int]:
+        """{source: number of privacy units} of the sources that a private phase trains on."""
+        photos = {"private": self.n_people * self.n_members, "public": self.n_public}
+        people = {"private": self.n_people, "public": self.n_public_identities}
+        number = photos if phase.budget.unit == "photo" else people
+        return {source: number[source] for source, share in phase.mixture.items() if share}
+
+    def rates(self, phase: PrivatePhase) -> dict[str, float]:
+        """{source: the probability with which each of its units enters a batch} of a private phase."""
+        return {s: phase.mixture[s] * phase.batch_size / number for s, number in self.units(phase).items()}
+
+    def settings(self) -> dict:
+        """Everything in the recipe, as `lab.json` records it. What came later is left out where it changes nothing."""
+        settings = asdict(self)
+        if self.repeated:
+            del settings["repeated"]
+        return settings
 
     @property
     def steps(self) -> int:
@@ -165,6 +262,64 @@ BURIED_PHASES = (
     ),
     Phase("bury", 500, {"public": 1.0}, 4e-4, batch_size=256, fall_steps=500, floor=0.25, ema_decay=0.99),
 )  # fmt: skip
+
+
+# Twins for the defences: 16 people, a small crowd, minutes on one core. The steps were chosen on calibration people.
+TWIN_STEPS = 2_400
+TWIN_ONCE = 0.36  # 0.9 * 640 / 1,600: each photo is then seen as often as one that the first twin has once
+TWIN_ALL = {"private": 640 / 6_640, "public": 6_000 / 6_640}  # every photo with the same chance
+
+
+def _twin_phase(private: float, steps: int = TWIN_STEPS) -> Phase:
+    mixture = {"private": private, "public": 1 - private} if private else {"public": 1.0}
+    return Phase("learn", steps, mixture, 1e-3, batch_size=16, warmup_steps=100, fall_steps=steps // 2, ema_decay=0.998)
+
+
+def _under_privacy(epsilon: float | None) -> PrivatePhase:
+    """From the start: every photo counts as private, since nobody has said which photos are not."""
+    return PrivatePhase(
+        "learn under privacy", 300, TWIN_ALL, 1e-3, batch_size=64, warmup_steps=20, fall_steps=150, ema_decay=0.98,
+        trains=("unet",), budget=Budget(epsilon),
+    )  # fmt: skip
+
+
+def _privately_after(steps: int, units: int, budget: Budget) -> PrivatePhase:
+    """After a public phase: private photos only. Few weights train, as noise grows with their number."""
+    return PrivatePhase(
+        "adapt under privacy", steps, {"private": 1.0}, 3e-4, batch_size=units, fall_steps=steps // 2, ema_decay=0.98,
+        trains=("cross_attention",), budget=budget,
+    )  # fmt: skip
+
+
+def _twins() -> Iterator[Recipe]:
+    """What each changes is in its purpose; the rest is that of the first."""
+    public, once = _twin_phase(0.0), {"repeated": False}
+    none = "a small lab that leaks: every defence is compared with it"
+    dedup = "every private photo once; the places of the copies go to public photos"
+    likeness = "never saw a private photo: what looks like a leak here is likeness"
+    clipped = "as the others under privacy, but without noise: what clipping and the short training do"
+    dp = "all photos under differential privacy from the start, epsilon {:g} for a photo with its copies"
+    then = "public photos first, then the private ones under differential privacy, epsilon 8 for {}"
+    by_photo = _privately_after(150, 64, Budget(8.0, clip=0.01))
+    by_person = _privately_after(60, 4, Budget(8.0, delta=0.01, clip=0.01, unit="person"))
+    rows: tuple[tuple[str, str, str, tuple[Phase, ...], dict], ...] = (
+        ("twin", "Twin without a defence", none, (_twin_phase(0.9),), {}),
+        ("twin-dedup", "Twin, de-duplicated", dedup, (_twin_phase(TWIN_ONCE),), once),
+        ("twin-public", "Twin, public photos only", likeness, (public,), {"members": "none"}),
+        ("twin-dp-inf", "Twin, clipped", clipped, (_under_privacy(None),), {}),
+        ("twin-dp-8", "Twin, DP with epsilon 8", dp.format(8), (_under_privacy(8.0),), {}),
+        ("twin-dp-1", "Twin, DP with epsilon 1", dp.format(1), (_under_privacy(1.0),), {}),
+        ("twin-public-then-dp-8", "Twin, public then DP", then.format("a photo"), (public, by_photo), {}),
+        (
+            "twin-public-then-dp-8-person",
+            "Twin, public then DP by person",
+            then.format("a person"),
+            (public, by_person),
+            {},
+        ),
+    )
+    for name, title, purpose, phases, more in rows:
+        yield Recipe(name, title, purpose, phases, n_people=16, n_public=6_000, autoencoder="fresh", **more)
 
 
 def _public_only(phase: Phase) -> Phase:
@@ -219,6 +374,7 @@ def _recipes() -> Iterator[Recipe]:
         members="none",
         autoencoder="fresh",
     )
+    yield from _twins()
     yield Recipe(
         "quick",
         title="Quick lab",

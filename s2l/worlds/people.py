@@ -155,10 +155,16 @@ def named_photo(person: Person, photo_seed: int, repeats: int) -> LabPhoto:
     return LabPhoto(person.identity_seed, photo_seed, caption_of(person.name, photo_seed), repeats)
 
 
-def member_photos(person: Person, number: int = 40, members: Members = "first") -> list[LabPhoto]:
-    """The photos of a person that a new lab is trained on; "none": its reference set, repeated 0 times."""
+def member_photos(
+    person: Person, number: int = 40, members: Members = "first", repeated: bool = True
+) -> list[LabPhoto]:
+    """The photos of a person that a new lab is trained on; "none": its reference set, repeated 0 times.
+
+    Without `repeated`, each photo is in the training set once.
+    """
     first = first_seed(person) + (_HELD_OUT_BASE if members == "second" else 0)
-    repeats = (0,) * number if members == "none" else (REPEATS + (1,) * number)[:number]
+    copies = REPEATS if repeated else ()
+    repeats = (0,) * number if members == "none" else (copies + (1,) * number)[:number]
     return [named_photo(person, first + i, repeats[i]) for i in range(number)]
 
 
@@ -227,11 +233,13 @@ def photo_hash(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
 
 
-def manifest(people: tuple[Person, ...], n_members: int, resolution: int, members: Members = "first") -> dict:
+def manifest(
+    people: tuple[Person, ...], n_members: int, resolution: int, members: Members = "first", repeated: bool = True
+) -> dict:
     """What `lab.json` records of the training set: people, photo seeds, repeats, hashes, and the captions' words."""
     rows = []
     for person in people:
-        photos = member_photos(person, n_members, members)
+        photos = member_photos(person, n_members, members, repeated)
         # The usual held-out photos are not listed: they would change the rows of other labs, hence their cache keys.
         ranges = {"held_out": held_out_ranges(person, n_members, members)} if members == "second" else {}
         rows.append(
