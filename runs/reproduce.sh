@@ -18,6 +18,11 @@ python -m s2l lab measure
 python -m s2l lab build --recipe buried --out cache/lab-buried
 python -m s2l lab build --recipe swapped --out cache/lab-swapped
 python -m s2l lab measure --model lab:buried --out results/lab-buried.json
+#    Twins for the defences: 10 to 40 minutes each on one core.
+for twin in twin twin-dedup twin-public twin-dp-inf twin-dp-8 twin-dp-1 twin-public-then-dp-8 \
+    twin-public-then-dp-8-person; do
+    python -m s2l lab build --recipe $twin --dtype float32
+done
 
 # 2. Do the intervals contain the true value as often as they should?
 python -m tests.slow.test_coverage
@@ -40,6 +45,7 @@ python -m s2l table tokens
 python -m s2l table noise
 python -m s2l table sp-size
 python -m s2l table split
+python -m s2l table defences
 
 #    Which differences between two folders the blind controls see, and what attacks then claim.
 python -m s2l blind
@@ -53,6 +59,7 @@ OMP_NUM_THREADS=1
 export OMP_NUM_THREADS
 python -m s2l bench --scale --out results/scale.json --device cpu --dtype float32
 unset OMP_NUM_THREADS
+python -m tests.slow.test_dp_speed
 python -m s2l card --study --out results/study.json
 python -m s2l showcase
 python -m s2l frames --people "Oona Brask,Taro Quillan,Felix Marrow" --dtype mixed

@@ -1,4 +1,7 @@
-"""Which lab a model's name means: `lab`, `lab:NAME`, or the folder of one. Loads no torch."""
+"""Which lab a model's name means: `lab`, `lab:NAME`, or the folder of one. Loads no torch.
+
+`lab:NAME` is a shipped lab, or else the one that `lab build --recipe NAME` has made in the cache.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from s2l.environment import Program
 from s2l.errors import UserError, unknown
 from s2l.labs.lab import Lab
 from s2l.labs.record import RECORD, read_record
+from s2l.store import cache_root
 
 SHIPPED = ASSETS / "labs"  # one folder per lab; its name is the lab's
 DEFAULT = Program.model_fields["lab"].default  # what plain `lab` means unless S2L_LAB names another lab
@@ -20,13 +24,14 @@ PREFIX = f"{LAB}:"
 def find_lab(model: str) -> Lab | None:
     """The lab that a model's name means; None for every other checkpoint.
 
-    `lab` is the default lab, `lab:NAME` a shipped one, and any folder with `lab.json` beside `model_index.json` is a
-    lab too. Raises UserError for a name that no shipped lab has, and for a broken `lab.json`.
+    `lab` is the default lab, `lab:NAME` a shipped or a built one, and any folder with `lab.json` beside
+    `model_index.json` is a lab too. Raises UserError for a name that no shipped lab has, and for a broken `lab.json`.
     """
     if model == LAB:
         return default_lab()
     if model.startswith(PREFIX):
-        return shipped_lab(model.removeprefix(PREFIX))
+        name = model.removeprefix(PREFIX)
+        return _lab(built_folder(name), name) if _is_built(name) else shipped_lab(name)
     if model.startswith(HUB):
         return None
     folder = Path(model)
@@ -60,6 +65,21 @@ def shipped_lab(name: str) -> Lab:
     if name not in names:
         raise unknown("lab", name, names) if names else UserError(f"this installation has no lab in {SHIPPED}")
     return _lab(SHIPPED / name, name)
+
+
+def built_folder(recipe: str) -> Path:
+    """Where `lab build` makes the lab of a recipe unless it is told otherwise."""
+    return cache_root() / f"{LAB}-{recipe}"
+
+
+def is_there(model: str) -> bool:
+    """Whether a model's name means something that is here; only a `lab:NAME` that nobody has built is not."""
+    name = model.removeprefix(PREFIX)
+    return not model.startswith(PREFIX) or name in _shipped_names() or _is_built(name)
+
+
+def _is_built(name: str) -> bool:
+    return name == Path(name).name and name not in _shipped_names() and is_lab(built_folder(name))
 
 
 def is_lab(folder: Path) -> bool:

@@ -27,6 +27,7 @@ class Table:
     role    whose runs these are: settings are chosen on "calibration" people, results are of "reporting" people
     people  how many of them, in the order of the lab's list
     kind    what is measured of each run (KINDS in cells.py)
+    labs    whether the rows are about labs: their promise and price are measured too (defences.py)
     """
 
     title: str
@@ -35,6 +36,7 @@ class Table:
     people: int = 8
     preset: str = "demo"
     kind: str = "run"
+    labs: bool = False
 
 
 def _extraction_rows() -> tuple[Row, ...]:
@@ -92,7 +94,36 @@ def _lab_rows() -> Iterator[Row]:
         yield _shaken(f"{lab}, un-shaken", f"lab:{lab}", 1.0, 1.0)
 
 
+# Small, so that one lab takes minutes; a row that is called "..., un-shaken" shares its shake with the one before it.
+NO_DEFENCE = "none"
+DEFENCES = {
+    NO_DEFENCE: "twin",
+    "de-duplicated": "twin-dedup",
+    "public only": "twin-public",
+    "clipped, no noise": "twin-dp-inf",
+    "DP, epsilon 8": "twin-dp-8",
+    "DP, epsilon 1": "twin-dp-1",
+    "public, then DP, epsilon 8": "twin-public-then-dp-8",
+    "public, then DP by person, epsilon 8": "twin-public-then-dp-8-person",
+}
+SMALL_SHAKE: dict = {
+    "sp_set": {"set_size": 64},
+    "finetune": {"methods": ["lora"], "max_train_steps": 100},
+    "audit": {"attacks": ["secmi", "loss", "sima"]},
+    "extraction": {"n_generations": 32},
+}
+UNSHAKEN = ", un-shaken"
+
+
+def _defence_rows() -> Iterator[Row]:
+    for label, lab in DEFENCES.items():
+        overrides: dict = {"model": f"lab:{lab}"} | SMALL_SHAKE
+        yield Row(label, overrides)
+        yield Row(label + UNSHAKEN, overrides | {"unshake": {"w": 1.0}})
+
+
 TABLES: dict[str, Table] = {
+    "defences": Table("What protects people: every defence on a twin of one lab", tuple(_defence_rows()), labs=True),
     "labs": Table("Where shaking leaks: the same shake on every lab", tuple(_lab_rows()), people=16),
     "main": Table(
         "Every method of the paper",

@@ -15,7 +15,7 @@ from s2l.bench.table import demo_markdown, markdown, scale_markdown, study_markd
 from s2l.config import AuditConfig
 from s2l.errors import unknown
 from s2l.store import read_json
-from s2l.tables import brought, lab_facts, reference
+from s2l.tables import brought, defences_view, lab_facts, reference
 from s2l.tables import view as table_view
 from s2l.tables.gate_view import block as gate_block
 from s2l.tables.sheet import Sheet, change, interval
@@ -30,6 +30,7 @@ DOCUMENTS = (
     "docs/teaching.md",
     "s2l/assets/labs/fresh/README.md",
     "s2l/assets/labs/buried/README.md",
+    "docs/defences.md",
     "docs/performance.md",
     "docs/scale.md",
     "docs/result-schema.md",
@@ -365,6 +366,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "scale": scale_markdown,
     "study": study_markdown,
     "blind": blind,
+    "defences": defences_view.block,
+    "dp-speed": defences_view.dp_speed,
     "load": load,
     "lab-card": lab_card,
     "lab-card-buried": lab_card_buried,

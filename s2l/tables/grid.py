@@ -6,8 +6,9 @@ cells.py) is written as soon as it is done, so a table can be continued later or
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import numpy as np
 
 from s2l.attacks import Combination
 from s2l.attacks.calibration import are_distances, shake_calibrated
-from s2l.config import RunConfig, merged, preset
+from s2l.config import LAB, RunConfig, merged, preset
 from s2l.errors import UserError
-from s2l.labs import default_lab
+from s2l.labs import default_lab, is_there
 from s2l.measure.intervals import mean_interval
 from s2l.measure.operating_points import frozen_tpr
 from s2l.measure.over_people import hierarchical_difference, hierarchical_mean
@@ -28,11 +29,11 @@ from s2l.pipeline.stages import Stages
 from s2l.pipeline.subject import Subject
 from s2l.progress import Event, Progress, silent
 from s2l.store import Store, write_json
-from s2l.tables import split
+from s2l.tables import defences, split
 from s2l.tables import view as table_view
 from s2l.tables.cells import KINDS, SCHEMA_VERSION, find_cells, free_path, program_state, read_cell
 from s2l.tables.cluster import Pool, Task
-from s2l.tables.declared import OF_TABLES, Row, Table, get_table
+from s2l.tables.declared import NO_DEFENCE, OF_TABLES, Row, Table, get_table
 
 
 def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:
@@ -205,6 +206,22 @@ def by_turns(missing: list[Missing]) -> list[Missing]:
     return [new for turn in zip_longest(*queues.values()) for new in turn if new is not None]
 
 
+def with_labs(table: Table) -> Table:
+    """The table without the rows whose labs nobody has built here; stderr names them.
+
+    Raises UserError if no row is left.
+    """
+    absent = {row.overrides["model"] for row in table.rows if not is_there(row.overrides.get("model", LAB))}
+    rows = tuple(row for row in table.rows if row.overrides.get("model") not in absent)
+    recipes = ", ".join(sorted(model.removeprefix(f"{LAB}:") for model in absent))
+    words = f"not built here: {recipes} (python -m s2l lab build --recipe NAME)"
+    if not rows:
+        raise UserError(f"the labs of this table are {words}")
+    if absent:
+        print(f"left out, as their labs are {words}", file=sys.stderr, flush=True)
+    return replace(table, rows=rows)
+
+
 def _make_cell(kind: str, config: RunConfig, row: str, program: dict, runtime: Runtime, store, progress) -> dict:
     return KINDS[kind].make(config, row, program, store, runtime, progress)
 
@@ -254,7 +271,7 @@ def run_table(
     With `pool`, the cells are made on a cluster and written here as each is done.
     Raises UserError for an unknown table, too many people, or a file in the way of a new cell.
     """
-    table = get_table(name)
+    table = with_labs(get_table(name))
     kind = KINDS[table.kind]
     cells: dict[str, list[dict]] = {}
     incomplete: set[str] = set()
@@ -285,6 +302,8 @@ def run_table(
         if table.kind == "split":
             return split.summarise(row_cells, _over_people)
         summary = summarise(row_cells, calibrations.get(label))
+        if table.labs:
+            summary |= defences.facts(row_cells, cells.get(NO_DEFENCE), runtime, Stages(store, progress))
         return summary | {"per_1000_gain": efficiency_gain(row_cells, first)}
 
     summary = {
@@ -297,8 +316,8 @@ def run_table(
         "model": first[0]["model"],
         "rows": {label: summary_of(label, row_cells) for label, row_cells in cells.items()},
     }
-    if table.kind != "run":
-        summary["kind"] = table.kind
+    if table.kind != "run" or table.labs:
+        summary["kind"] = "defences" if table.labs else table.kind
     write_json(results / f"{name}.json", summary)
     table_view.write(name, summary, results)
     return summary

@@ -13,7 +13,7 @@ from types import ModuleType
 from s2l.assets import ASSETS
 from s2l.figures import Effect, effects_figure, png
 from s2l.store import read_json
-from s2l.tables import blind_view, by_lab, gate_view, split_view
+from s2l.tables import blind_view, by_lab, defences_view, gate_view, split_view
 from s2l.tables.sheet import Sheet, change, ends, in_words, interval, markdown, mean, titles
 
 PAPER = ASSETS / "paper.json"
@@ -196,7 +196,8 @@ def _by_attack(table: dict) -> list[Sheet]:
 
 def _own_view(table: dict) -> ModuleType | None:
     """The module that shows a table of another kind, or None: `sheets` and `how`, and perhaps `plot` and `ALT`."""
-    if own := {"split": split_view, "blind": blind_view, "gate-study": gate_view}.get(table.get("kind", "")):
+    own_views = {"split": split_view, "blind": blind_view, "gate-study": gate_view, "defences": defences_view}
+    if own := own_views.get(table.get("kind", "")):
         return own
     return by_lab if by_lab.is_by_lab(table) else None
 
