@@ -37,8 +37,10 @@ def twins(tiny_lab):
     return tiny_lab
 
 
-def test_a_lab_that_was_built_has_its_recipe_as_a_name(twins):
+def test_a_lab_that_was_built_has_its_recipe_as_a_name(twins, capsys):
     assert find_lab("lab:twin-a").folder == built_folder("twin-a") and find_lab("lab:twin-a").name == "twin-a"
+    assert cli.main(["lab", "info", "lab:twin-b"]) == 0
+    assert "epsilon 7.98, delta 0.001, for each photo" in capsys.readouterr().out
     assert is_there("lab:twin-a") and is_there("lab:fresh") and is_there("anything else")
     assert not is_there("lab:twin-c") and not is_there("lab:../cache/lab-twin-a")
     for model in ("lab:twin-c", "lab:../lab-twin-a"):
@@ -72,6 +74,7 @@ def test_the_table_has_the_attacks_the_promise_and_the_price_of_every_lab(twins,
     words = ["table", "twins", "--results", str(results), "--device", "cpu", "--dtype", "float32"]
     assert cli.main(words) == 0, capsys.readouterr().err
     measured = read_json(results / "twins.json")
+    assert measured["command"] == "python -m s2l table twins --dtype float32"
     assert list(measured["rows"]) == ["none", "none, un-shaken", "DP"] and measured["kind"] == "defences"
     none, private = measured["rows"]["none"], measured["rows"]["DP"]
     assert none["privacy"] is None and private["privacy"] == PRIVACY

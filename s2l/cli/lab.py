@@ -178,6 +178,9 @@ def _training_rows(record: dict) -> list[tuple[str, str]]:
     for phase in recipe.get("phases", ()):
         mixture = " and ".join(f"{100 * share:g} % {source}" for source, share in phase["mixture"].items() if share)
         rows.append((f"phase {phase['name']!r}", f"{phase['steps']:,} steps of {phase['batch_size']}, {mixture}"))
+    if (privacy := record.get("privacy")) is not None:
+        spent = "nothing promised" if privacy["epsilon"] is None else f"epsilon {privacy['epsilon']:.2f}"
+        rows.append(("privacy", f"{spent}, delta {privacy['delta']:g}, for each {privacy['unit']}"))
     if "step" in counters:
         rows.append(("UNet steps", f"{counters['step']:,}"))
     if counters.get("vae_reconstruction_l2") is not None:

@@ -107,10 +107,11 @@ DEFENCES = {
     "public, then DP by person, epsilon 8": "twin-public-then-dp-8-person",
 }
 SMALL_SHAKE: dict = {
+    "domain": {"n_nonmembers": 80},
     "sp_set": {"set_size": 64},
     "finetune": {"methods": ["lora"], "max_train_steps": 100},
     "audit": {"attacks": ["secmi", "loss", "sima"]},
-    "extraction": {"n_generations": 32},
+    "extraction": {"n_generations": 16},
 }
 UNSHAKEN = ", un-shaken"
 

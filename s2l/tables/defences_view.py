@@ -111,7 +111,7 @@ def block(results: Path) -> str:
     """The whole table, or the command that makes it."""
     path = results / "defences.json"
     if not path.exists():
-        return "Not measured yet: `python -m s2l table defences`."
+        return "Not measured yet: `python -m s2l table defences --dtype float32`."
     table = read_json(path)
     lines = [line for sheet in sheets(table) for line in (f"**{sheet.title}**", "", *markdown(sheet), "")]
     return "\n".join([*lines, f"{how(table)} Command: `{table['command']}`."])

@@ -162,7 +162,9 @@ def configs(table: Table, people: int | None = None, only: str = "") -> Iterable
             start = i - i % row.together
             others = [other for other in names[start : start + row.together] if other != name]
             together = {"sp_set": {"together": others}} if others else {}
-            yield row, preset(table.preset, name, **merged(OF_TABLES, merged(row.overrides, together)))
+            overrides = merged(OF_TABLES, merged(row.overrides, together))
+            domain = overrides.pop("domain", {}) | {"name": name}
+            yield row, preset(table.preset, domain, **overrides)
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,12 @@ def by_turns(missing: list[Missing]) -> list[Missing]:
     for new in missing:
         queues.setdefault(frozenset((new.config.domain.name, *(new.config.sp_set.together or ()))), []).append(new)
     return [new for turn in zip_longest(*queues.values()) for new in turn if new is not None]
+
+
+def _options(people: int | None, runtime: Runtime) -> list[str]:
+    """The options of the command that decide numbers, where they are not the usual ones."""
+    dtype = [] if runtime.dtype == "mixed" else [f"--dtype {runtime.dtype}"]
+    return [*([f"--people {people}"] if people else []), *dtype]
 
 
 def with_labs(table: Table) -> Table:
@@ -309,7 +317,7 @@ def run_table(
     summary = {
         "schema_version": SCHEMA_VERSION,
         "title": table.title,
-        "command": f"python -m s2l table {name}" + (f" --people {people}" if people else ""),
+        "command": " ".join([f"python -m s2l table {name}", *_options(people, runtime)]),
         "preset": table.preset,
         "role": table.role,
         "n_people": len(first),
