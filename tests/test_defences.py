@@ -86,6 +86,7 @@ def test_the_table_has_the_attacks_the_promise_and_the_price_of_every_lab(twins,
     cells = [read_json(path) for path in sorted((results / "twins" / "none").glob("*.json"))]
     held_out = [-np.mean(cell["attacks"]["loss"]["scores"]["before"]["nonmembers"]) for cell in cells]
     assert none["price"]["held_out_loss"]["mean"] == pytest.approx(np.mean(held_out))
+    assert all(len(ps) == 2 and all(0 < p <= 1 for p in ps) for ps in none["sets"].values())
     assert none["price"]["public_loss"] > 0 and none["price"]["recognised"]["of"] == 2
     text = view.document("twins", measured)
     assert text == (results / "twins.md").read_text() and not (results / "twins.png").exists()
@@ -96,6 +97,19 @@ def test_the_table_has_the_attacks_the_promise_and_the_price_of_every_lab(twins,
     assert first.rows[0][-1] and not first.rows[2][-1]  # only the first was un-shaken
     assert second.rows[0][1] == "" and second.rows[1][1].startswith("+0.000")
     assert third.rows[0][1] == "no promise" and third.rows[1][1:3] == ("7.98", "0.001, photo")
+
+
+def test_a_bound_above_the_promise_is_shouted():
+    bound = {"epsilon": 8.5, "attack": "loss"}
+    assert defences_view._proved(bound, PRIVACY, {"loss": "Loss"}) == "at least 8.50 (Loss): ABOVE THE PROMISE"
+    assert defences_view._proved(bound, None, {"loss": "Loss"}) == "at least 8.50 (Loss)"
+
+
+def test_people_whose_members_stand_out_are_counted():
+    row = {"sets": {"loss": [0.5, 0.009], "sima": [0.001, 0.002]}}
+    names = {"loss": "Loss", "sima": "SimA"}
+    assert defences_view._sets(row, names) == "2 of 2 (SimA)"
+    assert defences_view._sets({"sets": {"loss": [0.5, 0.01], "sima": [0.3, 0.2]}}, names) == "0 of 2"
 
 
 def test_a_training_without_noise_promises_nothing():

@@ -4,6 +4,7 @@ privacy   what `lab.json` says of differentially private training; None for othe
 bound     a lower bound of epsilon from the best attack on the base model (s2l/measure/privacy_bound.py): attack and
           threshold are chosen on the calibration people, the rates are those of the people under test
 change    of every attack's AUC on the base model, from the lab without a defence: the same photos, paired
+sets      for every attack on the base model, each person's p-value that the members as a set were trained on
 price     what the defence costs: the loss on held-out photos of the people and of the public, and how often a stranger
           who knows the people by other photos recognises whom a picture shows
 """
@@ -24,6 +25,7 @@ from s2l.keys import key_of
 from s2l.labs import Lab, find_lab
 from s2l.measure.distances import nearest
 from s2l.measure.intervals import binomial_interval, mean_interval
+from s2l.measure.metrics import set_evidence
 from s2l.measure.over_people import hierarchical_difference
 from s2l.measure.privacy_bound import best_threshold, epsilon_bound
 from s2l.model.diffusion import DiffusionModel, Runtime
@@ -142,5 +144,6 @@ def facts(cells: Sequence[dict], none: Sequence[dict] | None, runtime: Runtime, 
         "privacy": privacy,
         "bound": bound_of(cells, calibration_scores(cell, model, stages), delta),
         "change": changes,
+        "sets": {a: [set_evidence(*_scores(c, a)).p_value for c in cells] for a in cell["attacks"]},
         "price": price_of(cells, model, stages),
     }

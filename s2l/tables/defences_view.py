@@ -8,6 +8,7 @@ from s2l.store import read_json
 from s2l.tables.declared import NO_DEFENCE, UNSHAKEN
 from s2l.tables.sheet import Sheet, change, interval, markdown, mean, titles
 
+SURE = 0.01  # below this p-value, a person's members stand out as a set
 WITHHELD = f"{NO_DEFENCE}, base weights withheld"
 
 
@@ -46,16 +47,24 @@ def _from_none(label: str, row: dict, name: str) -> str:
     return "" if label == NO_DEFENCE or row["change"] is None else change(row["change"][name])
 
 
+def _sets(row: dict, names: dict[str, str]) -> str:
+    """How many people's members stand out as a set, by the attack that finds most."""
+    found = {name: sum(p < SURE for p in row["sets"][name]) for name in names}
+    best = max(found, key=lambda name: found[name])
+    return f"{found[best]} of {len(row['sets'][best])}" + (f" ({names[best]})" if found[best] else "")
+
+
 def changes(table: dict) -> Sheet:
     """The paired change of the attacks from the lab without a defence, and the photos near a picture: base models."""
     names = titles(table)
-    head = ("", *(f"{title}, change from none" for title in names.values()), "members within l2 .1 of a picture",
+    head = ("", *(f"{title}, change from none" for title in names.values()),
+            f"people whose members stand out as a set (p < {SURE:g})", "members within l2 .1 of a picture",
             "held-out photos, scaled")  # fmt: skip
     rows = []
     for label, (row, _) in _labs(table).items():
         members, held_out = row["extraction"]["before"]["within"]["0.1"]
         near = f"{members:.1f}", f"{row['n_members'] / row['n_nonmembers'] * held_out:.1f}"
-        rows.append((label, *(_from_none(label, row, name) for name in names), *near))
+        rows.append((label, *(_from_none(label, row, name) for name in names), _sets(row, names), *near))
     return Sheet("What the defence takes away, on the base model", head, tuple(rows))
 
 
@@ -65,6 +74,13 @@ def _promise(privacy: dict | None) -> tuple[str, str]:
         return "no promise", ""
     stated = "no promise (no noise)" if privacy["epsilon"] is None else f"{privacy['epsilon']:.2f}"
     return stated, f"{privacy['delta']:g}, {privacy['unit']}"
+
+
+def _proved(bound: dict, privacy: dict | None, names: dict[str, str]) -> str:
+    """The epsilon that an attack proves; one above the promise shows that the implementation is wrong."""
+    text = f"at least {bound['epsilon']:.2f} ({names[bound['attack']]})"
+    promised = privacy["epsilon"] if privacy else None
+    return text + (": ABOVE THE PROMISE" if promised is not None and bound["epsilon"] > promised else "")
 
 
 def promises(table: dict) -> Sheet:
@@ -77,7 +93,7 @@ def promises(table: dict) -> Sheet:
         bound, price = row["bound"], row["price"]
         seen = price["recognised"]
         rows.append((
-            label, *_promise(row["privacy"]), f"at least {bound['epsilon']:.2f} ({names[bound['attack']]})",
+            label, *_promise(row["privacy"]), _proved(bound, row["privacy"], names),
             f"{bound['largest']:.2f}", mean(price["held_out_loss"]), f"{price['public_loss']:.3f}",
             f"{seen['right']} of {seen['of']} {interval(seen, 2)}",
         ))  # fmt: skip
