@@ -264,7 +264,7 @@ BURIED_PHASES = (
 )  # fmt: skip
 
 
-# Twins for the defences: 16 people, a small crowd, minutes on one core. The steps were chosen on calibration people.
+# Twins for the defences: 16 people, a small crowd, minutes on one core (docs/protocol.md says how the steps were set).
 TWIN_STEPS = 2_400
 TWIN_ONCE = 0.36  # 0.9 * 640 / 1,600: each photo is then seen as often as one that the first twin has once
 TWIN_ALL = {"private": 640 / 6_640, "public": 6_000 / 6_640}  # every photo with the same chance
