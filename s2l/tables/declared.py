@@ -9,6 +9,7 @@ from typing import Any
 from s2l.attacks import ATTACKS
 from s2l.errors import unknown
 from s2l.finetune import FINETUNERS, legal_combinations
+from s2l.tables.sheet import NO_DEFENCE, UNSHAKEN
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,10 @@ def _lab_rows() -> Iterator[Row]:
     """On every lab, the two attackers of protocol 2: a guided shake, and the step away from an unguided one."""
     for lab in ("buried", "swapped", "fresh"):
         yield _shaken(f"{lab}, shaken", f"lab:{lab}", 4.0)
-        yield _shaken(f"{lab}, un-shaken", f"lab:{lab}", 1.0, 1.0)
+        yield _shaken(lab + UNSHAKEN, f"lab:{lab}", 1.0, 1.0)
 
 
-# Small, so that one lab takes minutes; a row that is called "..., un-shaken" shares its shake with the one before it.
-NO_DEFENCE = "none"
+# Small, so that one lab takes minutes; a row whose label ends in UNSHAKEN shares its shake with the one before it.
 DEFENCES = {
     NO_DEFENCE: "twin",
     "de-duplicated": "twin-dedup",
@@ -113,7 +113,6 @@ SMALL_SHAKE: dict = {
     "audit": {"attacks": ["secmi", "loss", "sima"]},
     "extraction": {"n_generations": 16},
 }
-UNSHAKEN = ", un-shaken"
 
 
 def _defence_rows() -> Iterator[Row]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from s2l.store import read_json
-from s2l.tables.declared import NO_DEFENCE, UNSHAKEN
-from s2l.tables.sheet import Sheet, change, interval, markdown, mean, titles
+from s2l.tables.sheet import NO_DEFENCE, UNSHAKEN, Sheet, change, interval, markdown, mean, titles
 
 SURE = 0.01  # below this p-value, a person's members stand out as a set
 WITHHELD = f"{NO_DEFENCE}, base weights withheld"

@@ -33,7 +33,8 @@ from s2l.tables import defences, split
 from s2l.tables import view as table_view
 from s2l.tables.cells import KINDS, SCHEMA_VERSION, find_cells, free_path, program_state, read_cell
 from s2l.tables.cluster import Pool, Task
-from s2l.tables.declared import NO_DEFENCE, OF_TABLES, Row, Table, get_table
+from s2l.tables.declared import OF_TABLES, Row, Table, get_table
+from s2l.tables.sheet import NO_DEFENCE
 
 
 def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:

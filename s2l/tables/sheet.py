@@ -7,6 +7,9 @@ from dataclasses import dataclass
 # Of the attacks that sentences name; the registry of attacks (`titles`) would load torch.
 TITLES = {"loss": "Loss", "secmi": "SecMI", "pia": "PIA", "sima": "SimA"}
 
+# Labels of rows that others look up: the lab without a defence, and what is added to a label for its un-shaken model.
+NO_DEFENCE, UNSHAKEN = "none", ", un-shaken"
+
 
 @dataclass(frozen=True)
 class Sheet:

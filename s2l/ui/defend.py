@@ -17,12 +17,11 @@ from markupsafe import Markup
 
 from s2l.store import read_json
 from s2l.tables.gate_view import share
-from s2l.tables.sheet import TITLES
+from s2l.tables.sheet import NO_DEFENCE, TITLES, UNSHAKEN
 from s2l.ui import html
 from s2l.ui.effects import RESULTS, signed
 
 SCRIPT = Path(__file__).with_name("defend.js")
-NONE, UNSHAKEN = "none", ", un-shaken"  # rows of results/defences.json
 NOT_YET = "Not measured yet."
 LEAST_AUC = 0.3  # at the left end of a figure
 HONEST = "held-out photos"
@@ -90,7 +89,7 @@ def _trained(rows: dict, name: str, title: str, what: str, label: str) -> Defenc
     """A defence before or in the training: the best attack on the base model without it, and with it."""
     plain = Defence(name, title, what)
     with suppress(KeyError, TypeError, ValueError):
-        before, after = rows[NONE]["attacks"], rows[label]
+        before, after = rows[NO_DEFENCE]["attacks"], rows[label]
         attack = max(before, key=lambda each: before[each]["before"]["mean"])
         a, b = before[attack]["before"], after["attacks"][attack]["before"]
         change = after["change"][attack]
@@ -99,7 +98,7 @@ def _trained(rows: dict, name: str, title: str, what: str, label: str) -> Defenc
         answer = {True: "It helps", False: "It makes it worse", None: "No clear effect here"}[helps]
         said = (
             f"{answer}: the AUC of the best attack on a model without a defence ({TITLES.get(attack, attack)}) goes "
-            f"from {a['mean']:.3f} to {b['mean']:.3f}, a change of {signed(ends)}.{_price(rows[NONE], after)}"
+            f"from {a['mean']:.3f} to {b['mean']:.3f}, a change of {signed(ends)}.{_price(rows[NO_DEFENCE], after)}"
         )
         return Defence(name, title, what, said, (_bar("without", a), _bar("with it", b)), helps)
     return plain
@@ -148,9 +147,9 @@ def _withheld(rows: dict) -> Defence:
     plain = Defence("withheld", "The base model is kept back",
                     "Whoever gets the fine-tuned weights does not get the base model")  # fmt: skip
     with suppress(KeyError, TypeError, ValueError):
-        attacks = rows[NONE]["attacks"]
+        attacks = rows[NO_DEFENCE]["attacks"]
         alone = max((each["after"] for each in attacks.values()), key=lambda auc: auc["mean"])
-        away = [each["after"] for each in rows[NONE + UNSHAKEN]["attacks"].values()]
+        away = [each["after"] for each in rows[NO_DEFENCE + UNSHAKEN]["attacks"].values()]
         pair = [each["reference"]["auc"] for each in attacks.values() if each["reference"]]
         both = max([*pair, *away], key=lambda auc: auc["mean"])
         helps = True if both["low"] > alone["high"] else False if both["mean"] <= alone["mean"] else None
