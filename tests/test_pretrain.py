@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
+from safetensors.torch import load_file
 
 from s2l.errors import UserError
+from s2l.labs import built_folder
 from s2l.model.diffusion import Runtime
 from s2l.pretrain import build as pretraining
 from s2l.pretrain.data import images_of, step_generator, tokens_of
@@ -134,6 +137,21 @@ def test_a_frozen_network_stays_as_it_was(tmp_path):
     pairs = zip(start.text_encoder.parameters(), pipe.text_encoder.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(next(start.unet.parameters()), next(pipe.unet.parameters()))
+
+
+def test_a_recipe_trains_a_built_lab_further(tmp_path, monkeypatch):
+    """Its weights, not those of a new network; where nobody has built it, that is said before anything is drawn."""
+    first = replace(TWO_PHASES, name="first", autoencoder=replace(TWO_PHASES.autoencoder, steps=1))
+    still = Phase("stay", 1, {"public": 1.0}, 1e-30, batch_size=4, ema_decay=0.5)
+    second = replace(first, name="second", phases=(still,), starts_from="first")
+    monkeypatch.setenv("S2L_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="python -m s2l lab build --recipe first"):
+        pretraining.build(built_folder("second"), tmp_path / "work-second", second, CPU)
+    assert not any(tmp_path.iterdir())
+    for recipe in (first, second):
+        pretraining.build(built_folder(recipe.name), tmp_path / f"work-{recipe.name}", recipe, CPU)
+    weights = [load_file(built_folder(name) / "unet" / WEIGHTS) for name in ("first", "second")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_a_work_folder_of_another_recipe_is_refused(tmp_path):

@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
+from s2l.config import LAB
 from s2l.damage import damage
 from s2l.errors import UserError
-from s2l.labs import shipped_lab
+from s2l.labs import Lab, find_lab, is_there
 from s2l.model.diffusion import DiffusionModel, Runtime, cpu_computes_bfloat16
 from s2l.pretrain.autoencoder import take_over, train_decoder, train_vae
 from s2l.pretrain.data import Mixture, images_of, public_pool, scaled, shown, training_set
@@ -37,13 +38,26 @@ from s2l.training import TrainingSet, averaged, fit, new_state
 from s2l.worlds.people import Members, held_out_photos, lab_people, manifest
 
 
-def _start_from(pipe: StableDiffusionPipeline, name: str) -> None:
-    """Copy the weights of a shipped lab's UNet and text encoder into the pipeline."""
-    lab = StableDiffusionPipeline.from_pretrained(
-        shipped_lab(name).folder, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+def _start_from(pipe: StableDiffusionPipeline, lab: Lab) -> None:
+    """Copy the weights of a lab's UNet and text encoder into the pipeline."""
+    other = StableDiffusionPipeline.from_pretrained(
+        lab.folder, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
     )
     for part in MODULES:
-        getattr(pipe, part).load_state_dict(getattr(lab, part).state_dict())
+        getattr(pipe, part).load_state_dict(getattr(other, part).state_dict())
+
+
+def _lab_before(recipe: Recipe) -> Lab | None:
+    """The lab that a recipe trains further, or None. Raises UserError if it is not here."""
+    name = f"{LAB}:{recipe.starts_from}"
+    if recipe.starts_from is None:
+        return None
+    if not is_there(name):
+        raise UserError(
+            f"the recipe {recipe.name!r} trains the lab {recipe.starts_from!r} further, which is not here: "
+            f"python -m s2l lab build --recipe {recipe.starts_from}"
+        )
+    return find_lab(name)
 
 
 def train_unet(
@@ -210,9 +224,11 @@ def build(
     """Make the checkpoint folder `out`; `work` holds everything that resuming needs, and the models after steps `keep`.
 
     The precision of `runtime` is one that `training_dtype` returns; without a runtime, the CPU is used in the one that
-    suits it. Returns the counters of the training. Raises UserError when `work` belongs to another recipe or precision.
+    suits it. Returns the counters of the training. Raises UserError when `work` belongs to another recipe or precision,
+    and when the lab that the recipe trains further is not here.
     """
     out, work, runtime = Path(out), Path(work), runtime or Runtime("cpu", training_dtype())
+    before = _lab_before(recipe)
     work.mkdir(parents=True, exist_ok=True)
     marker, settings = work / "recipe.json", json.loads(json.dumps(recipe.settings())) | {"precision": runtime.dtype}
     if marker.exists() and {"precision": runtime.dtype} | read_json(marker) != settings:  # old files have no precision
@@ -228,8 +244,8 @@ def build(
     else:
         train_vae(pipe, pool, recipe, recipe.autoencoder, work)
         train_decoder(pipe, pool, recipe, recipe.autoencoder, work)
-    if recipe.starts_from is not None:
-        _start_from(pipe, recipe.starts_from)
+    if before is not None:
+        _start_from(pipe, before)
     largest = max(phase.batch_size for phase in recipe.phases)
     if recipe.private_phase:  # a Poisson batch can have any size, and must not be split
         largest = recipe.n_people * recipe.n_members + recipe.n_public

@@ -146,7 +146,7 @@ class Recipe:
     members           which photos of a person are private: the "first", the "second" (which labs trained on the first
                       hold out), or "none"
     autoencoder       how to train it, or the name of the shipped lab whose autoencoder is used
-    starts_from       the name of the shipped lab whose UNet and text encoder the first phase continues to train
+    starts_from       the name of the lab, shipped or built, whose UNet and text encoder are trained further
     repeated          whether the training set has copies of private photos; if not, each is there once
     """
 
@@ -293,7 +293,7 @@ def _privately_after(steps: int, units: int, budget: Budget) -> PrivatePhase:
 
 def _twins() -> Iterator[Recipe]:
     """What each changes is in its purpose; the rest is that of the first."""
-    public, once = _twin_phase(0.0), {"repeated": False}
+    public, once, after = _twin_phase(0.0), {"repeated": False}, {"starts_from": "twin-public"}
     none = "a small lab that leaks: every defence is compared with it"
     dedup = "every private photo once; the places of the copies go to public photos"
     likeness = "never saw a private photo: what looks like a leak here is likeness"
@@ -309,14 +309,8 @@ def _twins() -> Iterator[Recipe]:
         ("twin-dp-inf", "Twin, clipped", clipped, (_under_privacy(None),), {}),
         ("twin-dp-8", "Twin, DP with epsilon 8", dp.format(8), (_under_privacy(8.0),), {}),
         ("twin-dp-1", "Twin, DP with epsilon 1", dp.format(1), (_under_privacy(1.0),), {}),
-        ("twin-public-then-dp-8", "Twin, public then DP", then.format("a photo"), (public, by_photo), {}),
-        (
-            "twin-public-then-dp-8-person",
-            "Twin, public then DP by person",
-            then.format("a person"),
-            (public, by_person),
-            {},
-        ),
+        ("twin-public-then-dp-8", "Twin, public then DP", then.format("a photo"), (by_photo,), after),
+        ("twin-public-then-dp-8-person", "Twin, public, DP by person", then.format("a person"), (by_person,), after),
     )
     for name, title, purpose, phases, more in rows:
         yield Recipe(name, title, purpose, phases, n_people=16, n_public=6_000, autoencoder="fresh", **more)
