@@ -100,6 +100,17 @@ class SamplerConfig(Settings):
     negative_prompt: str = Field(
         "", max_length=MAX_PROMPT_CHARACTERS, title="Negative prompt", description="What guidance steers away from."
     )
+    mitigation: Literal["late_guidance", "flat_start"] | None = Field(
+        None, title="Mitigation",
+        description="Defence at sampling time, of the generations: late_guidance (none before the text's effect has "
+        "had a minimum) or flat_start (initial noise on which the text has little effect; 4 times the cost).",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _mitigates(self) -> SamplerConfig:
+        if self.mitigation == "late_guidance" and self.guidance_scale == 1:
+            raise ValueError("late_guidance changes nothing at guidance 1, which is no guidance")
+        return self
 
 
 class SPSetConfig(Settings):

@@ -33,6 +33,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "set-size": ("sp_set.set_size",),
     "together": ("sp_set.together",),
     "guidance": ("sp_set.sampler.guidance_scale", "extraction.sampler.guidance_scale"),
+    "mitigation": ("extraction.sampler.mitigation",),
     "method": ("finetune.methods",),
     "steps": ("finetune.max_train_steps",),
     "learning-rate": ("finetune.learning_rate",),

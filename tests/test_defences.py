@@ -66,7 +66,7 @@ def test_the_table_has_the_attacks_the_promise_and_the_price_of_every_lab(twins,
         Row("DP", {"model": "lab:twin-b"} | SMALL),
         Row("not here", {"model": "lab:twin-c"} | SMALL),
     )
-    table = Table("Twins", rows, role="calibration", people=2, preset="quick", labs=True)
+    table = Table("Twins", rows, role="calibration", people=2, preset="quick", also="defences")
     monkeypatch.setitem(declared.TABLES, "twins", table)
     monkeypatch.setattr(defences, "PUBLIC", 3)
     monkeypatch.setattr(defences, "PICTURES", 1)

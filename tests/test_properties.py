@@ -64,6 +64,7 @@ def test_a_change_and_its_reverse_are_the_same_size(pair, seed):
 NUMBERS = {
     "set-size": st.integers(1, 2000),
     "guidance": st.floats(0, 50),
+    "mitigation": st.just("flat_start"),
     "steps": st.integers(1, 10_000),
     "learning-rate": st.floats(1e-7, 0.1),
     "train-batch-size": st.integers(1, 64),

@@ -248,21 +248,26 @@ def test_every_attack_runs_on_two_models_as_one(base, trained, domain):
 
 
 @pytest.mark.parametrize("sampler", [FAST, SamplerConfig(scheduler="ddim", num_inference_steps=3, guidance_scale=1.0)])
-def test_guidance_w_is_one_case_of_it_bit_by_bit(base, trained, sampler):
+def test_guidance_w_is_one_case_of_it_bit_by_bit(base, trained, sampler, monkeypatch):
     """The formula of before, written out: e_base + w (e_tuned - e_base), each model in its own words."""
     tuned, w, captions = trained(("dreambooth",)).subject.load(), 3.0, {"a photo of sks person": WORDS}
 
+    encode_tuned = tuned.encode_prompts
+
     def encode(prompts):
         of_base = base.encode_prompts([captions.get(prompt, prompt) for prompt in prompts])
-        return torch.cat([of_base, tuned.encode_prompts(prompts)], dim=-1)
+        return torch.cat([of_base, encode_tuned(prompts)], dim=-1)
 
     def predict(z, t, c):
         c_base, c_tuned = c.chunk(2, dim=-1)
         e_base = base.eps(z, t, c_base)
-        return e_base + w * (tuned.eps(z, t, c_tuned) - e_base)
+        return e_base + w * (tuned.predict_noise(tuned.unet, z, t, c_tuned) - e_base)
 
     prompts, seeds = list(captions) * 3, [1, 2, 3]
-    old = tuned.generate(prompts, seeds, sampler, predict=predict, encode=encode)
+    with monkeypatch.context() as patched:
+        patched.setattr(tuned, "predict", predict)
+        patched.setattr(tuned, "encode_prompts", encode)
+        old = tuned.generate(prompts, seeds, sampler)
     config = ExtractionConfig(guidance_w=w)
     new = guidance.after_generate(base, tuned, config, [WORDS], list(captions))(prompts, seeds, sampler)
     assert torch.equal(old, new)

@@ -44,6 +44,7 @@ def audit(
     latents: base.Latents = None,
     n_generations: Annotated[int | None, typer.Option(help="Number of generations to search, from each model.")] = None,
     guidance: base.Guidance = None,
+    mitigation: base.Mitigation = None,
     seed_pool: base.SeedPool = None,
     guidance_w: base.GuidanceW = None,
     unshake: base.Unshake = None,
@@ -80,7 +81,7 @@ def audit(
             "model": model, "members": base.text_of(members),
             "nonmembers": base.text_of(nonmembers), "n-nonmembers": n_nonmembers,
             "calibration-share": calibration_share, "n-generations": n_generations, "guidance": guidance,
-            "seed-pool": seed_pool, "guidance-w": guidance_w,
+            "mitigation": mitigation, "seed-pool": seed_pool, "guidance-w": guidance_w,
             "unshake": unshake, "unshake-space": unshake_space, "seed": seed,
             "noise": noise, "latents": latents,
         }  # fmt: skip

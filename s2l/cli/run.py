@@ -41,6 +41,7 @@ def run(
     set_size: base.SetSize = None,
     together: base.Together = None,
     guidance: base.Guidance = None,
+    mitigation: base.Mitigation = None,
     steps: base.Steps = None,
     learning_rate: base.LearningRate = None,
     rank: base.Rank = None,
@@ -83,7 +84,7 @@ def run(
             "learning-rate": learning_rate, "rank": rank,
             "train-batch-size": train_batch_size, "n-generations": n_generations, "seed-pool": seed_pool,
             "guidance-w": guidance_w, "unshake": unshake, "unshake-space": unshake_space, "seed": seed,
-            "noise": noise, "latents": latents,
+            "noise": noise, "latents": latents, "mitigation": mitigation,
         }  # fmt: skip
         settings = _settings(preset_name, domain, options, method, attacks)
     base.check_folder(out)

@@ -252,6 +252,7 @@ def extract(
     tuned: base.Tuned = None,
     n: Annotated[int | None, typer.Option("-n", "--n-generations", help="Number of pictures to generate.")] = None,
     guidance: base.Guidance = None,
+    mitigation: base.Mitigation = None,
     seed_pool: base.SeedPool = None,
     guidance_w: base.GuidanceW = None,
     unshake: base.Unshake = None,
@@ -277,7 +278,7 @@ def extract(
     base.check_runtime(device, dtype, batch_size)
     over = {
         "n_generations": n, "seed": seed, "delta": delta, "k": k, "seed_pool": seed_pool, "guidance_w": guidance_w,
-        "sampler": {"guidance_scale": guidance},
+        "sampler": {"guidance_scale": guidance, "mitigation": mitigation},
     }  # fmt: skip
     settings = base.section("extraction", preset_name, None, over)
     if generations is not None and (seed_pool is not None or guidance_w is not None):

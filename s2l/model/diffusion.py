@@ -21,6 +21,7 @@ from diffusers import StableDiffusionPipeline
 from s2l.config import LAB, SamplerConfig
 from s2l.keys import key_of
 from s2l.labs import is_lab
+from s2l.model import mitigation
 from s2l.model.batches import SMALL_MAP, Batched
 from s2l.model.checkpoints import Checkpoint, configuration_key, locate, weights_key
 from s2l.model.finite import finite
@@ -310,6 +311,10 @@ class DiffusionModel(Batched):
     @torch.inference_mode()
     def eps(self, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
         """Predicted noise (N, C, h, w) float32 for z_t (N, C, h, w), timesteps t and context c (N, L, D)."""
+        return self.predict(zt, t, c)
+
+    def predict(self, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
+        """Like `eps`, with gradients."""
         return self.predict_noise(self.unet, zt, t, c)
 
     def predict_noise(self, unet, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
@@ -361,34 +366,33 @@ class DiffusionModel(Batched):
         prompts: Sequence[str],
         seeds: Sequence[int],
         sampler: SamplerConfig,
-        predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-        encode: Callable[[Sequence[str]], torch.Tensor] | None = None,
         on_batch: Callable[[int, torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """Generate one image per (prompt, seed): (N, 3, H, W) float32 in [0, 1].
 
-        Image i depends on its prompt and seed only, never on the batch it is generated in. `predict`
-        replaces `eps`, and `encode` replaces `encode_prompts` (for other kinds of guidance). With
+        Image i depends on its prompt and seed only, never on the batch it is generated in. With
         `on_batch(first, images)`, every finished batch is passed to it instead, and the result is empty.
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed per image is needed")
-        predict, encode = predict or self.eps, encode or self.encode_prompts
         # Guidance makes two predictions per image; the second one is pointless at scale 1.
         guided = sampler.guidance_scale != 1
-        uncond = encode([sampler.negative_prompt]) if guided else None
+        flat = sampler.mitigation == "flat_start"
+        uncond = self.encode_prompts([sampler.negative_prompt]) if guided or flat else None
 
         def draw(batch: tuple[slice, torch.Tensor]) -> torch.Tensor:
             some, cond = batch
             scheduler = self._scheduler(sampler)
             z = self.noise(seeds[some]) * scheduler.init_noise_sigma
-            context = cond if uncond is None else torch.cat([uncond.expand(len(cond), -1, -1), cond])
+            both = cond if uncond is None else torch.cat([uncond.expand(len(cond), -1, -1), cond])
+            guide = mitigation.Guidance(sampler)
+            if flat:
+                z = mitigation.flat_start(self._pair(scheduler.timesteps[0], both), z)
             for t in scheduler.timesteps:
                 with self.autocast():
-                    e = predict(torch.cat([z, z]), t, context) if guided else predict(z, t, context)
+                    e = self.eps(torch.cat([z, z]), t, both) if guided else self.eps(z, t, cond)
                 if guided:
-                    e_uncond, e_cond = e.chunk(2)
-                    e = e_uncond + sampler.guidance_scale * (e_cond - e_uncond)
+                    e = guide(*e.chunk(2))
                 z = scheduler.step(self._as_model_output(e, z, t), t, z).prev_sample
             finite(z, "sampling (a prediction of the UNet)", self.fast_dtype)
             with self.autocast():
@@ -396,13 +400,25 @@ class DiffusionModel(Batched):
 
         parts = []
         for group in self.batches(len(prompts)):
-            work = [(some, encode(prompts[some])) for some in group]
+            work = [(some, self.encode_prompts(prompts[some])) for some in group]
             for some, images in zip(group, self.together(draw, work), strict=True):
                 if on_batch is None:
                     parts.append(images)
                 else:
                     on_batch(some.start, images)
         return torch.cat(parts) if parts else torch.empty(0, 3, self.resolution, self.resolution)
+
+    def _pair(self, t: torch.Tensor, both: torch.Tensor) -> mitigation.Predict:
+        """z -> the noise predictions at t without and with the text, for the two contexts in `both` (2N, L, D)."""
+        with torch.inference_mode(False):
+            t, both = t.clone(), both.clone()  # what was made in inference mode takes no part in gradients
+
+        def predict(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            with self.autocast():
+                unconditional, conditional = self.predict(torch.cat([z, z]), t, both).chunk(2)
+            return unconditional, conditional
+
+        return predict
 
     def _as_model_output(self, eps: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Back from `eps` to what the checkpoint's scheduler expects."""

@@ -50,7 +50,7 @@ class Extrapolated(DiffusionModel):
     Each model gets its own caption, from `base_caption` and `tuned_caption`, and encodes it with its own text encoder.
     With one caption for both, the base model would not know DreamBooth's identifier, and Textual Inversion, which does
     not change the UNet, would make no difference. Guidance is linear, so each prediction is in effect guided by its own
-    unconditional one. Everything except `eps` and `encode_prompts` comes from the tuned model, the autoencoder and the
+    unconditional one. Everything except `predict` and `encode_prompts` comes from the tuned model, autoencoder and
     sampler's schedule included; do not use `unet` and `text_encoder` directly.
     """
 
@@ -84,9 +84,8 @@ class Extrapolated(DiffusionModel):
         ]
         return torch.cat(contexts, dim=-1)
 
-    @torch.inference_mode()
-    def eps(self, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
+    def predict(self, zt: torch.Tensor, t: torch.Tensor | int, c: torch.Tensor) -> torch.Tensor:
         """The mixed noise prediction (N, C, h, w) float32 for context c (N, L, 2D): two UNet evaluations per latent."""
         c_base, c_tuned = c.chunk(2, dim=-1)
-        e_base = self.base.eps(zt, t, c_base)
-        return e_base + self.w * (e_base - self.tuned.eps(zt, t, c_tuned))
+        e_base = self.base.predict(zt, t, c_base)
+        return e_base + self.w * (e_base - self.tuned.predict(zt, t, c_tuned))

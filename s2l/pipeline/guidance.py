@@ -24,6 +24,7 @@ import torch
 
 from s2l.config import ExtractionConfig, SamplerConfig, UnshakeConfig
 from s2l.data.sp_set import prompt_of
+from s2l.model import mitigation
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.extrapolated import Extrapolated
 from s2l.model.finite import finite
@@ -132,12 +133,13 @@ def generation_cost(config: ExtractionConfig, when: str, unshake: UnshakeConfig 
     """UNet evaluations of the generations `when` = "before" or "after", the choice of seeds included in both.
 
     Screening a seed costs 2. A denoising step costs 1, or 2 under guidance, and twice that when the prediction (after
-    only) mixes those of both models.
+    only) mixes those of both models. A mitigation can add to it.
     """
     sampler = config.sampler
     both = config.guidance_w is not None or evaluations_per_prediction(unshake) == 2
     models = 2 if when == "after" and both else 1
     per_step = models * (1 if sampler.guidance_scale == 1 else 2)
     selection = 2 * config.seed_pool if config.seed_pool is not None else 0
-    denoising = config.n_generations * sampler.num_inference_steps * per_step
+    start = models * mitigation.evaluations(sampler)
+    denoising = config.n_generations * (sampler.num_inference_steps * per_step + start)
     return Cost(selection, denoising, selection + denoising)

@@ -398,6 +398,11 @@ def limits(record: RunRecord, config: RunConfig | AuditRunConfig) -> list[str]:
             "average: a generation can hardly be closer to a photo than that.",
             "TPR at a very low FPR depends on a few held-out photos; if there are too few, no number is given.",
         ]
+    if sampler.mitigation is not None:
+        sentences.append(
+            f"The generations are drawn with a defence ({sampler.mitigation}), which whoever has the weights can leave "
+            "out: without it, more photos may come out."
+        )
     if config.extraction.seed_pool is not None:
         sentences.append(
             f"The seeds are not a random sample: the base model chose them from {config.extraction.seed_pool:,}."

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from s2l.attacks import ATTACKS
 from s2l.errors import unknown
 from s2l.finetune import FINETUNERS, legal_combinations
-from s2l.tables.sheet import NO_DEFENCE, UNSHAKEN
+from s2l.tables.sheet import NO_DEFENCE, NO_MITIGATION, UNSHAKEN
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Table:
     role    whose runs these are: settings are chosen on "calibration" people, results are of "reporting" people
     people  how many of them, in the order of the lab's list
     kind    what is measured of each run (KINDS in cells.py)
-    labs    whether the rows are about labs: their promise and price are measured too (defences.py)
+    also    what is measured of a whole row: "defences" (defences.py: promise and price of labs), "sampler"
+            (mitigations.py: the change from the sampler without a mitigation, and the price)
     """
 
     title: str
@@ -37,7 +38,7 @@ class Table:
     people: int = 8
     preset: str = "demo"
     kind: str = "run"
-    labs: bool = False
+    also: Literal["", "defences", "sampler"] = ""
 
 
 def _extraction_rows() -> tuple[Row, ...]:
@@ -122,8 +123,19 @@ def _defence_rows() -> Iterator[Row]:
         yield Row(label + UNSHAKEN, overrides | {"unshake": {"w": 1.0}})
 
 
+def _sampler_rows() -> Iterator[Row]:
+    """The same attack on generations with and without a defence; one attack on scores is there for the controls."""
+    yield Row(NO_MITIGATION, {"audit": {"attacks": ["loss"]}})
+    for mitigation in ("late_guidance", "flat_start"):
+        overrides = {"audit": {"attacks": ["loss"]}, "extraction": {"sampler": {"mitigation": mitigation}}}
+        yield Row(mitigation.replace("_", " "), overrides)
+
+
 TABLES: dict[str, Table] = {
-    "defences": Table("What protects people: every defence on a twin of one lab", tuple(_defence_rows()), labs=True),
+    "defences": Table(
+        "What protects people: every defence on a twin of one lab", tuple(_defence_rows()), also="defences"
+    ),
+    "sampler": Table("Defences at sampling time", tuple(_sampler_rows()), also="sampler"),
     "labs": Table("Where shaking leaks: the same shake on every lab", tuple(_lab_rows()), people=16),
     "main": Table(
         "Every method of the paper",

@@ -95,7 +95,7 @@ def price_of(cells: Sequence[dict], model: DiffusionModel, stages: Stages) -> di
 
     def work(folder: Path) -> None:
         write_json(
-            folder / "price.json", _pictured(cells[0], people, model) | {"public_loss": _public_loss(cells[0], model)}
+            folder / "price.json", pictured(cells[0], people, model) | {"public_loss": _public_loss(cells[0], model)}
         )
 
     key = key_of("price", VERSION, model.key, people, KNOWN, PICTURES, PUBLIC, cells[0]["config"]["extraction"])
@@ -104,7 +104,7 @@ def price_of(cells: Sequence[dict], model: DiffusionModel, stages: Stages) -> di
     return measured | {"held_out_loss": {"mean": float(np.mean(losses)), **ends}}
 
 
-def _pictured(cell: dict, people: Sequence[str], model: DiffusionModel) -> dict:
+def pictured(cell: dict, people: Sequence[str], model: DiffusionModel) -> dict:
     """How many pictures of the people a stranger recognises, of how many."""
     lab, config = lab_of(cell), RunConfig.model_validate(cell["config"]).extraction
     held_out = [lab_domain(lab, DomainConfig(name=name, n_nonmembers=KNOWN)).membership.nonmembers for name in people]

@@ -15,9 +15,8 @@ from s2l.bench.table import demo_markdown, markdown, scale_markdown, study_markd
 from s2l.config import AuditConfig
 from s2l.errors import unknown
 from s2l.store import read_json
-from s2l.tables import brought, defences_view, lab_facts, reference
+from s2l.tables import brought, defences_view, gate_view, lab_facts, mitigations_view, reference
 from s2l.tables import view as table_view
-from s2l.tables.gate_view import block as gate_block
 from s2l.tables.sheet import Sheet, change, interval
 from s2l.tables.sheet import markdown as markdown_of
 
@@ -368,6 +367,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "blind": blind,
     "defences": defences_view.block,
     "dp-speed": defences_view.dp_speed,
+    "sampler": mitigations_view.block,
     "load": load,
     "lab-card": lab_card,
     "lab-card-buried": lab_card_buried,
@@ -384,7 +384,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "extraction": extraction,
     "attacks": attacks,
     "main-short": _of_people("main", picture=False),
-    "gate": gate_block,
+    "gate": gate_view.block,
     **{f"table-{name}": _of_people(name) for name in PEOPLE_TABLES},
 }
 

@@ -7,7 +7,7 @@ cells.py) is written as soon as it is done, so a table can be continued later or
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -29,12 +29,18 @@ from s2l.pipeline.stages import Stages
 from s2l.pipeline.subject import Subject
 from s2l.progress import Event, Progress, silent
 from s2l.store import Store, write_json
-from s2l.tables import defences, split
+from s2l.tables import defences, mitigations, split
 from s2l.tables import view as table_view
 from s2l.tables.cells import KINDS, SCHEMA_VERSION, find_cells, free_path, program_state, read_cell
 from s2l.tables.cluster import Pool, Task
 from s2l.tables.declared import OF_TABLES, Row, Table, get_table
-from s2l.tables.sheet import NO_DEFENCE
+from s2l.tables.sheet import NO_DEFENCE, NO_MITIGATION
+
+# {what is also measured of a row: (the function, the label of the row that it is compared with)}
+ALSO: dict[str, tuple[Callable[..., dict], str]] = {
+    "defences": (defences.facts, NO_DEFENCE),
+    "sampler": (mitigations.facts, NO_MITIGATION),
+}
 
 
 def calibration_nonmembers(cell: dict, runtime: Runtime, stages: Stages) -> dict[str, np.ndarray]:
@@ -311,8 +317,9 @@ def run_table(
         if table.kind == "split":
             return split.summarise(row_cells, _over_people)
         summary = summarise(row_cells, calibrations.get(label))
-        if table.labs:
-            summary |= defences.facts(row_cells, cells.get(NO_DEFENCE), runtime, Stages(store, progress))
+        if table.also:
+            facts, without = ALSO[table.also]
+            summary |= facts(row_cells, cells.get(without), runtime, Stages(store, progress))
         return summary | {"per_1000_gain": efficiency_gain(row_cells, first)}
 
     summary = {
@@ -325,8 +332,8 @@ def run_table(
         "model": first[0]["model"],
         "rows": {label: summary_of(label, row_cells) for label, row_cells in cells.items()},
     }
-    if table.kind != "run" or table.labs:
-        summary["kind"] = "defences" if table.labs else table.kind
+    if table.kind != "run" or table.also:
+        summary["kind"] = table.also or table.kind
     write_json(results / f"{name}.json", summary)
     table_view.write(name, summary, results)
     return summary

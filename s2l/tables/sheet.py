@@ -7,8 +7,10 @@ from dataclasses import dataclass
 # Of the attacks that sentences name; the registry of attacks (`titles`) would load torch.
 TITLES = {"loss": "Loss", "secmi": "SecMI", "pia": "PIA", "sima": "SimA"}
 
-# Labels of rows that others look up: the lab without a defence, and what is added to a label for its un-shaken model.
+# Labels of rows that others look up: the lab without a defence, what is added for its un-shaken model, and
+# the sampler without a mitigation.
 NO_DEFENCE, UNSHAKEN = "none", ", un-shaken"
+NO_MITIGATION = "no mitigation"
 
 
 @dataclass(frozen=True)

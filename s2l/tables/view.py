@@ -13,7 +13,7 @@ from types import ModuleType
 from s2l.assets import ASSETS
 from s2l.figures import Effect, effects_figure, png
 from s2l.store import read_json
-from s2l.tables import blind_view, by_lab, defences_view, gate_view, split_view
+from s2l.tables import blind_view, by_lab, defences_view, gate_view, mitigations_view, split_view
 from s2l.tables.sheet import Sheet, change, ends, in_words, interval, markdown, mean, titles
 
 PAPER = ASSETS / "paper.json"
@@ -194,10 +194,18 @@ def _by_attack(table: dict) -> list[Sheet]:
     return [_without_empty_columns("Membership inference", head, rows)]
 
 
+OWN_VIEWS: dict[str, ModuleType] = {
+    "split": split_view,
+    "blind": blind_view,
+    "gate-study": gate_view,
+    "defences": defences_view,
+    "sampler": mitigations_view,
+}
+
+
 def _own_view(table: dict) -> ModuleType | None:
     """The module that shows a table of another kind, or None: `sheets` and `how`, and perhaps `plot` and `ALT`."""
-    own_views = {"split": split_view, "blind": blind_view, "gate-study": gate_view, "defences": defences_view}
-    if own := own_views.get(table.get("kind", "")):
+    if own := OWN_VIEWS.get(table.get("kind", "")):
         return own
     return by_lab if by_lab.is_by_lab(table) else None
 

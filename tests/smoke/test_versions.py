@@ -43,7 +43,7 @@ VALUES = {
     "calibration-share": "0.5", "prompt": "a photo of {name}", "set-size": "3", "together": "Taro Quillan",
     "guidance": "2", "method": "lora", "steps": "2", "learning-rate": "1e-4", "rank": "2", "train-batch-size": "1",
     "attacks": "pia", "noise": "position", "latents": "sample", "n-generations": "3", "seed-pool": "5",
-    "guidance-w": "2", "unshake": "1", "unshake-space": "scores", "seed": "3",
+    "guidance-w": "2", "unshake": "1", "unshake-space": "scores", "seed": "3", "mitigation": "flat_start",
 }  # fmt: skip
 FOLDERS = ("members", "nonmembers", "calibration-share")
 
