@@ -46,6 +46,7 @@ python -m s2l table noise
 python -m s2l table sp-size
 python -m s2l table split
 python -m s2l table defences --dtype float32
+python -m s2l table sampler --dtype float32
 
 #    Which differences between two folders the blind controls see, and what attacks then claim.
 python -m s2l blind
