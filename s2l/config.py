@@ -206,6 +206,11 @@ class FineTuneConfig(Settings):
     seed: int = Field(
         0, ge=0, title="Seed", description="Seed of the training.", json_schema_extra={"app_max": MAX_APP_SEED}
     )
+    epsilon: float | None = Field(
+        None, gt=0, le=1000, title="Epsilon",
+        description="Fine-tune under differential privacy: epsilon for one picture of the SP set, delta .1 / their "
+        "number. It does not protect the people whom the base model knows.",
+    )  # fmt: skip
     train_text_encoder: bool = Field(
         False, title="Train the text encoder too", description="For end_to_end, lora, and dreambooth on its own."
     )

@@ -39,6 +39,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "learning-rate": ("finetune.learning_rate",),
     "rank": ("finetune.settings.lora.rank",),
     "train-batch-size": ("finetune.train_batch_size",),
+    "epsilon": ("finetune.epsilon",),
     "attacks": ("audit.attacks",),
     "noise": ("audit.noise",),
     "latents": ("audit.latents",),

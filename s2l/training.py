@@ -367,8 +367,9 @@ def fit(
         parts = [part.chunk(n_processes)[rank] for part in (index, batch.noise, batch.t, text)] if len(index) else []
         n = len(parts[0]) if parts else 0
         expected = batch.expected or max(n, 1)
-        # As many at once as the caller wants, or as fit into memory: the sum of the gradients is the same.
-        at_once = max(1, min(-(-n // accumulation), model.runtime.train_batch_size))
+        # As many at once as the caller wants, or as fit into memory: the sum of the gradients is the same. Clipping
+        # needs all examples of a unit together.
+        at_once = max(1, n if privacy else min(-(-n // accumulation), model.runtime.train_batch_size))
         micros = list(zip(*(part.split(at_once) for part in parts), strict=True)) if n else []
         loss_sum = torch.zeros(1, device=device)
         for micro, some in enumerate(micros, 1):

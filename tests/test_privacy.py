@@ -10,13 +10,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from s2l import privacy
+from s2l.budget import Budget
 from s2l.errors import UserError
 from s2l.labs import shipped_lab
 from s2l.pretrain import build as pretraining
-from s2l.pretrain import privacy
 from s2l.pretrain.data import Mixture, public_pool, shown, training_set
 from s2l.pretrain.networks import build_pipeline
-from s2l.pretrain.recipe import RECIPES, Budget, Phase, PrivatePhase
+from s2l.pretrain.private_batches import PoissonMixture, owners
+from s2l.pretrain.recipe import RECIPES, Phase, PrivatePhase
 from s2l.progress import Cancelled
 from s2l.store import read_json
 from s2l.training import CHECKPOINT, TrainingSet
@@ -34,14 +36,14 @@ def recipe_of(*phases: Phase, **more):
     return replace(TWO_PHASES, phases=phases, **more)
 
 
-def batches_of(recipe) -> privacy.PoissonMixture:
+def batches_of(recipe) -> PoissonMixture:
     """The batches of a recipe, of photos without content."""
     n = recipe.n_people * recipe.n_members + recipe.n_public
     examples = TrainingSet(
         torch.zeros(n, 4, 8, 8), torch.zeros(2, 3), torch.zeros(n, dtype=torch.long), torch.ones(n)
     )  # fmt: skip
     plain = Mixture(recipe, examples, [1] * (recipe.n_people * recipe.n_members), 1000)
-    return privacy.PoissonMixture(recipe, plain, privacy.owners(examples, shown(recipe), recipe.private_phase.budget))
+    return PoissonMixture(recipe, plain, owners(examples, shown(recipe), recipe.private_phase.budget))
 
 
 # --- accounting ----------------------------------------------------------------------------------
@@ -132,11 +134,11 @@ def test_the_gradient_is_the_sum_of_clipped_gradients_of_units(unit):
     groups = [[i] for i in range(5)] if unit == "photo" else [[0, 1, 2], [3, 4]]
     of_units = [[sum(gradients[i][k] for i in group) for k in range(len(parameters))] for group in groups]
     norms = torch.stack([torch.cat([g.flatten() for g in unit_]).norm() for unit_ in of_units])
-    batches.phase = replace(batches.phase, budget=replace(batches.phase.budget, clip=float(norms.median())))
-    factors = (batches.phase.budget.clip / norms).clamp(max=1)
+    batches.budget = replace(batches.budget, clip=float(norms.median()))
+    factors = (batches.budget.clip / norms).clamp(max=1)
     assert float(factors.min()) < 1 == float(factors.max())
 
-    clipped = privacy.Clipped(denoiser, batches)
+    clipped = privacy.Clipped(denoiser, batches, ghost=unit == "photo")
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)  # what is there stays, and is added to
     losses = clipped(*inputs)
@@ -156,8 +158,7 @@ def test_the_gradient_is_the_sum_of_clipped_gradients_of_units(unit):
 @pytest.mark.parametrize("empty", [True, False])
 def test_noise_has_the_scale_of_sigma_times_clip_over_the_batch(empty):
     weights = torch.nn.Parameter(torch.zeros(40_000))
-    phase = private(units=5, budget=replace(BUDGET, clip=0.5))
-    batches = SimpleNamespace(sigma=3.0, phase=phase, noise=None)
+    batches = SimpleNamespace(sigma=3.0, budget=replace(BUDGET, clip=0.5), expected=5, noise=None)
     optimizer = privacy.noisy(torch.optim.SGD([weights], lr=1.0), batches)
     batches.noise.manual_seed(1)
     weights.grad = None if empty else torch.full_like(weights, 2.0)

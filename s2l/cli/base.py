@@ -150,6 +150,7 @@ Steps = Annotated[int | None, _of("steps")]
 LearningRate = Annotated[float | None, _of("learning-rate")]
 Rank = Annotated[int | None, _of("rank")]
 TrainBatch = Annotated[int | None, _of("train-batch-size")]
+Epsilon = Annotated[float | None, _of("epsilon")]
 Tuned = Annotated[
     Path | None,
     typer.Option(

@@ -46,6 +46,7 @@ def run(
     learning_rate: base.LearningRate = None,
     rank: base.Rank = None,
     train_batch_size: base.TrainBatch = None,
+    epsilon: base.Epsilon = None,
     attacks: base.AttackNames = None,
     noise: base.NoiseBy = None,
     latents: base.Latents = None,
@@ -84,7 +85,7 @@ def run(
             "learning-rate": learning_rate, "rank": rank,
             "train-batch-size": train_batch_size, "n-generations": n_generations, "seed-pool": seed_pool,
             "guidance-w": guidance_w, "unshake": unshake, "unshake-space": unshake_space, "seed": seed,
-            "noise": noise, "latents": latents, "mitigation": mitigation,
+            "noise": noise, "latents": latents, "mitigation": mitigation, "epsilon": epsilon,
         }  # fmt: skip
         settings = _settings(preset_name, domain, options, method, attacks)
     base.check_folder(out)

@@ -85,6 +85,7 @@ def finetune(
     learning_rate: base.LearningRate = None,
     rank: base.Rank = None,
     train_batch_size: base.TrainBatch = None,
+    epsilon: base.Epsilon = None,
     seed: base.TrainingSeed = None,
     preset_name: base.Preset = "demo",
     model: base.Model = LAB,
@@ -100,7 +101,7 @@ def finetune(
     base.check_runtime(device, dtype, batch_size)
     over = {
         "max_train_steps": steps, "learning_rate": learning_rate, "rank": rank, "train_batch_size": train_batch_size,
-        "seed": seed,
+        "seed": seed, "epsilon": epsilon,
     }  # fmt: skip
     base.section("finetune", preset_name, None, over)
     places = [sp_set] if sp_set is not None else [logdir / "sp_set", logdir]
@@ -128,6 +129,8 @@ def finetune(
     state = "already there" if ready else "done"
     print(f"{'+'.join(settings.methods)} on {record['sp_images']:,} pictures: {state}, in {logdir}")
     print(f"{record['trained_parameters']:,} of {record['model_parameters']:,} parameters trained")
+    if (privacy := record.get("privacy")) is not None:
+        print(f"spent: epsilon {privacy['epsilon']:.2f}, delta {privacy['delta']:.2g}, for each picture of the set")
 
 
 base.app.command("s2l", hidden=True, epilog=base.example("s2l --method=lora_db --logdir=tuned --sp_set=sp"))(finetune)

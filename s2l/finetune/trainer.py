@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from s2l.config import FineTuneConfig, SamplerConfig
 from s2l.data.sp_set import _write_png, processes
 from s2l.errors import UserError
 from s2l.finetune.method import Examples
+from s2l.finetune.private import PrivatePictures
 from s2l.model.diffusion import DiffusionModel
+from s2l.privacy import PrivateTraining
 from s2l.progress import Event, Progress, silent
 from s2l.training import Batch, TrainingSet, averaged, fit, new_state
 
@@ -104,8 +107,8 @@ def train(
     progress: Progress = silent,
     sample_steps: int = 0,
     checkpoint_seconds: float = 30.0,
-) -> None:
-    """Train `model` in place; resumes from `folder`.
+) -> dict | None:
+    """Train `model` in place; resumes from `folder`. Returns what was spent under differential privacy, else None.
 
     `groups` are the optimizer's, [{"params": [...], "lr": 1e-4}, ...]: exactly these parameters change. Every
     `sample_steps` steps pictures are written to `samples/` (0: none). Raises UserError when the loss explodes or
@@ -115,6 +118,8 @@ def train(
     if not parameters:
         raise ValueError("nothing to train: the methods gave no parameters")
     team, wanted = processes(model), len(examples.groups.unique()) * config.train_batch_size
+    if config.epsilon is not None and team.num_processes > 1:
+        raise UserError("fine-tuning under differential privacy runs in one process: start it without a launcher")
     if wanted % team.num_processes:
         raise UserError(
             f"a batch of {wanted} images cannot be shared by {team.num_processes} processes: "
@@ -131,7 +136,9 @@ def train(
         return get_scheduler(config.lr_scheduler, optimizer, num_warmup_steps=warm_up, num_training_steps=steps)
 
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
-    state, batches = new_state(model, optimizer, schedule, config.ema_decay), _Walk(model, examples, config)
+    state = new_state(model, optimizer, schedule, config.ema_decay)
+    private = PrivatePictures(model, examples, config) if config.epsilon is not None else None
+    batches = private or _Walk(model, examples, config)
     state.resume(folder, batches)
 
     def listen(event: Event) -> None:
@@ -143,12 +150,15 @@ def train(
             event = replace(event, info=event.info | {"samples": names, "samples_in": str(folder)})
         progress(event)
 
-    fit(
-        model, state, _training_set(model, examples), batches, config.max_train_steps, folder,
-        max_grad_norm=config.max_grad_norm, accumulation=config.gradient_accumulation_steps, plain_attention=True,
-        capture=_capturable(model, config, wanted, team.num_processes),
-        read_every=_read_every(model, sample_steps),
-        checkpoint_seconds=checkpoint_seconds, listen=listen, stage="finetune",
-    )  # fmt: skip
+    privacy = PrivateTraining(private, ghost=False) if private else None
+    with privacy.hooked() if privacy else nullcontext():
+        fit(
+            model, state, _training_set(model, examples), batches, config.max_train_steps, folder,
+            max_grad_norm=config.max_grad_norm, accumulation=config.gradient_accumulation_steps, plain_attention=True,
+            capture=not private and _capturable(model, config, wanted, team.num_processes), privacy=privacy,
+            read_every=_read_every(model, sample_steps),
+            checkpoint_seconds=checkpoint_seconds, listen=listen, stage="finetune",
+        )  # fmt: skip
     if state.average is not None:
         state.average.copy_to(parameters)
+    return private.record() if private else None

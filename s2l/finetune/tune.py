@@ -48,7 +48,9 @@ def finetune(
     trained = {m: weights_of(m).prepare(tuned, config) for m in weight_methods(methods)}
     groups = [{"params": parameters, "lr": rates.get(m)} for m, parameters in trained.items()]
     n_trained = sum(p.numel() for parameters in trained.values() for p in parameters)
-    own_images = folder / "class_images"
+    own_images, spent = folder / "class_images", None
+    if config.epsilon is not None and not n_trained:
+        raise UserError(f"epsilon goes with a method that trains; {'+'.join(methods)} only changes the weights")
     if n_trained and config.max_train_steps > 0:
         examples = Examples(
             latents=tuned.encode_images(sp_set.images),
@@ -59,7 +61,7 @@ def finetune(
         for method in methods:
             if (changed := objective_of(method)) is not None:
                 examples = changed.objective(model, examples, config, class_folder or own_images, progress)
-        train(tuned, groups, examples, config, folder, progress, sample_steps)
+        spent = train(tuned, groups, examples, config, folder, progress, sample_steps)
     record = {
         "finetune": config.model_dump(mode="json"),
         "methods": list(methods),
@@ -69,7 +71,7 @@ def finetune(
         "trained_parameters": n_trained,
         "model_parameters": model.num_parameters(),
         "sp_images": len(sp_set),
-    }
+    } | ({"privacy": spent} if spent else {})
     team = processes(model)
     if team.is_main_process:
         for method in weight_methods(methods):

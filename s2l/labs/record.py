@@ -9,7 +9,7 @@ recipe          the settings of the training; its "name" is shown in the list of
 counters        numbers that the training recorded, such as its steps
 title, purpose  optional: the lab in a few words, and what it is for
 vocabulary      optional: every word of its captions
-privacy         optional: what differentially private training promises (see pretrain/privacy.py)
+privacy         optional: what differentially private training promises (see privacy.py)
 """
 
 from __future__ import annotations

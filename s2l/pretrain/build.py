@@ -30,8 +30,9 @@ from s2l.model.diffusion import DiffusionModel, Runtime, cpu_computes_bfloat16
 from s2l.pretrain.autoencoder import take_over, train_decoder, train_vae
 from s2l.pretrain.data import Mixture, images_of, public_pool, scaled, shown, training_set
 from s2l.pretrain.networks import build_pipeline
-from s2l.pretrain.privacy import PrivateTraining, owners
+from s2l.pretrain.private_batches import PoissonMixture, owners
 from s2l.pretrain.recipe import MODULES, Phase, Recipe
+from s2l.privacy import PrivateTraining
 from s2l.progress import Event, Progress, silent
 from s2l.store import read_json, write_json
 from s2l.training import TrainingSet, averaged, fit, new_state
@@ -96,7 +97,7 @@ def train_unet(
     assert average is not None  # every phase of a recipe has a decay
     plain = Mixture(recipe, examples, repeats, len(model.alphas_cumprod))
     private = _private(recipe, examples, plain)
-    batches = private.batches if private else plain
+    batches = private or plain
     state.resume(work, batches)
     timer = work / "seconds.json"
     earlier = read_json(timer) if timer.exists() and damage(timer) is None else 0.0
@@ -120,7 +121,7 @@ def train_unet(
             continue
         _set_trained(modules, phase)
         average.decay = phase.ema_decay
-        privacy = private if phase is recipe.private_phase else None
+        privacy = PrivateTraining(private, ghost=True) if private and phase is recipe.private_phase else None
         with privacy.hooked() if privacy else nullcontext():
             fit(
                 model, state, examples, batches, end, work, distinct=False, privacy=privacy,
@@ -134,10 +135,10 @@ def train_unet(
     return counters()
 
 
-def _private(recipe: Recipe, examples: TrainingSet, plain: Mixture) -> PrivateTraining | None:
-    """What trains a recipe's private phase, if it has one."""
+def _private(recipe: Recipe, examples: TrainingSet, plain: Mixture) -> PoissonMixture | None:
+    """The batches of a recipe that has a private phase."""
     phase = recipe.private_phase
-    return PrivateTraining(recipe, plain, owners(examples, shown(recipe), phase.budget)) if phase else None
+    return PoissonMixture(recipe, plain, owners(examples, shown(recipe), phase.budget)) if phase else None
 
 
 def _set_trained(modules: dict[str, torch.nn.Module], phase: Phase) -> None:
@@ -247,8 +248,6 @@ def build(
     if before is not None:
         _start_from(pipe, before)
     largest = max(phase.batch_size for phase in recipe.phases)
-    if recipe.private_phase:  # a Poisson batch can have any size, and must not be split
-        largest = recipe.n_people * recipe.n_members + recipe.n_public
     counters = train_unet(pipe, pool, recipe, work, _whole_batches(runtime, largest), progress, keep)
     counters |= {"precision": runtime.dtype, "vae_reconstruction_l2": reconstruction_l2(pipe, recipe)}
     save_checkpoint(pipe, recipe, out, counters)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from s2l.attacks import ATTACKS
+from s2l.config import merged
 from s2l.errors import unknown
 from s2l.finetune import FINETUNERS, legal_combinations
 from s2l.tables.sheet import NO_DEFENCE, NO_MITIGATION, UNSHAKEN
@@ -121,14 +122,18 @@ def _defence_rows() -> Iterator[Row]:
         overrides: dict = {"model": f"lab:{lab}"} | SMALL_SHAKE
         yield Row(label, overrides)
         yield Row(label + UNSHAKEN, overrides | {"unshake": {"w": 1.0}})
+    # The wrong defence: it protects the pictures that the model itself has drawn.
+    private = merged({"model": f"lab:{DEFENCES[NO_DEFENCE]}"} | SMALL_SHAKE, {"finetune": {"epsilon": 8.0}})
+    yield Row("DP fine-tuning, epsilon 8", private)
+    yield Row("DP fine-tuning, epsilon 8" + UNSHAKEN, private | {"unshake": {"w": 1.0}})
 
 
 def _sampler_rows() -> Iterator[Row]:
-    """The same attack on generations with and without a defence; one attack on scores is there for the controls."""
-    yield Row(NO_MITIGATION, {"audit": {"attacks": ["loss"]}})
-    for mitigation in ("late_guidance", "flat_start"):
-        overrides = {"audit": {"attacks": ["loss"]}, "extraction": {"sampler": {"mitigation": mitigation}}}
-        yield Row(mitigation.replace("_", " "), overrides)
+    """The same extraction with and without a defence; one attack on scores is there for the controls."""
+    for mitigation in (None, "late_guidance", "flat_start"):
+        extraction = {"n_generations": 64, "sampler": {"mitigation": mitigation}}
+        overrides = merged(SMALL_SHAKE, {"audit": {"attacks": ["loss"]}, "extraction": extraction})
+        yield Row(mitigation.replace("_", " ") if mitigation else NO_MITIGATION, overrides)
 
 
 TABLES: dict[str, Table] = {

@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from s2l.budget import Budget
 from s2l.model.diffusion import Runtime
 from s2l.pretrain import build as pretraining
 from s2l.pretrain.networks import build_pipeline
-from s2l.pretrain.recipe import RECIPES, Budget, Phase, PrivatePhase, Recipe
+from s2l.pretrain.recipe import RECIPES, Phase, PrivatePhase, Recipe
 
 RESULT = Path(__file__).resolve().parents[2] / "results" / "dp-speed.json"
 COMMAND = "python -m tests.slow.test_dp_speed"

@@ -44,6 +44,7 @@ VALUES = {
     "guidance": "2", "method": "lora", "steps": "2", "learning-rate": "1e-4", "rank": "2", "train-batch-size": "1",
     "attacks": "pia", "noise": "position", "latents": "sample", "n-generations": "3", "seed-pool": "5",
     "guidance-w": "2", "unshake": "1", "unshake-space": "scores", "seed": "3", "mitigation": "flat_start",
+    "epsilon": "8",
 }  # fmt: skip
 FOLDERS = ("members", "nonmembers", "calibration-share")
 

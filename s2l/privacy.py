@@ -1,16 +1,15 @@
-"""Differentially private training of a recipe's private phase, with Opacus: DP-SGD (Abadi et al. 2016) in three parts.
+"""Differentially private training with Opacus: DP-SGD (Abadi et al. 2016) in three parts, at the loop's seam.
 
     g_u  = the gradient of the loss of unit u, over all its photos, with one draw of noise and timestep per photo
     step = 1/B (sum over the sampled units of  g_u min(1, C / ||g_u||)  +  sigma C N(0, 1))
 
-    sampling   each unit enters a batch independently with probability q (Poisson), so that a batch can be empty
+    sampling   each unit enters a batch independently with probability q (Poisson), so that a batch can be empty:
+               subclasses of `PrivateBatches`
     clipping   `Clipped` replaces the denoiser: the loss that it returns has the gradient of the clipped sum
     noise      Opacus' optimizer adds it, to an empty batch too
 
-A unit is one photo with all its copies, or a person with all their photos. The copies of a photo are one example here,
-so they raise neither the chance that it is sampled nor its gradient. The text encoder does not train. Noise and
-sampling come from seeds, so that a training can be resumed and repeated: the guarantee assumes that nobody knows the
-seed.
+Noise and sampling come from seeds, so that a training can be resumed and repeated: the guarantee assumes that nobody
+knows the seed.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from s2l.budget import Budget
 from s2l.errors import UserError
-from s2l.pretrain.data import Mixture, step_generator
-from s2l.pretrain.recipe import Budget, Recipe
-from s2l.training import Batch, Batches, TrainingSet, poisson_index
+from s2l.training import Batch, Batches
 
 
 def _opacus() -> Any:
@@ -82,58 +80,51 @@ class Account:
 # --- sampling ------------------------------------------------------------------------------------
 
 
-class PoissonMixture:
-    """The batches of a recipe with a private phase: those of `plain` in every other phase.
+class PrivateBatches:
+    """What sampling, clipping and noise share; a subclass draws the batches.
 
-    `owner` (M,) is the unit of each example. `drawn` is the unit of each example of the last batch.
+    rate            the largest probability with which a unit enters a batch
+    expected        the expected number of units in a batch, B
+    photos_per_unit at most
+    drawn           the unit of each example of the last batch, (n,)
     """
 
-    def __init__(self, recipe: Recipe, plain: Mixture, owner: torch.Tensor):
-        phase = recipe.private_phase
-        assert phase is not None
-        self.recipe, self.plain, self.phase, self.owner = recipe, plain, phase, owner
-        self.rates = recipe.rates(phase)
-        spans = {"private": slice(0, plain.n_private), "public": slice(plain.n_private, None)}
-        self.units = {source: owner[spans[source]].unique() for source in self.rates}
-        # Units that have fewer photos than others must not be scaled up, which would tell how many there are.
-        used = torch.cat([owner[spans[source]] for source in self.rates])
-        self.photos_per_unit = int(used.bincount().max())
-        self.rate = max(self.rates.values())
-        self.sigma = noise_multiplier(phase.budget, self.rate, phase.steps)
-        self.account = Account(phase.budget)
+    def __init__(self, budget: Budget, rate: float, steps: int, expected: int, photos_per_unit: int = 1):
+        self.budget, self.rate, self.expected, self.photos_per_unit = budget, rate, expected, photos_per_unit
+        self.sigma = noise_multiplier(budget, rate, steps)
+        self.account = Account(budget)
         self.drawn = torch.empty(0, dtype=torch.long)
         self.noise = torch.Generator()
 
-    @property
-    def private_seen(self) -> int:
-        return self.plain.private_seen
-
     def __call__(self, step: int) -> Batch:
-        """The batch of a step; in the private phase, drawing it is counted as spending."""
-        if self.recipe.at(step)[0] is not self.phase:
-            return self.plain(step)
-        generator = step_generator(self.recipe, 2, step)
-        self.noise.manual_seed(step_generator(self.recipe, 4, step).initial_seed())
-        chosen = [
-            units[poisson_index(len(units), self.rates[source], generator)] for source, units in self.units.items()
-        ]
-        index = torch.isin(self.owner, torch.cat(chosen)).nonzero().flatten()
-        self.drawn = self.owner[index]
+        """The batch of a step."""
+        raise NotImplementedError
+
+    def spend(self, drawn: torch.Tensor, seed: int) -> None:
+        """Note a batch that was just sampled: its units, the seed of its noise, and one step of the account."""
+        self.drawn = drawn
+        self.noise.manual_seed(seed)
         self.account.count(self.sigma, self.rate)
-        self.plain.private_seen += int((index < self.plain.n_private).sum())
-        examples = self.plain.examples
-        captions = examples.captions[index].clone()
-        captions[torch.rand(len(index), generator=generator) < self.recipe.caption_dropout] = self.plain.empty
-        noise = torch.randn((len(index), *examples.latents.shape[1:]), generator=generator)
-        t = torch.randint(self.plain.n_timesteps, (len(index),), generator=generator)
-        return Batch(index, noise, t, captions, expected=self.phase.batch_size)
 
     def state_dict(self) -> dict:
-        return self.plain.state_dict() | {"account": list(self.account.inner.history)}
+        return {"account": list(self.account.inner.history)}
 
     def load_state_dict(self, state: dict) -> None:
-        self.plain.load_state_dict(state)
         self.account.inner.history = [tuple(row) for row in state["account"]]
+
+    def record(self) -> dict:
+        """How the units were sampled, and what was spent."""
+        return {
+            "unit": self.budget.unit,
+            "sampling": "Poisson",
+            "sampling_rate": self.rate,
+            "steps": self.account.steps,
+            "clip": self.budget.clip,
+            "noise_multiplier": self.sigma,
+            "accountant": self.budget.accountant,
+            "delta": self.budget.delta,
+            "epsilon": self.account.epsilon(),  # null: no noise, so nothing is promised
+        }
 
 
 # --- clipping ------------------------------------------------------------------------------------
@@ -143,15 +134,17 @@ class Clipped(nn.Module):
     """The denoiser, with losses (N,) whose summed gradient is that of the clipped units.
 
     The whole batch must come at once. Each example's loss is divided by the number of photos that a unit has at most.
+    With `ghost`, Opacus computes the norms of units of one photo in one backward pass: for trained parameters of the
+    UNet's own layers. Without, a backward pass for each unit does, whatever trains.
     """
 
-    def __init__(self, denoiser: nn.Module, batches: PoissonMixture):
+    def __init__(self, denoiser: nn.Module, batches: PrivateBatches, ghost: bool):
         super().__init__()
-        self.denoiser, self.batches, self.clip = denoiser, batches, batches.phase.budget.clip
+        self.denoiser, self.batches, self.clip = denoiser, batches, batches.budget.clip
         self.trained = [p for p in denoiser.parameters() if p.requires_grad]
         self.norms = torch.empty(0)  # of the units of the last batch, before clipping
         self.hooks: Any = None
-        if batches.photos_per_unit == 1:  # Opacus computes all norms in one backward pass, without the gradients
+        if ghost and batches.photos_per_unit == 1:
             _opacus()
             from opacus.grad_sample import grad_sample_module_fast_gradient_clipping as fast
 
@@ -186,7 +179,9 @@ class Clipped(nn.Module):
         """(U,) norms of the units' gradients, with a backward pass for each."""
         norms = []
         for unit in range(int(place.max()) + 1):
-            gradients = torch.autograd.grad(losses[place == unit].sum(), self.trained, retain_graph=True)
+            gradients = torch.autograd.grad(
+                losses[place == unit].sum(), self.trained, retain_graph=True, materialize_grads=True
+            )
             norms.append(torch.stack([g.norm() for g in gradients]).norm())
         return torch.stack(norms)
 
@@ -194,7 +189,7 @@ class Clipped(nn.Module):
 # --- noise, and all three together ---------------------------------------------------------------
 
 
-def noisy(optimizer: torch.optim.Optimizer, batches: PoissonMixture) -> torch.optim.Optimizer:
+def noisy(optimizer: torch.optim.Optimizer, batches: PrivateBatches) -> torch.optim.Optimizer:
     """Opacus' optimizer around the loop's: it adds the noise to the gradients of the clipped sum, and steps.
 
     The loop divides the sum by the expected number B of units, so that the noise is that of norm C / B.
@@ -210,26 +205,25 @@ def noisy(optimizer: torch.optim.Optimizer, batches: PoissonMixture) -> torch.op
                     parameter.grad = torch.zeros_like(parameter)
             super().accumulate()
 
-    phase = batches.phase
     batches.noise = torch.Generator(optimizer.param_groups[0]["params"][0].device)
     return Noisy(
-        optimizer, noise_multiplier=batches.sigma, max_grad_norm=phase.budget.clip / phase.batch_size,
-        expected_batch_size=phase.batch_size, loss_reduction="sum", generator=batches.noise,
+        optimizer, noise_multiplier=batches.sigma, max_grad_norm=batches.budget.clip / batches.expected,
+        expected_batch_size=batches.expected, loss_reduction="sum", generator=batches.noise,
     )  # fmt: skip
 
 
 class PrivateTraining:
-    """The loop's `Privacy` for a recipe's private phase. `batches` also serves the recipe's other phases."""
+    """The loop's `Privacy`, for some private batches. `ghost` is that of `Clipped`."""
 
-    def __init__(self, recipe: Recipe, plain: Mixture, owner: torch.Tensor):
+    def __init__(self, batches: PrivateBatches, ghost: bool):
         _opacus()
-        self.batches = PoissonMixture(recipe, plain, owner)
+        self.batches, self.ghost = batches, ghost
         self.clipped: Clipped | None = None
 
     def __call__(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches
     ) -> tuple[nn.Module, torch.optim.Optimizer, Batches]:
-        self.clipped = Clipped(module, self.batches)
+        self.clipped = Clipped(module, self.batches, self.ghost)
         return self.clipped, noisy(optimizer, self.batches), self.batches
 
     @contextmanager
@@ -240,26 +234,3 @@ class PrivateTraining:
         finally:
             if self.clipped is not None and self.clipped.hooks is not None:
                 self.clipped.hooks.remove_hooks()
-
-    def record(self) -> dict:
-        """What `lab.json` says of the privacy: the unit, how it was sampled, and what was spent."""
-        batches, budget = self.batches, self.batches.phase.budget
-        return {
-            "unit": budget.unit,
-            "n_units": {source: len(units) for source, units in batches.units.items()},
-            "sampling": "Poisson",
-            "sampling_rate": batches.rate,
-            "steps": batches.account.steps,
-            "clip": budget.clip,
-            "noise_multiplier": batches.sigma,
-            "accountant": budget.accountant,
-            "delta": budget.delta,
-            "epsilon": batches.account.epsilon(),  # null: no noise, so nothing is promised
-        }
-
-
-def owners(examples: TrainingSet, people: list[int], budget: Budget) -> torch.Tensor:
-    """The privacy unit of each example, (M,): its own, or that of its person. `people` (M,) says who it shows."""
-    if budget.unit == "photo":
-        return torch.arange(len(examples.latents))
-    return torch.tensor(people).unique(return_inverse=True)[1]
