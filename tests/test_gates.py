@@ -136,6 +136,12 @@ def test_one_more_gate_is_one_file(tiny_model, monkeypatch):
     assert gates.judge("bright", tiny_model, gates.Upload(white), [pictures(9, s) for s in range(3)]).refused
 
 
+def photos(n, person) -> ImageSet:
+    found = find_lab("lab:fresh").people[person].held_out(n)
+    images = torch.stack([torch.from_numpy(p.pixels(64)).permute(2, 0, 1) for p in found])
+    return ImageSet(images, ("",) * n, tuple(map(str, range(n))))
+
+
 def save(images: ImageSet, folder):
     folder.mkdir(parents=True)
     for i, image in enumerate(images.images):
@@ -187,6 +193,33 @@ def test_an_empty_upload_is_one_sentence(tiny_lab, tmp_path, capsys):
     words = ["gate", "--upload", str(tmp_path / "empty"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main(words) == 2 and not (tmp_path / "out").exists()
     assert "no usable image" in capsys.readouterr().err
+
+
+@pytest.mark.brings(
+    "Folders",
+    "Honest uploads, for `gate`, that share pictures with the private photos, the upload or each other",
+    "refused; the first pair is named",
+)
+def test_honest_uploads_that_share_pictures_are_refused(tiny_lab, tmp_path, capsys):
+    """An honest folder of private photos puts the threshold at their distance to themselves: nothing is refused."""
+    people = [photos(6, i) for i in range(5)]
+    upload, private, a, b, c = (
+        save(p, tmp_path / n) for p, n in zip(people, ("up", "mine", "a", "b", "c"), strict=True)
+    )
+    first = Image.open(private / "0.png")
+    first.save(save(people[2], tmp_path / "leak") / "again.jpg", quality=90)
+    out = ["--gates", "near_members", "--alpha", "0.1", "--device", "cpu", "--out", str(tmp_path / "out")]
+    for honest, words in (
+        ((tmp_path / "leak", b, c), "leak shares pictures with the private photos, such as again.jpg and 0.png"),
+        ((private, b, c), "mine shares pictures with the private photos"),
+        ((a, a, c), "a share pictures, such as 0.png and 0.png: each honest upload is of another person"),
+        ((a, upload, c), "up shares pictures with the upload"),
+    ):
+        folders = [word for folder in honest for word in ("--honest", str(folder))]
+        assert main(["gate", "--upload", str(upload), "--private", str(private), *folders, *out]) == 2
+        assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+    apart = [word for folder in (a, b, c) for word in ("--honest", str(folder))]
+    assert main(["gate", "--upload", str(private), "--private", str(private), *apart, *out]) == 3
 
 
 def test_honest_uploads_are_scored_once(tiny_model, monkeypatch):

@@ -11,6 +11,7 @@ from s2l.data.domain import ImageSet
 from s2l.data.lab_domain import protected_photos
 from s2l.data.photos import read_photos
 from s2l.errors import UserError
+from s2l.gates.apart import check_apart
 from s2l.gates.registry import GATES, Upload, get_gate
 from s2l.gates.verdict import ALPHA, MIN_GROUPS, honest_groups, judge
 from s2l.labs import Lab
@@ -58,7 +59,8 @@ def check_upload(
     """Judge the pictures in `upload`. A lab has private photos and honest uploads of its own, which folders replace.
 
     Returns what `s2l gate` writes (docs/result-schema.md). Raises UserError for folders without usable pictures, for
-    fewer than three honest groups, and for an unknown gate or one that lacks its private photos.
+    fewer than three honest groups or such as share pictures with others, and for an unknown gate or one that lacks its
+    private photos.
     """
     names = gate_names(gates, has_private=private is not None or lab is not None)
     if not honest and lab is None:
@@ -76,6 +78,9 @@ def check_upload(
     protected = None
     if any(GATES[name].needs_private for name in names):
         protected = read(private) if private is not None else protected_photos(lab) if lab is not None else None
+    if honest or private is not None:  # a lab's own are apart
+        named = map(str, honest) if honest else (f"the lab's honest upload {i}" for i in range(1, len(groups) + 1))
+        check_apart(pictures, protected, list(zip(named, groups, strict=True)))
     verdicts = []
     for i, name in enumerate(names):
         verdicts.append(judge(name, model, Upload(pictures, protected), groups, alpha=alpha, seed=seed))
