@@ -15,7 +15,8 @@ from PIL import Image
 from s2l.config import PRESETS, DomainConfig
 from s2l.data import photos
 from s2l.data.domain import PAPER_DOMAINS, ImageSet, MembershipSplit, folder_domain, load_folder
-from s2l.data.photos import gather, join, list_photos, pixel_array, read_photos
+from s2l.data.listing import list_photos
+from s2l.data.photos import gather, join, pixel_array, read_photos
 from s2l.errors import UserError
 from s2l.measure import distances
 from s2l.measure.control import blind_control

@@ -18,7 +18,8 @@ from PIL import Image
 from s2l import cli
 from s2l.cli import folders
 from s2l.data.decode import decode
-from s2l.data.photos import list_photos, read_photos
+from s2l.data.listing import list_photos
+from s2l.data.photos import read_photos
 from s2l.data.sp_set import load_images
 from s2l.errors import UserError
 

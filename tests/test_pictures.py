@@ -17,7 +17,8 @@ from s2l.cli import folders
 from s2l.data import decode as decoding
 from s2l.data import sp_set
 from s2l.data.decode import Unreadable, decode
-from s2l.data.photos import list_photos, read_photos, square
+from s2l.data.listing import list_photos
+from s2l.data.photos import read_photos, square
 from s2l.errors import UserError
 from s2l.jobs import uploads
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from s2l import cli
 from s2l.data.decode import decode, header
-from s2l.data.photos import list_photos
+from s2l.data.listing import list_photos
 from s2l.data.reencode import Recipe, detail_left, recipe_for, smallest_side
 from s2l.labs import shipped_lab
 

@@ -88,7 +88,7 @@ def audit(
         given = audit_config(preset_name, domain or "nobody", str(tuned), options)
         name = base.check_name(domain or _recorded_name(tuned, members), given.model, members)
         settings = audit_config(preset_name, name, str(tuned), options | {"attacks": base.attack_names(attacks)})
-    base.check_folder(out)
+    base.check_folder(out, settings.domain.members, settings.domain.nonmembers)
     base.check_permission(settings.model, i_have_permission, Path(settings.tuned))
     runtime = base.make_runtime(device, dtype, batch_size)
     run_and_report(settings, out, runtime)

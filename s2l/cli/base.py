@@ -284,14 +284,24 @@ def need_lab(model: str) -> labs.Lab:
     return lab
 
 
-def check_folder(path: Path) -> Path:
-    """Check that an output folder can be written, before hours are spent on it. Creates nothing. Raises UserError."""
+def check_folder(path: Path, *photos: Path | str | None) -> Path:
+    """Check that an output folder can be written, before hours are spent on it. Creates nothing.
+
+    `photos` are the folders and lists that the command reads: what is written into one of these folders would be among
+    its photos the next time. Raises UserError.
+    """
     place = path.absolute()
     existing = next(p for p in (place, *place.parents) if os.path.lexists(p))
     if not existing.is_dir():
         raise UserError(f"{path} cannot be used as a folder: {existing} is not a folder")
     if not os.access(existing, os.W_OK):
         raise UserError(f"{path} cannot be written to: permission denied")
+    for source in photos:
+        if source is not None and Path(source).is_dir() and place.resolve().is_relative_to(Path(source).resolve()):
+            raise UserError(
+                f"{path} lies in {source}: the results would be taken for its photos the next time, so write them to "
+                "a folder outside of it"
+            )
     return path
 
 

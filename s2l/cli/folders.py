@@ -29,7 +29,7 @@ from s2l.config import (
 from s2l.data import sp_set
 from s2l.data.decode import Unreadable, header
 from s2l.data.domain import Domain, ImageSet, load_folder
-from s2l.data.photos import picture_files
+from s2l.data.listing import picture_files
 from s2l.errors import UserError
 from s2l.keys import file_hash, key_of
 from s2l.labs import default_lab, find_lab

@@ -74,7 +74,7 @@ def gate(
         )
     if honest and len(honest) < 3:
         raise UserError(f"--honest: at least 3 folders are needed, one per person (given: {len(honest)})")
-    base.check_folder(out)
+    base.check_folder(out, upload, private, held_out, *(honest or ()))
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size, tuned)
     from s2l.gates.check import check_upload
     from s2l.pipeline.release import audit_release

@@ -88,7 +88,7 @@ def run(
             "noise": noise, "latents": latents, "mitigation": mitigation, "epsilon": epsilon,
         }  # fmt: skip
         settings = _settings(preset_name, domain, options, method, attacks)
-    base.check_folder(out)
+    base.check_folder(out, settings.domain.members, settings.domain.nonmembers)
     base.check_permission(settings.model, i_have_permission)
     runtime = base.make_runtime(device, dtype, batch_size)
     run_and_report(settings, out, runtime)

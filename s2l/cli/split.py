@@ -86,7 +86,7 @@ def split_check(
     if out is not None:
         if out.is_dir():
             raise UserError(f"{out} is a folder: --out names a JSON file")
-        base.check_folder(out.parent)
+        base.check_folder(out.parent, *folders, second)
     from s2l.data.reencode import check_output, smallest_side
     from s2l.pipeline.folders import compare_folders, folders_domain
     from s2l.store import write_json

@@ -119,7 +119,7 @@ def finetune(
     from s2l.finetune import parse
 
     settings = base.section("finetune", preset_name, None, over | {"methods": parse(method)})
-    base.check_folder(logdir)
+    base.check_folder(logdir, None if caption is None else sp_set)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
     from s2l.cli.folders import finetune_folder, training_images
 
@@ -194,7 +194,7 @@ def attack(
     settings = base.section("audit", preset_name, None, over | {"attacks": base.attack_names(attacks)})
     if out.is_dir():
         raise UserError(f"{out} is a folder: --out names a JSON file")
-    base.check_folder(out.parent)
+    base.check_folder(out.parent, members, nonmembers)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size, tuned)
     from s2l.cli.folders import attack_record, load_domain
     from s2l.pipeline.experiment import calibration_people
@@ -292,7 +292,7 @@ def extract(
         raise UserError("--guidance-w goes from the base model towards a fine-tuned one: give its folder with --tuned")
     unshake_config = base.unshake_section(preset_name, unshake, unshake_space, tuned, guidance_w)
     target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
-    base.check_folder(out)
+    base.check_folder(out, generations, members, nonmembers)
     from s2l.cli import folders
     from s2l.figures import match_figure, png
     from s2l.measure.extraction import extraction_from_dict, gallery_pairs

@@ -1,4 +1,4 @@
-"""Photos on disk, as squares of one size: a folder, or a list of paths and captions (.jsonl, .csv, .parquet).
+"""Photos on disk, as squares of one size.
 
 Streamed: each photo is decoded once, into an array that lies in a file when it is large. Ten thousand pictures of 512
 pixels then need 8 GB of disk and the memory of a few.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,18 +21,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from s2l.data.captions import READERS, folder_captions, table_rows
-from s2l.data.decode import (
-    HEAD,
-    IMAGE_SUFFIXES,
-    NOT_READ,
-    Unreadable,
-    decode,
-    looks_like_picture,
-    open_regular,
-    suffix_of,
-)
+from s2l.data.decode import IMAGE_SUFFIXES, Unreadable, decode
 from s2l.data.files import Traits, shown
+from s2l.data.listing import Listed, list_photos
 from s2l.errors import UserError
 from s2l.store import cache_root
 from s2l.worlds.people import photo_hash
@@ -44,8 +35,6 @@ NOTED = 20  # photos that are named for one reason; the others are counted
 AHEAD = 32  # photos that are decoded before they are looked at
 LARGE = 20_000  # bytes; a smaller file is decoded faster than it is handed to another core
 MEMBER_TOO = "among the members too"  # why a held-out photo is left out
-SIDE_FILES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet", ".md", ".yaml", ".safetensors", ".npz")
-PICTURES = frozenset((*IMAGE_SUFFIXES, *NOT_READ))
 
 
 # --- arrays of pixels --------------------------------------------------------------------------
@@ -86,101 +75,6 @@ def join(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             rows = part[first : first + ROWS]
             out[start + first : start + first + len(rows)] = rows
     return out
-
-
-# --- lists of files ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One photo of a source: its name there, its file, and its caption if it has one."""
-
-    name: str
-    path: Path
-    caption: str | None
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a source holds, unread: its photos, notes on its captions, and what was passed over."""
-
-    photos: list[Listed]
-    notes: list[str] = field(default_factory=list)
-    unmatched: int = 0  # captions that match no picture
-    others: dict[str, int] = field(default_factory=dict)  # files that are neither pictures nor captions, by suffix
-
-
-def list_photos(source: str | Path) -> Listing:
-    """What a folder or a list holds, unread.
-
-    Raises UserError when it is neither, for a list without paths, and for a table of captions that cannot be read.
-    """
-    source = Path(source)
-    if source.is_dir():
-        names, others, closed = _files(source)
-        captions, notes, unmatched = folder_captions(source, names, others)
-        if closed:
-            notes.append(
-                f"{len(closed)} folders are links or cannot be opened and were passed over, such as {min(closed)}"
-            )
-        kinds = Counter(shown(suffix) for name in others if (suffix := suffix_of(name)) not in SIDE_FILES)
-        photos = [Listed(shown(name), source / name, captions.get(name)) for name in names]
-        return Listing(photos, notes, unmatched, dict(kinds.most_common()))
-    if not source.is_file() or source.suffix.lower() not in READERS:
-        raise UserError(f"{source} is not a folder of images, nor a list of them ({', '.join(READERS)})")
-    # An absolute path stays what it is.
-    return Listing(
-        [Listed(shown(row.path), _place(source.parent, row.path), row.caption) for row in table_rows(source)]
-    )
-
-
-def _place(folder: Path, name: str) -> Path:
-    """The file of a row; Windows's slashes count where there is no file of that very name."""
-    if "\\" in name and "\0" not in name and not os.path.lexists(folder / name):
-        name = name.replace("\\", "/")
-    return folder / name
-
-
-def picture_files(folder: Path) -> list[str]:
-    """The pictures of a folder and of those below it: relative paths, sorted by folder and name.
-
-    A file counts as a picture by its suffix or, if that is unknown, by its first bytes. It may still turn out to be
-    unreadable; reading it then says why. Links to folders are not followed, because they may form a circle.
-    """
-    return _files(folder)[0]
-
-
-def _files(folder: Path) -> tuple[list[str], list[str], list[str]]:
-    """(pictures, other files, folders that are passed over) of a folder and of those below it."""
-    pictures: list[str] = []
-    others: list[str] = []
-    closed: list[str] = []
-
-    def cannot_open(error: OSError) -> None:
-        closed.append(os.path.relpath(error.filename, folder))
-
-    for here, folders, files in os.walk(folder, onerror=cannot_open):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        closed += [
-            os.path.relpath(path, folder) for name in folders if os.path.islink(path := os.path.join(here, name))
-        ]
-        relative = Path(here).relative_to(folder).as_posix()
-        below = "" if relative == "." else relative + "/"
-        for name in files:
-            if name.startswith("._"):  # what a Mac writes beside a file
-                continue
-            suffix = suffix_of(name)
-            is_picture = suffix in PICTURES or (suffix not in SIDE_FILES and _is_picture(os.path.join(here, name)))
-            (pictures if is_picture else others).append(below + name)
-    return sorted(pictures, key=lambda path: path.split("/")), others, closed
-
-
-def _is_picture(path: str) -> bool:
-    try:
-        with open_regular(path) as file:
-            return looks_like_picture(file.read(HEAD))
-    except Unreadable:
-        return False
 
 
 # --- pictures ----------------------------------------------------------------------------------

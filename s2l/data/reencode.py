@@ -28,7 +28,8 @@ from scipy import ndimage
 
 from s2l.data.decode import Unreadable, decode, header
 from s2l.data.files import jpeg_quality
-from s2l.data.photos import MIN_SIDE, Listed, list_photos, square
+from s2l.data.listing import Listed, list_photos
+from s2l.data.photos import MIN_SIDE, square
 from s2l.errors import UserError
 
 BEST = 40  # JPEG quality at most: above it the traces of a stronger compression remain
