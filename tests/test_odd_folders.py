@@ -267,6 +267,92 @@ def test_a_picture_with_two_captions_is_said(folder):
     assert "metadata.jsonl: pictures with several captions, such as 0.png: the last one is used" in notes(folder)
 
 
+@pytest.mark.brings("Captions", "A CSV whose captions hold commas without quotes", "refused; the line is named")
+@pytest.mark.parametrize("row", ["0.png,Mira, with a hat", "0, Mira.png,Mira", '0.png,"Mira",,smiling'])
+def test_a_csv_whose_texts_were_cut_is_refused(folder, row):
+    (folder / "metadata.csv").write_text(f"file_name,text\n1.png,Zoë\n{row}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"metadata\.csv, line 3: \d fields for 2 columns: put texts .* double quotes"):
+        captions(folder)
+    (folder / "metadata.csv").write_text("file_name,text\n0.png,Mira,,\n")  # a spreadsheet's empty columns
+    assert captions(folder) == {"0.png": "Mira"}
+
+
+@pytest.mark.brings(
+    "Captions",
+    "Columns `text` and `caption` that differ",
+    "a list: `caption`; a folder's table: `text`; a note says so",
+)
+def test_two_columns_of_captions_are_said(folder):
+    row = {"text": "a tag", "caption": "Mira"}
+    (folder / "list.jsonl").write_text(json.dumps({"file_name": "1.png", "path": "0.png", **row}) + "\n")
+    photos = read_photos(folder / "list.jsonl", SIDE, "none")
+    assert (photos.names, photos.captions) == (("0.png",), ("Mira",))
+    assert "list.jsonl: 1 rows with different captions in 'caption' and 'text': 'caption' is used" in photos.notes
+    assert "list.jsonl: 1 rows with different paths in 'path' and 'file_name': 'path' is used" in photos.notes
+    (folder / "list.jsonl").unlink()
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", **row}) + "\n")
+    assert captions(folder) == {"0.png": "a tag"}
+    assert "metadata.jsonl: 1 rows with different captions in 'text' and 'caption': 'text' is used" in notes(folder)
+
+
+@pytest.mark.brings(
+    "Captions", "Different captions of a picture in a text, a second text or a table", "the table's; a note says so"
+)
+def test_different_captions_of_different_files_are_said(folder):
+    for name, text in (("0.caption", "one"), ("0.txt", "two"), ("1.txt", "three")):
+        (folder / name).write_text(text)
+    assert captions(folder) == {"0.png": "two", "1.png": "three"}
+    assert "1 pictures have different captions in the .caption files and the .txt files, such as 0.png" in notes(folder)
+    (folder / "1.json").write_text('{"caption": "four"}')
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "two"}\n')
+    assert captions(folder) == {"0.png": "two", "1.png": "four"}
+    assert "in the .txt files and the .json files, such as 1.png: that of the .json files is used" in notes(folder)
+    assert "metadata.jsonl" not in notes(folder)  # which says the same
+
+
+@pytest.mark.brings(
+    "Captions", "`nan` or a number for a caption, or a list of captions", "none; the first of the list; a note says so"
+)
+@pytest.mark.parametrize(
+    ("value", "caption", "note"),
+    [
+        ("nan", None, "'nan' for a caption: taken as none"),
+        (" None ", None, "'None' for a caption: taken as none"),
+        (1.5, None, "a caption that is no text: not used"),
+        (["Mira", "Mira with a hat"], "Mira", "several captions in one field: the first is used"),
+        (["Mira"], "Mira", None),
+        (None, None, None),
+        (float("nan"), None, None),
+        ("Nana", "Nana", None),
+    ],
+)
+def test_what_is_no_caption_is_said(folder, value, caption, note):
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": value}) + "\n")
+    assert captions(folder).get("0.png") == caption
+    assert notes(folder) == (f"metadata.jsonl: 1 rows with {note}" if note else "")
+
+
+@pytest.mark.brings("Captions", "A list that names a photo twice", "used once, with its last caption; a note says so")
+def test_a_photo_that_is_listed_twice_has_its_last_caption(folder):
+    names = ("0.png", "./0.png", str(folder / "0.png"), "1.png")
+    rows = [{"path": name, "caption": text} for name, text in zip(names, ("first", "second", None, "Zoë"), strict=True)]
+    (folder / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    photos = read_photos(folder / "list.jsonl", SIDE, "none")
+    assert (photos.names, photos.captions) == (("0.png", "1.png"), ("second", "Zoë"))
+    assert photos.notes == ("list.jsonl: 2 rows name a photo again, such as 0.png: its last caption is used",)
+
+
+@pytest.mark.brings("Captions", "Two copies of a picture, of which the second has the caption", "used; a note says so")
+def test_the_caption_of_a_second_copy_is_not_lost(folder):
+    for name in ("2.png", "3.png"):
+        photo(0).save(folder / name)
+    (folder / "2.txt").write_text("Mira")
+    (folder / "3.txt").write_text("Zoë")
+    assert captions(folder) == {"0.png": "Mira"}
+    assert "2.png: the same picture as 0.png, left out, but its caption is used" in notes(folder)
+    assert "3.png: the same picture as 0.png, left out, and so is its other caption" in notes(folder)
+
+
 @pytest.mark.brings("Captions", "`.TXT`, `METADATA.CSV`, a JSON list of objects", "read")
 @pytest.mark.parametrize(
     ("name", "content"),

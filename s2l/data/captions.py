@@ -7,7 +7,8 @@
     meta_cap.json and other .json of that form
                               kohya: {"path without or with its suffix": {"caption": ...}}
 
-Tables may be in any folder and name files below it. A table takes precedence over the text beside a picture.
+Tables may be in any folder and name files below it. A table takes precedence over the text beside a picture. Where two
+captions of a picture differ, a note says which one is used.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import io
 import json
 import posixpath
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from s2l.data.decode import Unreadable, open_regular
@@ -28,6 +30,9 @@ from s2l.errors import UserError
 PATH_FIELDS = ("file_name", "path", "image_path", "image")
 PATHS = frozenset(PATH_FIELDS)
 CAPTION_FIELDS = ("text", "caption", "prompt")
+# A list names its photos itself, so that its own two columns come first.
+LIST_FIELDS = (("path", "file_name", "image_path", "image"), ("caption", "text", "prompt"))
+MISSING = ("nan", "none", "null", "<na>")  # what other programs write where there is no text; in lower case
 TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "metadata.parquet")
 BESIDE = (".txt", ".caption")
 MAX_TEXT = 1_000_000  # bytes of a text beside a picture that are read
@@ -98,11 +103,22 @@ def _csv(path: Path) -> Iterator[dict]:
         delimiter = max(",;\t", key=lambda mark: len(PATHS.intersection(_heads(head.split(mark)))))
         rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
         heads = _heads(next(rows, []))
-        yield from [dict(zip(heads, row, strict=False)) for row in rows if row]
+        yield from [_csv_row(path, rows.line_num, heads, row, delimiter) for row in rows if row]
     except csv.Error as error:
         raise UserError(f"{path} is not a readable table ({error})") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _csv_row(path: Path, line: int, heads: list[str], row: list[str], delimiter: str) -> dict:
+    """Raises UserError for what looks like a text that was cut at a comma; one that holds a comma was in quotes."""
+    entry = dict(zip(heads, row, strict=False))
+    if any(more.strip() for more in row[len(heads) :]) and delimiter not in (caption_of(entry) or ""):
+        raise UserError(
+            f"{path}, line {line}: {len(row)} fields for {len(heads)} columns: put texts that hold {delimiter!r} into "
+            "double quotes"
+        )
+    return entry
 
 
 def _heads(names: list[str]) -> list[str]:
@@ -126,23 +142,58 @@ def _parquet(path: Path) -> Iterator[dict]:
 READERS: dict[str, Callable[[Path], Iterator[dict]]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
 
 
-def table_rows(path: Path) -> Iterator[Row]:
-    """The rows of a .jsonl, .csv or .parquet table. Raises UserError for a row without a path, and unreadable ones."""
+def table_rows(
+    path: Path, said: Counter[str], fields: tuple[Sequence[str], Sequence[str]] = (PATH_FIELDS, CAPTION_FIELDS)
+) -> Iterator[Row]:
+    """The rows of a .jsonl, .csv or .parquet table; `said` counts what had to be chosen or left out in them.
+
+    `fields` are the names of the paths' and the captions' columns, the preferred one first. Raises UserError for a row
+    without a path, and for a table that cannot be read.
+    """
     for number, row in enumerate(READERS[path.suffix.lower()](path), 1):
-        name = next((row[field] for field in PATH_FIELDS if isinstance(row.get(field), str) and row[field]), None)
-        if name is None:
+        names = {name: row[name] for name in fields[0] if isinstance(row.get(name), str) and row[name]}
+        if not names:
             raise UserError(f'{path}, row {number}: each needs {{"path": ...}} and may have {{"caption": ...}}')
-        yield Row(name, caption_of(row))
+        yield Row(_first(names, "paths", said), caption_of(row, said, fields[1]))
 
 
-def caption_of(row: dict) -> str | None:
-    """The caption in a row of a table, or None."""
-    texts = (row.get(field) for field in CAPTION_FIELDS)
-    caption = next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
+def caption_of(row: dict, said: Counter[str] | None = None, fields: Sequence[str] = CAPTION_FIELDS) -> str | None:
+    """The caption in a row of a table, or None; `said` counts what had to be chosen or left out."""
+    said = Counter() if said is None else said
+    texts = {name: text for name in fields if (text := _caption(row.get(name), said))}
+    caption = _first(texts, "captions", said) if texts else None
     return caption and caption.encode("utf-8", "replace").decode()  # half of a character pair becomes "?"
 
 
-def _json_rows(path: Path, pictures: list[str]) -> Iterator[Row]:
+def _caption(value: object, said: Counter[str]) -> str:
+    """The text in a caption's field, or ""."""
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        said["several captions in one field: the first is used"] += len(value) > 1
+        value = value[0]
+    if not isinstance(value, str):
+        said["a caption that is no text: not used"] += value is not None and value == value  # NaN is none
+        return ""
+    text = value.strip()
+    if text.lower() in MISSING:
+        said[f"{text!r} for a caption: taken as none"] += 1
+        return ""
+    return text
+
+
+def _first(found: dict[str, str], what: str, said: Counter[str]) -> str:
+    """The first of the texts of several fields."""
+    (name, text), *others = found.items()
+    for other, different in others:
+        said[f"different {what} in {name!r} and {other!r}: {name!r} is used"] += different != text
+    return text
+
+
+def said_notes(source: str, said: Counter[str]) -> list[str]:
+    """Notes on what was counted in the rows of a table."""
+    return [f"{source}: {n} rows with {what}" for what, n in said.items() if n]
+
+
+def _json_rows(path: Path, pictures: list[str], said: Counter[str]) -> Iterator[Row]:
     """Of kohya's table, or of a JSON object beside its picture. Raises Unreadable where it is no JSON."""
     try:
         content = json.loads(read_text(path))
@@ -151,15 +202,15 @@ def _json_rows(path: Path, pictures: list[str]) -> Iterator[Row]:
     if isinstance(content, list):
         for entry in content:
             name = next((entry[f] for f in PATH_FIELDS if f in entry), None) if isinstance(entry, dict) else None
-            if isinstance(name, str) and (caption := caption_of(entry)) is not None:
+            if isinstance(name, str) and (caption := caption_of(entry, said)) is not None:
                 yield Row(name, caption)
     if not isinstance(content, dict):
         return
     for name in pictures:
-        yield Row(name, caption_of(content))
+        yield Row(name, caption_of(content, said))
     if not pictures:
         for name, entry in content.items():
-            if isinstance(entry, dict) and (caption := caption_of(entry)) is not None:
+            if isinstance(entry, dict) and (caption := caption_of(entry, said)) is not None:
                 yield Row(name, caption)
 
 
@@ -189,6 +240,28 @@ class _Folder:
     captions: dict[str, str]
     notes: list[str]
     unmatched: int = 0
+    origins: dict[str, str] = field(default_factory=dict)  # where the caption of a picture is from
+    differ: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # two origins -> pictures
+    said: dict[str, Counter[str]] = field(default_factory=dict)  # origin -> what was chosen or left out
+
+    def give(self, pictures: list[str], caption: str, origin: str) -> None:
+        """Use a caption for pictures, in place of any they have."""
+        for name in pictures:
+            if self.captions.get(name, caption) != caption:
+                self.differ.setdefault((self.origins[name], origin), []).append(name)
+            self.captions[name], self.origins[name] = caption, origin
+
+    def note_choices(self) -> None:
+        """Note which of several captions are used."""
+        for (one, other), names in self.differ.items():
+            if one == other:
+                self.notes.append(f"{one}: pictures with several captions, such as {names[0]}: the last one is used")
+            else:
+                self.notes.append(
+                    f"{len(names)} pictures have different captions in {one} and {other}, such as {names[0]}: "
+                    f"that of {other} is used"
+                )
+        self.notes += [note for origin, said in self.said.items() for note in said_notes(origin, said)]
 
     def matches(self, name: str) -> list[str]:
         """The pictures that a name without, or with, their suffix stands for."""
@@ -213,36 +286,34 @@ class _Folder:
             self.notes.append(f"{text}: caption left out ({error})")
             return True
         if caption := next((line.strip() for line in lines if line.strip()), None):
-            self.captions |= dict.fromkeys(pictures, caption)
+            self.give(pictures, caption, f"the {posixpath.splitext(text)[1].lower()} files")
         return bool(pictures)
 
     def table(self, table: str) -> None:
         """Use the rows of a table as captions, and note those that match no picture."""
         path, lost, n = PurePosixPath(table), list[str](), 0
-        given, twice = dict[str, str](), list[str]()
-        for row in self._rows(path):
+        own = self.matches(_stem(table)) if path.suffix.lower() == ".json" else []
+        origin = "the .json files" if own else table
+        for row in self._rows(path, own, self.said.setdefault(origin, Counter())):
             n += 1
             place = self.place(path, row.path)
             pictures = self.matches(place) if path.suffix.lower() == ".json" else self.named(place)
             if row.caption is not None:
-                twice += [name for name in pictures if given.setdefault(name, row.caption) != row.caption]
-                self.captions |= dict.fromkeys(pictures, row.caption)
+                self.give(pictures, row.caption, origin)
             if not pictures:
                 lost.append(row.path)
         self.unmatched += len(lost)
-        if twice:
-            self.notes.append(f"{table}: pictures with several captions, such as {twice[0]}: the last one is used")
         if not n and path.name.lower() in TABLES:
             self.notes.append(f"{table}: has no rows")
         if lost:
             self.notes.append(f"{table}: {len(lost)} of {n} rows match no picture, such as {lost[0]!r}")
 
-    def _rows(self, path: PurePosixPath) -> list[Row]:
+    def _rows(self, path: PurePosixPath, own: list[str], said: Counter[str]) -> list[Row]:
+        """The rows of a table, or of a JSON file beside its `own` pictures."""
         if path.suffix.lower() != ".json":
-            return list(table_rows(self.root / path))
-        own = [PurePosixPath(name).name for name in self.matches(_stem(str(path)))]
+            return list(table_rows(self.root / path, said))
         try:
-            return list(_json_rows(self.root / path, own))
+            return list(_json_rows(self.root / path, [PurePosixPath(name).name for name in own], said))
         except Unreadable as error:
             self.notes.append(f"{path}: skipped ({error})")
             return []
@@ -274,4 +345,5 @@ def folder_captions(
     for name in others:
         if name.lower().endswith(".json") or name.rpartition("/")[2].lower() in TABLES:
             folder.table(name)
+    folder.note_choices()
     return folder.captions, folder.notes, folder.unmatched

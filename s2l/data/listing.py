@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from s2l.data.captions import READERS, folder_captions, table_rows
+from s2l.data.captions import LIST_FIELDS, READERS, folder_captions, said_notes, table_rows
 from s2l.data.decode import HEAD, IMAGE_SUFFIXES, NOT_READ, Unreadable, looks_like_picture, open_regular, suffix_of
 from s2l.data.files import shown
 from s2l.errors import UserError
@@ -65,10 +65,27 @@ def list_photos(source: str | Path) -> Listing:
         return Listing(photos, notes, unmatched, dict(kinds.most_common()))
     if not source.is_file() or source.suffix.lower() not in READERS:
         raise UserError(f"{source} is not a folder of images, nor a list of them ({', '.join(READERS)})")
-    # An absolute path stays what it is.
-    return Listing(
-        [Listed(shown(row.path), _place(source.parent, row.path), row.caption) for row in table_rows(source)]
-    )
+    return _rows_of(source)
+
+
+def _rows_of(table: Path) -> Listing:
+    """What a list holds: each photo once, with the last of its captions."""
+    photos: dict[str, Listed] = {}
+    again, said = list[str](), Counter[str]()
+    for row in table_rows(table, said, LIST_FIELDS):
+        place = _place(table.parent, row.path)  # an absolute path stays what it is
+        before = photos.get(key := os.path.normpath(place))
+        caption = row.caption
+        if before is not None:
+            again.append(before.name)
+            caption = before.caption if caption is None else caption
+        photos[key] = Listed(shown(row.path) if before is None else before.name, place, caption)
+    notes = said_notes(table.name, said)
+    if again:
+        notes.append(
+            f"{table.name}: {len(again)} rows name a photo again, such as {again[0]}: its last caption is used"
+        )
+    return Listing(list(photos.values()), notes)
 
 
 def _place(folder: Path, name: str) -> Path:

@@ -186,7 +186,8 @@ def read_photos(
     images = pixel_array(wanted, resolution, resolution)
     filled = images.numpy()
     kept: list[int] = []
-    hashes: dict[str, str] = {}
+    hashes: dict[str, int] = {}  # content: position of the first such photo
+    taken: dict[int, str] = {}  # captions of photos that have none but in another copy
     traits: list[Traits] = []
     left_out: dict[str, list[str]] = {}
 
@@ -211,12 +212,18 @@ def read_photos(
         if picture.content in known:
             leave_out(name, MEMBER_TOO, "")
         elif picture.content in hashes:
-            text = f"the same picture as {hashes[picture.content]}, left out"
+            first, caption = hashes[picture.content], listed[position].caption
+            kept_caption = listed[first].caption or taken.get(first)
+            text = f"the same picture as {listed[first].name}, left out"
+            if caption and not kept_caption:
+                taken[first], text = caption, f"{text}, but its caption is used"
+            elif caption and caption != kept_caption:
+                text += ", and so is its other caption"
             leave_out(name, "the same picture as another", text)
         else:
             filled[len(kept)] = picture.pixels.transpose(2, 0, 1)
             traits.append(picture.traits)
-            hashes[picture.content] = name
+            hashes[picture.content] = position
             kept.append(position)
     for reason, names in left_out.items():
         if len(names) > NOTED and reason != MEMBER_TOO:
@@ -233,10 +240,11 @@ def read_photos(
         traits = [traits[i] for i in back]
     if len(kept) < len(listed) and len(kept) == wanted:
         notes.append(f"{len(kept)} of {len(listed)} {what} are used")
-    bare = sum(listed[i].caption is None for i in kept)
+    found = [listed[i].caption or taken.get(i) for i in kept]
+    bare = found.count(None)
     if bare and default_caption and what:
         notes.append(f"{bare} of {len(kept)} {what} have no caption: {default_caption!r} is used for them")
-    captions = tuple(listed[i].caption or default_caption for i in kept)
+    captions = tuple(caption or default_caption for caption in found)
     unread = len(listed) - len(kept) - sum(map(len, left_out.values()))
     account = Account(len(listed), unread, left_out, listing.unmatched, listing.others, len(kept) - bare, tuple(traits))
     return Photos(
