@@ -101,6 +101,56 @@ def test_16_bit_gray_is_scaled_not_clipped(tmp_path):
         np.testing.assert_array_equal(pixels(tmp_path / name), np.repeat(gray[..., None], 3, 2))
 
 
+@pytest.mark.brings(
+    "Pictures", "8 or 12 bits stored in 16 or 32, gray", "scaled by the fewest bits that hold them; a note says so"
+)
+@pytest.mark.parametrize(
+    ("name", "kind", "factor", "note"),
+    [
+        ("a.tif", np.int32, 1, "32-bit values up to {high}, read as 8 bits"),
+        ("a.tif", np.int32, 16, "32-bit values up to {high}, read as 12 bits"),
+        ("a.tif", np.int32, 257, "32-bit values up to {high}, read as 16 bits"),
+        ("a.png", np.uint16, 1, "16-bit values up to {high}, read as 8 bits"),
+        ("a.png", np.uint16, 16, "16-bit values up to {high}, read as 12 bits"),
+        ("a.tif", np.uint16, 16, "16-bit values up to {high}, read as 12 bits"),
+        ("a.png", np.uint16, 257, ""),
+    ],
+)
+def test_few_bits_in_many_are_not_black(tmp_path, name, kind, factor, note):
+    gray = smooth()[..., 0]
+    Image.fromarray(gray.astype(kind) * factor).save(tmp_path / name)
+    picture = decode(tmp_path / name)
+    found = np.asarray(picture.image)[..., 0].astype(int)
+    assert np.abs(found - gray).max() <= 1 and picture.note == note.format(high=int(gray.max()) * factor)
+
+
+def test_a_black_picture_of_16_bits_stays_black(tmp_path):
+    Image.fromarray(np.zeros((SIDE, SIDE), np.uint16)).save(tmp_path / "a.png")
+    assert not pixels(tmp_path / "a.png").any() and decode(tmp_path / "a.png").note == ""
+
+
+@pytest.mark.brings("Pictures", "8 or 12 bits stored in 16, in colour", "left out; a note says why")
+@pytest.mark.parametrize(("factor", "kind"), [(1, 2), (16, 2), (16, 6)])
+def test_few_bits_in_16_of_colour_are_left_out(tmp_path, factor, kind):
+    """Pillow keeps the upper bytes alone."""
+    rows = (smooth().astype(int) * factor).astype(">u2")
+    if kind == 6:
+        rows = np.dstack([rows, np.full(rows.shape[:2], 65535)]).astype(">u2")
+    write_png(tmp_path / "a.png", rows.tobytes(), depth=16, kind=kind)
+    with pytest.raises(Unreadable, match="16-bit colours are all below 4096"):
+        decode(tmp_path / "a.png")
+
+
+@pytest.mark.brings("Pictures", "A TIFF of YCbCr colours", "read if compressed as JPEG; else left out, with the reason")
+def test_a_tiff_of_other_colours_is_not_called_damaged(tmp_path):
+    image = Image.fromarray(smooth()).convert("YCbCr")
+    image.save(tmp_path / "a.tif")
+    with pytest.raises(Unreadable, match="^a TIFF of YCbCr colours without compression is not read: save it as RGB"):
+        decode(tmp_path / "a.tif")
+    image.convert("RGB").save(tmp_path / "b.tif", compression="jpeg", quality=95)
+    assert np.abs(pixels(tmp_path / "b.tif").astype(int) - smooth()).mean() < 3
+
+
 @pytest.mark.brings("Pictures", "A cut-out with hidden colours under alpha", "drawn over white")
 def test_hidden_colours_under_alpha_are_white(tmp_path):
     rgba = np.dstack([smooth(), np.full((SIDE, SIDE), 255, np.uint8)])

@@ -33,6 +33,9 @@ NOT_READ = {".jxl": "JPEG XL is not read: save it as PNG or JPEG"} | dict.fromke
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO")
 HEAD = 32  # bytes that identify a format
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+BITS, PHOTOMETRIC, YCBCR = 258, 262, 6  # of TIFF: bits per value, the kind of colours
+SIXTEEN = (";16", ";16B", ";16L", ";16N")  # ends of Pillow's names for 16 bits, of which it keeps the upper 8
+DARK = 16  # of 256: the upper bytes of 12 bits that are stored in 16
 AVIF, HEIC = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -133,12 +136,32 @@ def header(path: str | Path) -> Traits:
 def _upright(image: Image.Image) -> Decoded:
     profile = image.info.get("icc_profile")
     tables = getattr(image, "quantization", None) or {}
+    coding, raw_mode = _coding(image)
+    if image.format == "TIFF" and coding == "raw" and image.tag_v2.get(PHOTOMETRIC) == YCBCR:  # type: ignore[attr-defined]
+        raise Unreadable("a TIFF of YCbCr colours without compression is not read: save it as RGB")
     image.load()
+    if raw_mode.endswith(SIXTEEN) and _brightest(image) < DARK:
+        raise Unreadable("its 16-bit colours are all below 4096, as those of 8 or 12 bits are: save it with 8 bits")
     upright = _turned(image)
     if image.format == "TGA" and image.mode == "RGBA" and image.getchannel("A").getbbox() is None:
         upright = upright.convert("RGB")  # the fourth byte of its pixels is often not used
     rgb, note = _rgb(upright, profile)
     return Decoded(rgb, traits(image, rgb.size, tables), note)
+
+
+def _brightest(image: Image.Image) -> int:
+    """The highest value of any colour."""
+    return int(np.asarray(image)[..., :3].max())
+
+
+def _coding(image: Image.Image) -> tuple[str, str]:
+    """How the pixels of an opened file are stored: the coding, and the layout in Pillow's words if it is of colours."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return "", ""
+    coding, _, _, layout = tiles[0]
+    layout = layout if isinstance(layout, str) else next((x for x in layout or () if isinstance(x, str)), "")
+    return coding, layout if layout.startswith("RGB") else ""
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -154,8 +177,10 @@ def _turned(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
-    elif image.has_transparency_data:
+        gray, guess = _eight_bits(image)
+        rgb, note = _to_srgb(gray, profile)
+        return rgb, "; ".join(filter(None, (guess, note)))
+    if image.has_transparency_data:
         colours = image.convert("RGBA")
         over, note = _to_srgb(colours.convert("RGB"), profile)
         over.putalpha(colours.getchannel("A"))
@@ -165,19 +190,26 @@ def _rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
     return _to_srgb(image, profile)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """An (H, W) picture of 16-bit integers, or of floats in [0, 1], as 8 bits. Raises Unreadable for other ranges."""
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, str]:
+    """An (H, W) picture of integers, or of floats in [0, 1], as 8 bits, and what had to be assumed of its white.
+
+    Data of 8 or 12 bits is often stored in 16 or 32 bits as it is. Raises Unreadable for other ranges.
+    """
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # NaN is refused too
             raise Unreadable("decimal values outside of 0 to 1")
-        return Image.fromarray((values * 255).round().astype(np.uint8))
+        return Image.fromarray((values * 255).round().astype(np.uint8)), ""
     if low < 0 or high > 65535:
         raise Unreadable("32-bit values, whose white level is not known")
-    bits = getattr(image, "tag_v2", {}).get(258, (16,))
-    white = 4095 if bits == (12,) else 65535
-    return Image.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
+    (stored,) = bits if len(bits := getattr(image, "tag_v2", {}).get(BITS, (16,))) == 1 else (16,)
+    used = 12 if stored == 12 else next(n for n in (8, 12, 16) if high < 2**n) if high else 16
+    white = 2**used - 1
+    pixels = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return Image.fromarray(pixels), "" if used == stored or not high else (
+        f"{stored}-bit values up to {high}, read as {used} bits"
+    )
 
 
 @lru_cache(maxsize=32)
