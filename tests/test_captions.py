@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from s2l.cli import main
 from s2l.config import DomainConfig
 from s2l.data.domain import folder_domain
 from s2l.data.photos import read_photos
 from s2l.errors import UserError
+from s2l.pipeline.captions import cut_notes
 
 SIDE = 32
 
@@ -169,6 +171,37 @@ def test_a_table_that_cannot_be_read_is_one_sentence(tmp_path, name, content, se
     with pytest.raises(UserError) as error:
         read_photos(tmp_path, SIDE, "none")
     assert sentence in str(error.value) and name in str(error.value) and "\n" not in str(error.value)
+
+
+# --- what a model reads of them -------------------------------------------------------------------
+
+
+def test_only_captions_that_are_cut_are_said(tiny_model):
+    longest = tiny_model.tokenizer.model_max_length
+    fits = " ".join(["a"] * (longest - 2))  # with a token before and one behind
+    assert tiny_model.tokenize([fits, fits + " a"]).tolist()[0] == tiny_model.tokenize([fits + " a"]).tolist()[0]
+    assert cut_notes(tiny_model, [fits, "", fits]) == [] == cut_notes(tiny_model, [])
+    (note,) = cut_notes(tiny_model, [fits, fits + " a", fits + " a"])
+    assert note.startswith(f"2 of 3 captions are longer than the {longest} tokens that the model reads, such as 'a a")
+
+
+@pytest.mark.brings("Captions", "Captions longer than the text encoder reads", "cut; said on screen and in the result")
+def test_a_caption_that_is_cut_is_said_and_recorded(tiny_lab, tmp_path, capsys):
+    inside = pictures(tmp_path / "in", "a.png", "b.png", "c.png")
+    outside = pictures(tmp_path / "out", *(f"{i}.bmp" for i in range(9)))
+    (inside / "a.txt").write_text("Mira " * 300)
+    common = ["--preset", "quick", "--device", "cpu"]
+    split = ["--members", str(inside), "--nonmembers", str(outside), "--attacks", "loss"]
+    assert main(["attack", *split, "--out", str(tmp_path / "a.json"), *common]) == 0
+    said = "captions are longer than the"
+    assert said in capsys.readouterr().err
+    assert said in "".join(json.loads((tmp_path / "a.json").read_text())["domain"]["notes"])
+    tune = ["finetune", "--sp-set", str(inside), "--caption", "Zoë", "--steps", "1", "--logdir", str(tmp_path / "t")]
+    assert main([*tune, *common]) == 0
+    assert f"1 of 3 {said}" in capsys.readouterr().err
+    prompt = "a photo of Mira " * 30
+    assert main(["sp-gen", "--prompt", prompt, "--set-size", "1", "--out", str(tmp_path / "s"), *common]) == 0
+    assert "1 of 1 prompts are longer than the" in capsys.readouterr().err
 
 
 # --- a domain -------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def split_check(
             raise UserError(f"{out} is a folder: --out names a JSON file")
         base.check_folder(out.parent, *folders, second)
     from s2l.data.reencode import check_output, smallest_side
+    from s2l.pipeline.captions import as_read
     from s2l.pipeline.folders import compare_folders, folders_domain
     from s2l.store import write_json
 
@@ -99,6 +100,7 @@ def split_check(
     else:
         loaded = base.load_model(model or LAB, i_have_permission, device, dtype, batch_size, tuned)
         photos, parts = folders_domain(target, base.text_of(second), loaded.resolution)
+        photos = as_read(photos, loaded)
         scored = _attacked(loaded, model or LAB, tuned, target, photos, parts, settings)
     found = compare_folders(photos, parts)
     record = _record(photos, parts, scored, found)

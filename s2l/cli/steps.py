@@ -54,7 +54,11 @@ def sp_gen(
     base.check_folder(out)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
     from s2l.cli.folders import make_sp_set
+    from s2l.data.sp_set import filled
+    from s2l.pipeline.captions import cut_notes
+    from s2l.pipeline.tuned import say
 
+    say(cut_notes(loaded, [filled(part.template, name, settings.suffix) for part in settings.prompts], "prompts"))
     lab = find_lab(model)
     if lab and (words := [w for text in prompt or () for w in lab.unknown_words(text.replace("{name}", ""))]):
         console.say(f"Note: no caption of the lab's training has {', '.join(map(repr, dict.fromkeys(words)))}.")
@@ -122,8 +126,11 @@ def finetune(
     base.check_folder(logdir, None if caption is None else sp_set)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size)
     from s2l.cli.folders import finetune_folder, training_images
+    from s2l.pipeline.captions import cut_notes
+    from s2l.pipeline.tuned import say
 
     images, fingerprint = training_images(source, loaded.resolution, caption)
+    say(cut_notes(loaded, images.captions))
     with console.progress() as progress:
         record, ready = finetune_folder(loaded, images, fingerprint, settings, logdir, domain, progress)
     state = "already there" if ready else "done"
@@ -197,6 +204,7 @@ def attack(
     base.check_folder(out.parent, members, nonmembers)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size, tuned)
     from s2l.cli.folders import attack_record, load_domain
+    from s2l.pipeline.captions import as_read
     from s2l.pipeline.experiment import calibration_people
     from s2l.pipeline.tuned import caption_notes, read_tuned, say
     from s2l.report.findings import SAME_SCORES, control_warning, is_unchanged
@@ -205,7 +213,7 @@ def attack(
 
     name, unshaken = target.name, unshake_config is not None
     fine_tuned = read_tuned(loaded, tuned, name, unshaken) if tuned is not None else None
-    photos = load_domain(target, model, loaded.resolution)
+    photos = as_read(load_domain(target, model, loaded.resolution), loaded)
     if fine_tuned is not None:
         say(caption_notes(fine_tuned, photos))
     with console.progress() as progress:

@@ -34,7 +34,12 @@ def prompt_of(parts: Sequence[PromptPart], name: str, suffix: str, seed: int) ->
     weights = np.array([part.weight for part in parts])
     rng = np.random.default_rng([5, seed])
     part = parts[int(rng.choice(len(parts), p=weights / weights.sum()))]
-    text = part.template.replace("{name}", name)
+    return filled(part.template, name, suffix)
+
+
+def filled(template: str, name: str, suffix: str) -> str:
+    """A prompt of the mix, with the name in it."""
+    text = template.replace("{name}", name)
     return " ".join(f"{text} {suffix}".split()).replace(" ,", ",")
 
 

@@ -274,14 +274,17 @@ class DiffusionModel(Batched):
         A token of Textual Inversion with several vectors is written once and stands for all of them,
         as in diffusers' own pipelines.
         """
+        fixed = {"padding": "max_length", "truncation": True, "max_length": self.tokenizer.model_max_length}
+        return self._ids(prompts, return_tensors="pt", **fixed).to(self.device)
+
+    def cut_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """Those prompts of which `tokenize` cuts off the end."""
+        ids = self._ids(prompts, verbose=False) if prompts else []
+        return [p for p, own in zip(prompts, ids, strict=True) if len(own) > self.tokenizer.model_max_length]
+
+    def _ids(self, prompts: Sequence[str], **options):
         with self._tokenizing:
-            return self.tokenizer(
-                self.pipe.maybe_convert_prompt(list(prompts), self.tokenizer),
-                padding="max_length",
-                truncation=True,
-                max_length=self.tokenizer.model_max_length,
-                return_tensors="pt",
-            ).input_ids.to(self.device)
+            return self.tokenizer(self.pipe.maybe_convert_prompt(list(prompts), self.tokenizer), **options).input_ids
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:

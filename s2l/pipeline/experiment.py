@@ -30,6 +30,7 @@ from s2l.model.diffusion import DiffusionModel, Runtime
 from s2l.pipeline import identity, plan
 from s2l.pipeline import stages as declared
 from s2l.pipeline.audit import AuditResult, audit
+from s2l.pipeline.captions import as_read
 from s2l.pipeline.membership import check_split
 from s2l.pipeline.stages import CLASS_IMAGES, FINETUNE, RESULT, SP_SET, Stages
 from s2l.pipeline.subject import Subject
@@ -62,7 +63,8 @@ class _Run:
     def __init__(self, config: RunConfig, stages: Stages, runtime: Runtime):
         self.config, self.stage, self.progress = config, stages, stages.progress
         self.model = load_in_one_process(config.model, runtime)
-        self.domain = load_domain(config.domain, config.model, self.model.resolution)
+        domain = load_domain(config.domain, config.model, self.model.resolution)
+        self.domain = as_read(domain, self.model, config.sp_set)
         check_split(self.domain)
 
     # --- S2L steps 1 and 2 ---
@@ -181,7 +183,7 @@ def run_audit(
     for name in config.audit.attacks:
         attacks.attack_settings(name, config.audit)
     model = load_in_one_process(config.model, runtime)
-    domain = load_domain(config.domain, config.model, model.resolution)
+    domain = as_read(load_domain(config.domain, config.model, model.resolution), model)
     check_split(domain)
     tuned = read_tuned(model, Path(config.tuned), domain.name, config.unshake is not None)
     training = _training(Path(config.tuned)) if is_result(Path(config.tuned)) else None
