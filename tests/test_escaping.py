@@ -341,6 +341,8 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "live.log_html": lambda s: live.log_html(s.job),
     "running.show_job": lambda s: "".join(running.show_job(s.store, s.job, "v")[:5]),
     "runs.drawn": lambda s: runs.drawn(s.result, "alone", lambda dark, narrow: None, s.text),
+    "runs.verdicts_html": lambda s: runs.verdicts_html(s.result),
+    "runs.notes_html": lambda s: html.block(runs.notes_html(s.result)),
     "runs.headline_html": lambda s: runs.headline_html(s.result, True),
     "runs.headline_html of a reference set": lambda s: runs.headline_html(s.reference),
     "runs.outcome_html": lambda s: runs.outcome_html(s.result, detail=True),
@@ -404,6 +406,11 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "effects.screen": lambda s: figure_of(effects.screen({"tokens": s.table})),
     "exposure.conclusion_html": lambda s: exposure.conclusion_html(s.result, "loss"),
     "exposure.exposed_html": lambda s: exposure.exposed_html(s.result, "loss"),
+    "exposure.set_html": lambda s: exposure.set_html(s.result, "loss"),
+    "exposure.headline_html": lambda s: exposure.headline_html(s.result, True),
+    "quiz.said_html": lambda s: quiz.said_html(s.result, ANSWERS),
+    "html.fold": lambda s: html.fold(s.text, s.text, s.text),
+    "extraction.headline_html": lambda s: extraction.headline_html(s.result),
     "exposure.growth_html": lambda s: exposure.growth_html(s.result),
     "exposure.blind_html": lambda s: exposure.blind_html(s.result),
     "defend.bars_html": lambda s: defend.bars_html(defend.Defence("x", "", "", "", (defend.Bar(s.text, 0, 0, 1),))),
@@ -425,7 +432,7 @@ NUMBERS = {
     "html.loss_curve", "live.loss_html", "live.samples_html", "quiz.extracted_html", "membership.point_html",
     "membership.ranked_html", "extraction.cards_html", "extraction.detail_html", "extraction.histogram_html",
     "extraction.draw question", "extraction.draw unknown", "report.loss_html", "compare.figure_html", "effects.screen",
-    "exposure.growth_html", "exposure.blind_html", "overall.overall_html", "defend.game_html of nothing",
+    "runs.notes_html", "exposure.growth_html", "exposure.blind_html", "overall.overall_html", "defend.game_html of nothing",
 }  # fmt: skip
 
 

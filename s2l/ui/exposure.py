@@ -15,7 +15,9 @@ MOST = 8  # photos, or groups, that are shown
 # --- conclusions -------------------------------------------------------------------------------------------
 
 
-def conclusion_html(result: Result | None, attack: str = "", extraction: bool = True) -> Markup:
+def conclusion_html(
+    result: Result | None, attack: str = "", extraction: bool = True, title: str = "What this run shows"
+) -> Markup:
     """Does the base model leak, what did the shake change, and how sure is that: one paragraph from the numbers.
 
     `attack` is the one to speak of; "" for the attack that has a finding about both models, or the last one. Without
@@ -24,10 +26,17 @@ def conclusion_html(result: Result | None, attack: str = "", extraction: bool = 
     if result is None or not result.record["attacks"]:
         return Markup()
     return html.block(
-        Markup('<p class="verdict conclusion-of"><b>What this run shows.</b> {}</p>').format(
-            " ".join([*_membership(result, attack), *(_extraction(result) if extraction else []), _how_sure(result)])
+        Markup('<p class="verdict conclusion-of"><b>{}.</b> {}</p>').format(
+            title,
+            " ".join([*_membership(result, attack), *(_extraction(result) if extraction else []), how_sure(result)]),
         )
     )
+
+
+def headline_html(result: Result, example: bool) -> Markup:
+    """What a run says about membership, in a few sentences."""
+    title = runs.title_of(result, example)
+    return conclusion_html(result, extraction=False, title=title) + html.block(runs.notes_html(result))
 
 
 def _membership(result: Result, attack: str) -> list[str]:
@@ -69,7 +78,8 @@ def _extraction(result: Result) -> list[str]:
     ]
 
 
-def _how_sure(result: Result) -> str:
+def how_sure(result: Result) -> str:
+    """What the intervals of this run can carry, in a sentence or two."""
     if reference_set(result.record) or control_warning(result.record["control"]):
         return "How sure: not at all, for the reason in the warning."
     if result.record["config"]["preset"] == "quick":
@@ -81,7 +91,7 @@ def _how_sure(result: Result) -> str:
 
 
 def exposed_html(result: Result, attack: str) -> Markup:
-    """The training photos that an attack scores highest after the shake, and the evidence about the set as a whole."""
+    """The training photos that an attack scores highest after the shake."""
     found = result.record["attacks"][attack]
     exposed = found.get("most_exposed", [])[:MOST]
     if not exposed:
@@ -101,12 +111,12 @@ def exposed_html(result: Result, attack: str) -> Markup:
         Markup(
             "<h3>The most exposed photos</h3><p class=quiet>The training photos with the highest {} score after the "
             "shake. Below each: the share of innocent photos that score as high, which is how many an attacker must "
-            "accuse wrongly to call this one a training photo.</p>{}{}"
-        ).format(found["title"], cards, _set(result, attack))
+            "accuse wrongly to call this one a training photo.</p>{}"
+        ).format(found["title"], cards)
     )
 
 
-def _set(result: Result, attack: str) -> Markup:
+def set_html(result: Result, attack: str) -> Markup:
     """The photos as one set: evidence about all together is stronger than about one."""
     found = result.record["attacks"][attack]
     if "set_evidence" not in found:
@@ -114,7 +124,7 @@ def _set(result: Result, attack: str) -> Markup:
     confidence = result.record["config"]["audit"]["confidence"]
     text = f"{set_sentence(found, confidence)} Rule: {set_rule(confidence)}."
     text += f" {short_caution(result.record['control'])}"
-    return Markup("<h3>All photos as one set</h3><p>{}</p>").format(text.rstrip())
+    return html.block(Markup("<p>{}</p>").format(text.rstrip()))
 
 
 def growth_html(result: Result) -> Markup:
@@ -130,8 +140,8 @@ def growth_html(result: Result) -> Markup:
     )  # fmt: skip
     return html.block(
         Markup(
-            "<h3>More generations, more photos</h3><p class=quiet>Compare counts only at the same number of "
-            'generations. Shaded: the 95 % interval for that many new ones.</p><div class="narrow">{}</div>'
+            "<p class=quiet>Compare counts only at the same number of generations. Shaded: the 95 % interval for that "
+            'many new ones.</p><div class="narrow">{}</div>'
         ).format(drawing)
     )
 
@@ -146,11 +156,7 @@ def blind_html(result: Result) -> Markup:
         for when in BOTH
         if blind[when]["clusters"]
     ]
-    return html.block(
-        Markup("<h3>An attacker without the photos</h3><p>{}</p>{}").format(
-            blind_finding(blind).sentence, Markup("").join(parts)
-        )
-    )
+    return html.block(Markup("<p>{}</p>{}").format(blind_finding(blind).sentence, Markup("").join(parts)))
 
 
 def _flags(result: Result, blind: Blind, when: str) -> Markup:

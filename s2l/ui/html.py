@@ -68,12 +68,12 @@ def script(path: Path) -> str:
     return "\n".join(part.read_text(encoding="utf-8") for part in (DOM, path))
 
 
-# For gr.HTML(js_on_load=...): a click on a button sends the button's data to the server. In a ranking, one button is a
-# tab stop and the arrow keys reach the others. When new content replaces what was clicked, the focus stays here.
+# For gr.HTML(js_on_load=...): a click on a button sends the button's data to the server. In a pane, one button is a tab
+# stop and the arrow keys reach the others. When new content replaces what was clicked, the focus stays here.
 PICK = """let picked = false;
 const buttons = () => [...element.querySelectorAll("button[data-pick]")];
 const rove = () => {
-  if (element.querySelector(".ranked")) buttons().forEach((button, i) => (button.tabIndex = i ? -1 : 0));
+  if (element.querySelector(".pane")) buttons().forEach((button, i) => (button.tabIndex = i ? -1 : 0));
 };
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-pick]");
@@ -84,7 +84,7 @@ element.addEventListener("click", (event) => {
 element.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
   const all = buttons(), at = all.indexOf(event.target);
-  if (!step || at < 0 || !element.querySelector(".ranked")) return;
+  if (!step || at < 0 || !element.querySelector(".pane")) return;
   event.preventDefault();
   const next = all[Math.min(Math.max(at + step, 0), all.length - 1)];
   all[at].tabIndex = -1;
@@ -101,6 +101,26 @@ watch("value", () => {
   target.focus({ preventScroll: true });
 });
 rove();"""
+
+
+# For gr.HTML(js_on_load=...): what a visitor folded out stays so when another run or attack replaces the content.
+FOLDS = """const open = new Set();
+element.addEventListener("toggle", ({ target }) => {
+  if (target.isConnected) open[target.open ? "add" : "delete"](target.dataset.fold);
+}, true);
+watch("value", () => {
+  for (const fold of element.querySelectorAll("[data-fold]")) fold.open = open.has(fold.dataset.fold);
+});"""
+
+
+def fold(name: str, title: str, *parts: str) -> Markup:
+    """Parts that stay closed until somebody asks for them; "" without content. `name`: see FOLDS."""
+    content = Markup("").join(parts)
+    if not content:
+        return Markup()
+    return Markup(
+        '<details class="fold" data-fold="{}"><summary>{}</summary><div class="inside">{}</div></details>'
+    ).format(name, title, content)
 
 
 def pictures(figures: Iterable[str]) -> Markup:

@@ -201,6 +201,14 @@ def auc_html(result: Result, answers: dict) -> Markup:
     )
 
 
+def said_html(result: Result, answers: dict) -> Markup:
+    """The visitor's predictions of the Membership tab beside what was measured; the photo rounds are folded."""
+    if not answers.get("rounds"):
+        return auc_html(result, answers)
+    table = html.fold("rounds", "Your photo rounds beside the attacks'", score_html(result, answers))
+    return auc_html(result, answers) + html.block(table)
+
+
 def check_count(result: Result, guess: float | None) -> float:
     """A guessed number of photos. Raises UserError if it is missing or impossible."""
     n = result.record["domain"]["n_members"]

@@ -91,14 +91,29 @@ def verdicts(result: Result) -> list[tuple[str, str, str]]:
     ]
 
 
-def headline_html(result: Result | None, example: bool = False, first: int | None = None) -> Markup:
+def verdicts_html(result: Result, first: int | None = None) -> Markup:
     """The verdicts in words with their intervals: all of them, or only the first `first` (the attacks come first)."""
-    if result is None:
-        return html.block(EMPTY)
-    parts = [
+    return Markup("").join(
         Markup('<p class="verdict {}"><b>{}.</b> {}</p>').format(tone, verdict, numbers)
         for verdict, numbers, tone in verdicts(result)[:first]
-    ]
+    )
+
+
+def headline_html(result: Result | None, example: bool = False) -> Markup:
+    """Which run this is, what to know before reading its numbers, and all verdicts."""
+    if result is None:
+        return html.block(EMPTY)
+    title = Markup("<h3>{}</h3>").format(title_of(result, example))
+    return html.block(title, notes_html(result), verdicts_html(result))
+
+
+def title_of(result: Result, example: bool = False) -> str:
+    """Which run this is."""
+    return ("An example, run by us: " if example else "") + what(result)
+
+
+def notes_html(result: Result) -> Markup:
+    """What to know before reading a run's numbers."""
     note = Markup()
     if result.record["config"]["preset"] == "quick":
         note += Markup(
@@ -111,8 +126,7 @@ def headline_html(result: Result | None, example: bool = False, first: int | Non
         note += Markup("<p><b>Warning.</b> {}</p>").format(unchanged)
     if after := after_note(result.record):
         note += Markup("<p>{}</p>").format(after)
-    name = ("An example, run by us: " if example else "") + what(result)
-    return html.block(Markup("<h3>{}</h3>").format(name), note, *parts)
+    return note
 
 
 def outcome_html(result: Result, group: Callable[[str], bool] = lambda _: True, detail: bool = False) -> Markup:

@@ -91,9 +91,11 @@ def _picture(word: str) -> Markup:
 def lead(text: str, more: Iterable[str] = ()) -> Markup:
     """The first paragraph of a tab: **bold**, *emphasis*, [[term]] or [[term|as shown]]; `more` are listed below it."""
     parts = re.split(r"(\[\[[^\]]+\]\])", " ".join(text.split()))
-    shown = [term(*part[2:-2].split("|")) if part.startswith("[[") else part for part in parts]
-    # Bold and emphasis are marked around the terms, never inside them.
-    said = Markup("").join(part if isinstance(part, Markup) else marked(part) for part in shown)
+    said = marked(parts[0])  # bold and emphasis are marked around the terms, never inside them
+    for word, after in zip(parts[1::2], parts[2::2], strict=True):
+        end = after[: len(after) - len(after.lstrip(".,;:)"))]  # a full stop never begins a line
+        said += Markup("<span class=stay>{}{}</span>").format(term(*word[2:-2].split("|")), end)
+        said += marked(after[len(end) :])
     return html.block(Markup('<p class="lead">{}</p>{}').format(said, line(more)))
 
 

@@ -33,6 +33,8 @@ def test_no_serious_fault(page, server, theme):
             if page.locator(skip).is_visible():
                 page.locator(skip).click()
                 page.wait_for_timeout(2 * SETTLED)
+                for summary in page.locator(".fold > summary").filter(visible=True).all():
+                    summary.click()
                 said[tab + ", answered"] = faults(page)
     assert not any(said.values()), "\n".join(f"{tab}: {fault}" for tab, found in said.items() for fault in found)
 
@@ -57,16 +59,20 @@ def test_the_focus_stays_after_an_answer(page, server):
     assert page.evaluate("Boolean(document.activeElement.closest('#quiz-photo'))")
 
 
-def test_the_ranking_is_one_tab_stop(page, server):
-    page.goto(f"{server.url}?tab=attack")
-    page.locator("#quiz-skip").click()
-    page.wait_for_selector("#ranked button")
+@pytest.mark.parametrize(
+    ("tab", "skip", "pane"),
+    [("attack", "#quiz-skip", "#ranked"), ("extraction", "#quiz-skip-extraction", "#extraction")],
+)
+def test_a_pane_of_photos_is_one_tab_stop(page, server, tab, skip, pane):
+    page.goto(f"{server.url}?tab={tab}")
+    page.locator(skip).click()
+    page.wait_for_selector(f"{pane} button")
     page.wait_for_timeout(SETTLED)
-    stops = page.evaluate("[...document.querySelectorAll('#ranked button')].filter((b) => b.tabIndex === 0).length")
-    assert stops == 1
-    page.locator("#ranked button").first.focus()
+    buttons = f"[...document.querySelectorAll('{pane} button')]"
+    assert page.evaluate(f"{buttons}.filter((b) => b.tabIndex === 0).length") == 1
+    page.locator(f"{pane} button").first.focus()
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("[...document.querySelectorAll('#ranked button')].indexOf(document.activeElement)") == 1
+    assert page.evaluate(f"{buttons}.indexOf(document.activeElement)") == 1
 
 
 def test_a_card_says_its_result(page, server):

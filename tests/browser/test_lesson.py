@@ -18,6 +18,38 @@ def expect(chromium):
     return e
 
 
+def unfold(page, box: str, name: str) -> None:
+    """Open one of the folded parts below a figure."""
+    page.locator(f"{box} [data-fold={name}] > summary").click()
+
+
+@pytest.mark.parametrize(
+    ("tab", "skip", "said", "figure", "pane"),
+    [
+        ("attack", "#quiz-skip", "#headline", "#roc .only-light img", "#ranked .pane"),
+        ("extraction", "#quiz-skip-extraction", "#extraction-headline", "#extraction .card", "#extraction .pane"),
+    ],
+)
+def test_the_conclusion_and_its_figure_are_seen_without_scrolling(
+    context, server, expect, tab, skip, said, figure, pane
+):
+    page = context.new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(f"{server.url}?tab={tab}")
+    page.locator(skip).click()
+    expect(page.locator(figure).first).to_be_visible()
+    page.evaluate("window.scrollTo(0, 0)")
+    for seen in (said, figure):
+        box = page.locator(seen).first.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 800, seen
+    assert page.evaluate("document.documentElement.scrollHeight") < 2000
+    assert page.locator(pane).evaluate("e => e.scrollHeight > e.clientHeight"), "all photos at once"
+    page.locator(f"{pane} button").first.focus()
+    for _ in range(60):
+        page.keyboard.press("ArrowDown")
+    assert page.locator(pane).evaluate("e => e.scrollTop > 0"), "the keyboard does not reach what is below"
+
+
 def test_predict_reveal_and_the_threshold(page, server, expect):
     page.goto(server.url + "?tab=attack")
     expect(page.locator("#quiz-photo")).to_contain_text("1 of 3")
@@ -50,8 +82,11 @@ def test_predict_reveal_and_the_threshold(page, server, expect):
     page.locator("#ranked button").nth(3).focus()
     page.keyboard.press("Enter")  # with the keyboard alone
     expect(page.locator("#photo-detail")).to_contain_text("of the held-out photos")
-    page.locator("#attack").get_by_label("Loss").check()
-    expect(page.locator("#roc .only-light img").first).to_have_attribute("alt", re.compile("ROC curve of Loss"))
+    unfold(page, "#scores", "numbers")
+    expect(page.locator("#scores table").filter(visible=True)).to_contain_text("balanced accuracy")
+    page.locator("#attack").get_by_label("SecMI").check()
+    expect(page.locator("#roc .only-light img").first).to_have_attribute("alt", re.compile("ROC curve of SecMI"))
+    expect(page.locator("#scores table").filter(visible=True)).to_contain_text("SecMI")  # still open
 
 
 def test_extraction_is_predicted_filtered_and_looked_at(page, server, expect):
@@ -69,6 +104,7 @@ def test_extraction_is_predicted_filtered_and_looked_at(page, server, expect):
     assert n > 7
     page.locator("#extraction button").first.click()
     expect(page.locator("#extraction-detail svg")).to_be_visible()
+    unfold(page, "#distances", "distances")
     expect(page.locator("#distances .only-light img").first).to_be_visible()
 
 
@@ -136,7 +172,9 @@ def test_a_table_is_whole_on_a_small_screen(context, server, expect):
     assert cell.evaluate("e => getComputedStyle(e, '::before').content").startswith('"change')
 
 
-@pytest.mark.parametrize(("tab", "box"), [("attack", "#scores"), ("extraction", "#distances"), ("report", "#loss")])
+@pytest.mark.parametrize(
+    ("tab", "box"), [("attack", "#scores [data-fold=overlap]"), ("extraction", "#distances"), ("report", "#loss")]
+)
 def test_a_figure_fits_a_telephone_and_hides_no_panel(context, server, expect, tab, box):
     page = context.new_page()
     page.set_viewport_size({"width": 390, "height": 844})
@@ -144,6 +182,7 @@ def test_a_figure_fits_a_telephone_and_hides_no_panel(context, server, expect, t
     skip = page.locator("#quiz-skip, #quiz-skip-extraction").filter(visible=True).first
     if tab != "report":
         skip.click()
+        page.locator(f"{box} summary").first.click()
     figure = page.locator(f"{box} .only-light img").first
     expect(figure).to_be_visible()
     size = figure.evaluate("i => i.decode().then(() => [i.naturalWidth / i.naturalHeight, i.getBoundingClientRect()])")

@@ -24,7 +24,7 @@ SHOW = {
     "all": "all training photos",
     "extracted": "extracted, before or after",
     "repeated": "repeated 5 times or more",
-    "control": "the control: held-out photos",
+    "control": "control: held-out",
 }
 SORT = {
     "closest": "closest first",
@@ -200,7 +200,8 @@ def cards_html(result: Result, show: str, sort: str) -> Markup:
         return html.block(
             Markup(
                 "<p class=quiet>{} photos. Each card shows one seed, before and after, beside the closest photo. "
-                'Choose one to see its distance among all photos.</p><div class="cards">{}</div>'
+                'Choose one to see its distance among all photos.</p><div class="pane cards" role="group" '
+                'aria-label="Photos with their nearest generations">{}</div>'
             ).format(of_all, drawn)
         )
 
@@ -233,7 +234,7 @@ def detail_html(result: Result, of: Part, photo: int) -> Markup:
 
 
 def histogram_html(result: Result) -> Markup:
-    """How close the generations come to members and to held-out photos, and the table of the counts."""
+    """Folded: how close the generations come, the counts, their growth, and an attacker without the photos."""
     from s2l import figures
 
     floor = result.extraction["floor"]["mean"]
@@ -241,14 +242,31 @@ def histogram_html(result: Result) -> Markup:
         result, "distances", lambda dark, narrow: figures.distance_histogram_figure(result, dark, narrow),
         "Histogram of the distances to the nearest generation, for training photos and held-out photos",
     )  # fmt: skip
+    perfect = Markup(
+        "<p class=quiet>Even a perfect copy comes no closer than about {:.3f}: that is the error of the model's own "
+        "autoencoder.</p>"
+    ).format(floor)
+    numbers = runs.outcome_html(result, lambda group: group == "Extraction", detail=True)
     return html.block(
-        Markup("<h3>How close the nearest generation comes</h3>"), drawing,
+        html.fold("distances", "How close the nearest generation comes to every photo", drawing, perfect),
+        html.fold("numbers", "The numbers", numbers),
+        html.fold("growth", "More generations, more photos", exposure.growth_html(result)),
+        html.fold("blind", "An attacker who has none of the photos", exposure.blind_html(result)),
+    )
+
+
+def headline_html(result: Result) -> Markup:
+    """What came out before and after the shake, whether that is a change, and how sure that is."""
+    verdict, numbers, tone = runs.verdicts(result)[len(result.record["attacks"])]
+    change = result.extraction["difference"]
+    return html.block(
         Markup(
-            "<p class=quiet>Even a perfect copy comes no closer than about {:.3f}: that is the error of the model's "
-            "own autoencoder.</p>"
-        ).format(floor),
-        runs.outcome_html(result, lambda group: group == "Extraction", detail=True),
-        exposure.growth_html(result), exposure.blind_html(result),
+            '<p class="verdict {}"><b>{}: {}.</b> {} The change is {:+d} [{:+.0f}, {:+.0f}] photos. {}</p>'
+        ).format(
+            tone, runs.what(result), verdict[:1].lower() + verdict[1:], numbers,
+            change["difference"], change["low"], change["high"], exposure.how_sure(result),
+        ),
+        runs.notes_html(result),
     )  # fmt: skip
 
 
@@ -276,16 +294,10 @@ def draw(tab: Extraction, result: Result | None, answers: dict) -> dict:
             tab.guess: gr.update(value=None, info=f"a number from 0 to {change['n_members']}"),
             tab.skip: gr.update(visible=True),
         }
-    verdict, numbers, tone = runs.verdicts(result)[len(result.record["attacks"])]
     return hidden | {
         tab.box: gr.update(visible=True),
         tab.said: quiz.extracted_html(result, answers),
-        tab.headline: html.block(
-            Markup('<h3>{}</h3><p class="verdict {}"><b>{}.</b> {}</p>').format(
-                runs.what(result), tone, verdict, numbers
-            )
-        )
-        + exposure.conclusion_html(result),
+        tab.headline: headline_html(result),
         tab.show: "all",
         tab.sort: "closest",
         tab.detail: "",
@@ -317,13 +329,15 @@ def build() -> Extraction:
         said = gr.HTML(elem_id="quiz-said-extraction")
         headline = gr.HTML(elem_id="extraction-headline")
         with gr.Row():
-            show = gr.Radio([(t, n) for n, t in SHOW.items()], value="all", label="Show", min_width=320, elem_id="show")
+            show = gr.Radio(
+                [(t, n) for n, t in SHOW.items()], value="all", label="Show", min_width=320, scale=4, elem_id="show"
+            )
             sort = gr.Dropdown(
-                [(t, n) for n, t in SORT.items()], value="closest", label="Order", elem_id="sort", min_width=280
+                [(t, n) for n, t in SORT.items()], value="closest", label="Order", elem_id="sort", min_width=200
             )
         detail = gr.HTML(elem_id="extraction-detail")
         gallery = gr.HTML(elem_id="extraction", js_on_load=html.PICK)
-        histogram = gr.HTML(elem_id="distances")
+        histogram = gr.HTML(elem_id="distances", js_on_load=html.FOLDS)
     following = gr.Button("Next: compare →", variant="primary", elem_id="next-compare")
     return Extraction(
         question, guess_box, guess, answer, skip, box, said, headline, show, sort, detail, gallery, histogram, following

@@ -15,11 +15,10 @@ from s2l.ui.events import LATEST, QUIET, click_value, in_a_sentence, number
 from s2l.ui.form import FIELDS
 from s2l.ui.tab import Context, Tab, View
 
-INTRO = """**Step 4: was this photo in the training set?** You guess first; then you see what an attack found. It gives
-every photo a [[score]]; members should score higher. Choose how many photos to accuse, and you get one point of the
-[[ROC curve]]: how many members are found (up) for how many innocent photos accused (right). The dotted diagonal is a
-coin toss, an [[AUC]] of 0.5; 1 is perfect. The shaded bands and the brackets are 95 % [[interval|intervals]]: an
-interval of the *change* that contains 0 means no clear difference."""
+INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a [[score]]; members should score
+higher. Accuse the highest ones: each number of accused photos is one point of the [[ROC curve]], members found (up) for
+innocent photos accused (right). The diagonal is a coin toss, an [[AUC]] of 0.5; 1 is perfect. Shaded, and in brackets:
+95 % [[interval|intervals]]."""
 WORDS = ("SecMI", "Loss", "SimA", "PIA", "TPR", "FPR", "threshold", "reference", "blind control", "paired difference")
 TO_THE_TOP = "() => document.querySelector('#tabs')?.scrollIntoView()"  # where the answer appears
 MOST = 320  # photos of the ranking that are drawn
@@ -40,7 +39,6 @@ class Membership(Tab):
     accused: gr.Slider
     point: gr.HTML
     roc: gr.HTML
-    log: gr.HTML
     ranked: gr.HTML
     detail: gr.HTML
     chosen: gr.State
@@ -53,7 +51,7 @@ class Membership(Tab):
     def outputs(self) -> list:
         return [
             self.question, self.auc_box, self.auc, self.answer, self.skip, self.box, self.said, self.headline,
-            self.attack, self.when, self.accused, self.point, self.roc, self.log, self.ranked, self.detail, self.chosen,
+            self.attack, self.when, self.accused, self.point, self.roc, self.ranked, self.detail, self.chosen,
             self.scores, *(self.ask.outputs if self.ask else []),
         ]  # fmt: skip
 
@@ -103,9 +101,7 @@ class Membership(Tab):
 
         self.accused.input(in_a_sentence(move), choice, linked, **LATEST)
         for component in (self.attack, self.when):
-            component.input(
-                in_a_sentence(other), [*choice, self.chosen], [*linked, self.log, self.scores, self.detail], **QUIET
-            )
+            component.input(in_a_sentence(other), [*choice, self.chosen], [*linked, self.scores, self.detail], **QUIET)
 
     def _predictions(self, page: Context) -> None:
         """Predict, then reveal: which photo was trained on, and how well the attack does."""
@@ -244,10 +240,11 @@ def ranked_html(result: Result, attack: str, when: When) -> Markup:
         more = f" The first {MOST} of {total} are shown." if total > MOST else ""
         return html.block(
             Markup(
-                "<h3>All photos, the most suspicious first ({})</h3><p class=quiet>Framed: accused. Faded: not "
-                "accused. Underlined: really a member. Choose one to see its scores.{}</p>"
-                '<div class="choose ranked">{}</div>'
-            ).format(photo.WHENS[when], more, Markup("").join(cards))
+                "<p class=quiet><b>All photos, the most suspicious first ({when}).</b> Framed: accused. Faded: not "
+                "accused. Underlined: really a member. Choose one to see its scores.{more}</p>"
+                '<div class="pane choose ranked" role="group" aria-label="All photos, the most suspicious first">'
+                "{cards}</div>"
+            ).format(when=photo.WHENS[when], more=more, cards=Markup("").join(cards))
         )
 
     return runs.remembered(result, f"ranked {attack} {when}", make)
@@ -260,7 +257,7 @@ DOT = """.dot { left: ${x}%; top: ${y}%; }"""
 
 
 def scores_html(result: Result, attack: str) -> Markup:
-    """The histograms, and the table of everything that was measured for this attack."""
+    """Folded: few false accusations, the set as a whole, the histograms, and all that was measured of this attack."""
     from s2l import figures
 
     title = result.record["attacks"][attack]["title"]
@@ -270,14 +267,27 @@ def scores_html(result: Result, attack: str) -> Markup:
         f"Histogram of {title} scores of members and held-out photos, before and after: where they overlap, "
         "the attack cannot tell them apart",
     )  # fmt: skip
-    return exposure.exposed_html(result, attack) + html.block(
-        Markup("<h3>How the scores overlap</h3>"), drawing, Markup("<h3>The numbers</h3>"),
-        runs.outcome_html(result, lambda group: group in (title, "Blind control"), detail=True),
-        Markup(
-            "<p class=quiet>TPR at 1 % FPR depends on very few held-out photos here; where there are too few, no "
-            "number is given. The blind control never sees the model: if its AUC is far from 0.5, the two groups of "
-            "photos differ by themselves.</p>"
+    few = Markup("<p class=quiet>Both axes are logarithmic: each step to the left is ten times fewer innocents.</p>")
+    numbers = runs.outcome_html(result, lambda group: group in (title, "Blind control"), detail=True)
+    note = Markup(
+        "<p class=quiet>TPR at 1 % FPR depends on very few held-out photos here; where there are too few, no number is "
+        "given. The blind control never sees the model: if its AUC is far from 0.5, the two groups of photos differ by "
+        "themselves.</p>"
+    )
+    return html.block(
+        html.fold(
+            "few", "Accusing hardly anybody wrongly: the curve enlarged, and the most exposed photos",
+            Markup('<div class="two"><div>{}{}</div><div>{}</div></div>').format(
+                few, roc_html(result, attack, True), exposure.exposed_html(result, attack)
+            ),
         ),
+        html.fold("set", "All photos as one set: is there a leak at all?", exposure.set_html(result, attack)),
+        html.fold("overlap", "How the scores of members and held-out photos overlap", drawing),
+        html.fold(
+            "verdicts", "Attack by attack: what the shake changed",
+            runs.verdicts_html(result, len(result.record["attacks"])),
+        ),
+        html.fold("numbers", "The numbers", numbers, note),
     )  # fmt: skip
 
 
@@ -313,21 +323,18 @@ def draw(tab: Membership, result: Result | None, answers: dict, example: bool) -
     total = sum(len(s) for s in result.scores(attack, "after"))
     accused = result.record["domain"]["n_members"] // 2
     words, dot, spared = follow(result, attack, "after", accused)
-    said = html.block(quiz.score_html(result, answers)) if answers.get("rounds") else Markup()
     return {
         tab.question: gr.update(visible=False),
         tab.auc_box: gr.update(visible=False),
         tab.skip: gr.update(visible=False),
         tab.box: gr.update(visible=True),
-        tab.said: said + quiz.auc_html(result, answers),
-        tab.headline: runs.headline_html(result, example, len(names))
-        + exposure.conclusion_html(result, extraction=False),
+        tab.said: quiz.said_html(result, answers),
+        tab.headline: exposure.headline_html(result, example),
         tab.attack: gr.update(choices=[(title, name) for name, title in names.items()], value=attack),
         tab.when: "after",
         tab.accused: gr.update(maximum=total, value=accused),
         tab.point: words,
         tab.roc: gr.HTML(roc_html(result, attack, False), **dot),
-        tab.log: roc_html(result, attack, True),
         tab.ranked: gr.HTML(ranked_html(result, attack, "after"), spared=spared),
         tab.detail: "",
         tab.chosen: "",
@@ -350,7 +357,6 @@ def redraw(tab: Membership, result: Result, attack: str, when: str, accused: int
     return {
         tab.point: words,
         tab.roc: gr.HTML(roc_html(result, attack, False), **dot),
-        tab.log: roc_html(result, attack, True),
         tab.ranked: gr.HTML(ranked_html(result, attack, model_of(when)), spared=spared),
         tab.scores: scores_html(result, attack),
     }
@@ -360,8 +366,7 @@ def warm(result: Result) -> None:
     """Draw and cache what the first visitor would otherwise wait for."""
     for attack in result.record["attacks"]:
         frame(result, attack)
-        for log in (False, True):
-            roc_html(result, attack, log)
+        roc_html(result, attack, False)
         for when in photo.WHENS:
             ranked_html(result, attack, when)
         scores_html(result, attack)
@@ -388,26 +393,24 @@ def build() -> Membership:
     with gr.Column(visible=False) as box:
         said = gr.HTML(elem_id="quiz-said")
         headline = gr.HTML(elem_id="headline")
-        with gr.Row():
-            attack = gr.Radio([], label="Attack", elem_id="attack")
-            when = gr.Radio(
-                [(t, n) for n, t in photo.WHENS.items()], value="after", label="Which model", elem_id="when"
-            )
-        accused = gr.Slider(
-            0, 100, 10, step=1, label="Threshold: how many photos do you accuse?", elem_id="accused",
-            info="the ones with the highest scores; move it and watch the yellow point",
-        )  # fmt: skip
-        point = gr.HTML(elem_id="point")
-        with gr.Row():
-            with gr.Column(min_width=330):
+        with gr.Row():  # one view: the threshold moves the point and the frames of the ranking together
+            with gr.Column(min_width=330, scale=3):
                 roc = gr.HTML(elem_id="roc", css_template=DOT, x=-100, y=-100)
-            with gr.Column(min_width=330):
-                log = gr.HTML(elem_id="log-roc")
-        detail, chosen = gr.HTML(elem_id="photo-detail"), gr.State("")
-        ranked = gr.HTML(elem_id="ranked", css_template=FLAGS, spared=1, js_on_load=html.PICK)
-        scores = gr.HTML(elem_id="scores")
+            with gr.Column(min_width=330, scale=5):
+                with gr.Row():
+                    attack = gr.Radio([], label="Attack", elem_id="attack", min_width=150, scale=3)
+                    when = gr.Radio(
+                        [(t, n) for n, t in photo.WHENS.items()], value="after", label="Which model", elem_id="when",
+                        min_width=300, scale=5,
+                    )  # fmt: skip
+                accused = gr.Slider(
+                    0, 100, 10, step=1, label="Threshold: how many photos do you accuse?", elem_id="accused"
+                )
+                point, detail, chosen = gr.HTML(elem_id="point"), gr.HTML(elem_id="photo-detail"), gr.State("")
+                ranked = gr.HTML(elem_id="ranked", css_template=FLAGS, spared=1, js_on_load=html.PICK)
+        scores = gr.HTML(elem_id="scores", js_on_load=html.FOLDS)
     following = gr.Button("Next: what comes out →", variant="primary", elem_id="next-extraction")
     return Membership(
-        question, auc_box, auc, answer, skip, box, said, headline, attack, when, accused, point, roc, log, ranked,
+        question, auc_box, auc, answer, skip, box, said, headline, attack, when, accused, point, roc, ranked,
         detail, chosen, scores, following,
     )  # fmt: skip
