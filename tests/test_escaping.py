@@ -432,7 +432,8 @@ NUMBERS = {
     "html.loss_curve", "live.loss_html", "live.samples_html", "quiz.extracted_html", "membership.point_html",
     "membership.ranked_html", "extraction.cards_html", "extraction.detail_html", "extraction.histogram_html",
     "extraction.draw question", "extraction.draw unknown", "report.loss_html", "compare.figure_html", "effects.screen",
-    "runs.notes_html", "exposure.growth_html", "exposure.blind_html", "overall.overall_html", "defend.game_html of nothing",
+    "exposure.growth_html", "exposure.blind_html", "overall.overall_html", "defend.game_html of nothing",
+    "runs.notes_html",
 }  # fmt: skip
 
 

@@ -33,6 +33,8 @@ from s2l.ui.theme import STYLE, theme
 HEAD = Markup("""<div class="s2l-head"><h1>Shake-to-Leak Lab</h1>
 <p>A teaching tool. The people here are <b>invented</b> and drawn by our own code. A glossary is at the end of the
 page.</p></div>""")
+# What Gradio says to a screen reader at the end of an event, and has no words for in any language.
+SAID = gr.I18n(en={"common.complete": "Done"})
 READY = "() => window.s2l.ready()"
 # For gr.HTML(js_on_load=...): the browser's Back and Forward open the tab that the address names.
 BACK = """window.addEventListener("popstate", () =>
@@ -166,7 +168,7 @@ def launch(page: gr.Blocks, backend: Backend, host: str | None = None, port: int
     page.queue(api_open=False).launch(
         theme=theme(), css_paths=[STYLE], head=first.head(story.first_picture(backend)),
         allowed_paths=[str(backend.public / "results")], blocked_paths=[str(backend.jobs.folder)], ssr_mode=False,
-        run_history=False, show_error=True, max_file_size="5mb", footer_links=["api", "settings"],
+        run_history=False, show_error=True, i18n=SAID, max_file_size="5mb", footer_links=["api", "settings"],
         prevent_thread_lock=True, server_name=host, server_port=port,
         state_session_capacity=pages.MAX_PAGES,
         app_kwargs={"middleware": [

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from s2l.ui.tabs import TABS
 from s2l.worlds.people import LAB_NAMES
 
 pytestmark = pytest.mark.browser
@@ -106,6 +107,23 @@ def test_extraction_is_predicted_filtered_and_looked_at(page, server, expect):
     expect(page.locator("#extraction-detail svg")).to_be_visible()
     unfold(page, "#distances", "distances")
     expect(page.locator("#distances .only-light img").first).to_be_visible()
+
+
+def test_every_tab_is_in_the_bar_of_a_laptop(context, server, expect):
+    page = context.new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(server.url)
+    expect(page.locator("#leak")).to_be_visible()
+    page.wait_for_timeout(500)
+    seen = [tab.inner_text() for tab in page.locator("#tabs [role=tab]").all() if tab.is_visible()]
+    assert seen == [entry.title for entry in TABS]
+
+
+def test_a_screen_reader_hears_words_when_a_tab_is_drawn(page):
+    page.get_by_role("tab", name=re.compile("^2 ")).click()
+    said = "[...document.querySelectorAll('[role=status]')].map((e) => e.textContent.trim())"
+    page.wait_for_function(f"{said}.includes('Done')")  # for a second only
+    assert "common.complete" not in page.evaluate(said)
 
 
 def test_every_tab_follows_the_next_button(page, server, expect):
