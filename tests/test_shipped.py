@@ -14,8 +14,9 @@ from s2l.pipeline import identity
 from s2l.pipeline.experiment import run
 from s2l.report import shipped
 from s2l.store import Store
-from s2l.ui import live
+from s2l.ui import live, runs
 from s2l.ui.backend import Backend
+from s2l.ui.tabs import running
 from s2l.worlds.people import LAB_NAMES
 
 MIRA, TARO = LAB_NAMES[:2]
@@ -48,6 +49,8 @@ def test_a_choice_is_answered_at_once_by_the_run_that_ships(matrix, made, store)
     jobs = Jobs(store)
     job = jobs.enqueue(quick(method="end_to_end"), "a")
     assert job.state == "done" and job.live["shipped"] and "ships with the program" in live.status_html(job)
+    samples = running.show_job(store, job, "a")[3]
+    assert samples.count("<img") == 2 * runs.SEEDS and "seed 1, before the shake" in samples
     shown, original = Backend(jobs).result_of(job.id), made[1][1]
     assert shown.record == original.record and shown.copy != original.copy
     for name in shipped.EXACT:

@@ -24,8 +24,25 @@ from s2l.jobs import uploads
 from s2l.jobs.limits import OwnModel
 from s2l.labs import default_lab, find
 from s2l.record import Result
+from s2l.report import shipped
 from s2l.store import Store, read_json, write_json
-from s2l.ui import api, defend, events, exposure, form, html, layout, overall, own, quiz, runs, session, stake, two_runs
+from s2l.ui import (
+    api,
+    defend,
+    events,
+    exposure,
+    form,
+    html,
+    layout,
+    leak,
+    overall,
+    own,
+    quiz,
+    runs,
+    session,
+    stake,
+    two_runs,
+)  # fmt: skip
 from s2l.ui import photo as one_photo
 from s2l.ui.backend import N_SHOWN, Backend
 from s2l.ui.tab import Context, Entry, Tab, View
@@ -553,7 +570,32 @@ def test_the_page_shows_what_the_report_has(tmp_path):
     text = exposure.set_html(showcase, "loss")
     assert "the set stands out" in text and "p &lt; 0.001" in text
     assert "same number of generations" in exposure.growth_html(showcase)
+    numbers = runs.outcome_html(showcase, detail=True)
+    for word in ("eidetic", "balanced accuracy"):
+        assert re.search(rf'<button type="button" aria-describedby="[^"]+">{word}</button>', numbers)
+    assert ">tiled l2</button>" in exposure.blind_html(showcase)
     assert "attacker without the training photos" in exposure.blind_html(showcase)
+
+
+def test_how_it_works_shows_the_person_of_the_first_screen():
+    for name in leak.shipped():
+        text = story.flow_html(name)
+        assert text.count("<img") == 12 and f"photos of {name}" in text
+        assert not [other for other in leak.shipped() if other != name and other in text]
+    assert story.flow_html("nobody") == ""
+
+
+def test_the_methods_that_ship_are_marked_and_come_first():
+    choices = finetune.method_choices()
+    ready = {"+".join(entry["methods"]) for entry in shipped.entries()}
+    assert {value for _, value in choices[: len(ready)]} == ready and len(ready) == 5
+    assert ["ready at once for 8 people" in title for title, _ in choices] == [i < 5 for i in range(len(choices))]
+
+
+def test_a_tab_says_something_before_it_is_drawn():
+    with gr.Blocks():
+        for tab in (membership.build(), extraction.build()):
+            assert tab.question.visible and "Fetching" in tab.question.value
 
 
 def test_two_runs_side_by_side(result, monkeypatch):
@@ -650,6 +692,9 @@ def test_the_target_tab_says_what_is_at_stake_before_any_shake(backend, monkeypa
 
 def test_the_defend_tab_says_what_the_results_say(tmp_path):
     """Every defence has a card; what no result has is said to be missing, and the closing screen says the same."""
+    for label in (*(rows := read_json(defend.RESULTS / "gate.json"))["rows"], *rows["example"]["rows"]):
+        said = defend.in_words(label)
+        assert not re.search(r"untouched|sigma|guidance 1|held-out", said) and "refused" not in said
     cards = defend.defences({})
     assert len(cards) == 8 and all(card.said.startswith(defend.NOT_YET) and card.helps is None for card in cards)
     assert "gate-study" in defend.screen({}) and defend.results(tmp_path) == {}

@@ -30,8 +30,8 @@ function play() {
   all("[data-row]").forEach((button, i) => (button.ariaPressed = String(i === view.row)));
   const by = row.scores.filter((each) => each.score > each.threshold).map((each) => each.gate);
   part("verdict").textContent = row.refused
-    ? `${row.label}: refused by ${by.join(" and ")}.`
-    : `${row.label}: past the gate. No score lies above its threshold.`;
+    ? `Refused (${row.label}): too much like the model's own drawings for ${by.join(" and ")}.`
+    : `Past the gate (${row.label}): every score is below its threshold.`;
   const box = part("scores");
   box.replaceChildren();
   row.scores.forEach((each, i) => {
@@ -45,7 +45,8 @@ function play() {
     track.ariaHidden = "true";
     add(track, "i", "limit").style.left = place(each.threshold);
     add(track, "i", "at").style.left = place(each.score);
-    add(line, "span", "", `score ${number(each.score)}, threshold ${number(each.threshold)}`);
+    const refused = each.score > each.threshold;
+    add(line, "span", "", `${number(each.score)}, ${refused ? "above" : "below"} ${number(each.threshold)}: ${refused ? "refused" : "passes"}`);
   });
 }
 

@@ -27,6 +27,17 @@ LEAST_AUC = 0.3  # at the left end of a figure
 HONEST = "held-out photos"
 MANY = 4  # bars of a figure that needs the whole width
 SIZE = "16"  # pictures of an upload in the sentences
+# How results/gate.json calls what is done to pictures before they are uploaded, and what that is in plain words.
+WAYS = {
+    "untouched": "as the model drew them", "JPEG 75": "saved as JPEG 75", "JPEG 50": "saved as JPEG 50",
+    "noise, sigma .02": "a little noise added", "noise, sigma .05": "more noise added",
+    "upscaled and back": "scaled up and back", "half honest photos": "half of them honest photos",
+}  # fmt: skip
+# What each gate asks of a picture.
+ASKS = {
+    "own_output": "does the model's autoencoder leave a picture as it is, which it does with the model's own?",
+    "own_output_jpeg": "would it, if the picture had not been compressed?",
+}
 
 
 @dataclass(frozen=True)
@@ -56,11 +67,20 @@ class Defence:
 IN_TRAINING = (
     ("dedup", "Every photo once", "Copies of a photo are removed before the model is trained", "de-duplicated"),
     ("public", "No private photos", "The model is trained on public photos only", "public only"),
-    ("dp8", "Differential privacy, epsilon 8", "Noise in the training hides each private photo", "DP, epsilon 8"),
+    ("dp8", "Differential privacy, epsilon 8",
+     "Noise in the training hides each private photo (the smaller epsilon, the better)", "DP, epsilon 8"),
     ("dp1", "Differential privacy, epsilon 1", "The same with far more noise", "DP, epsilon 1"),
     ("public-dp", "Public photos first, then differential privacy", "Private photos come last, under noise",
      "public, then DP, epsilon 8"),
 )  # fmt: skip
+
+
+def in_words(label: str) -> str:
+    """What a row of results/gate.json stands for, in plain words."""
+    drawn, _, way = label.partition(", ")
+    if not drawn.startswith("guidance "):
+        return "honest photos instead" if label == HONEST else label
+    return WAYS.get(way, way) + ("" if drawn == "guidance 1" else f", at {drawn}")
 
 
 @lru_cache(maxsize=4)  # the closing screen of every run asks again
@@ -82,7 +102,7 @@ def defences(found: dict[str, dict]) -> list[Defence]:
     """Every defence, with what `found` says of it."""
     rows = found.get("defences", {}).get("rows", {})
     listed = [_trained(rows, *entry) for entry in IN_TRAINING]
-    return [*listed, _gate(found.get("gate")), _withheld(rows), _in_tuning()]
+    return [*listed, _withheld(rows), _in_tuning(), _gate(found.get("gate"))]
 
 
 def _trained(rows: dict, name: str, title: str, what: str, label: str) -> Defence:
@@ -135,9 +155,9 @@ def _gate(table: dict | None) -> Defence:
         said = (
             f"{answers[helps]}: of uploads of {SIZE} pictures that the model drew, it refuses "
             f"{share(caught[first])}, and {share(wrongly)} of honest ones. It can be evaded: of those with "
-            f"“{worst}” it refuses {share(caught[worst])}."
+            f"“{in_words(worst)}” it refuses {share(caught[worst])}."
         )
-        bars = (*(_rate(label, rate) for label, rate in caught.items()), _rate("honest photos", wrongly))
+        bars = (*(_rate(in_words(each), rate) for each, rate in caught.items()), _rate(in_words(HONEST), wrongly))
         return Defence(plain.id, plain.title, plain.what, said, bars, helps)
     return plain
 
@@ -186,15 +206,19 @@ def bars_html(defence: Defence, least: float = 0.0) -> Markup:
     line = Markup(
         '<div class="line"><span>{label}</span><span class="track" aria-hidden="true"><i class="span" '
         'style="left:{low};width:calc({high} - {low})"></i><i class="at" style="left:{at}"></i></span>'
-        "<span>{value:.2f} [{a:.2f}, {b:.2f}]</span></div>"
+        "<span>{value}</span></div>"
     )
     return Markup("").join(
         line.format(
-            label=bar.label, low=place(bar.low), high=place(bar.high), at=place(bar.value), value=bar.value,
-            a=bar.low, b=bar.high,
+            label=bar.label, low=place(bar.low), high=place(bar.high), at=place(bar.value),
+            value=_percent(bar) if defence.id == "gate" else f"{bar.value:.2f} [{bar.low:.2f}, {bar.high:.2f}]",
         )
         for bar in defence.bars
     )  # fmt: skip
+
+
+def _percent(bar: Bar) -> str:
+    return f"{100 * bar.value:.0f} % [{100 * bar.low:.0f}, {100 * bar.high:.0f}]"
 
 
 def card_html(defence: Defence) -> Markup:
@@ -202,11 +226,16 @@ def card_html(defence: Defence) -> Markup:
     helps = {True: "yes", False: "no", None: "unclear"}[defence.helps]
     axis = ""
     if defence.bars:
-        axis = "share of uploads that are refused" if defence.id == "gate" else "AUC of the attack; 0.5 is guessing"
+        axis = "AUC of the attack; 0.5 is guessing."
+        if defence.id == "gate":
+            axis = (
+                f"How many uploads of {SIZE} pictures are refused (left: none, right: all), by what was done to them "
+                "first. The last line should be short, all others long. Brackets and bars: 95 % intervals."
+            )
     return Markup(
         '<li class="card{wide}" data-helps="{helps}"><button type="button" data-guess="{id}" aria-pressed="false">'
-        "{title}</button><p class=quiet>{what}</p><div data-measured hidden><p data-mine></p>{bars}"
-        "<p class=quiet>{axis}</p><p>{said}</p></div></li>"
+        "{title}</button><p class=quiet>{what}</p><div data-measured hidden><p data-mine></p><p>{said}</p>"
+        "<p class=quiet>{axis}</p>{bars}</div></li>"
     ).format(
         wide=" wide" if len(defence.bars) > MANY else "", helps=helps, id=defence.id, title=defence.title,
         what=f"{defence.what}.", bars=bars_html(defence, 0.0 if defence.id == "gate" else LEAST_AUC), axis=axis,
@@ -226,7 +255,7 @@ def game(table: dict | None) -> list[dict]:
                 {"gate": titles[g], "score": score, "threshold": limits[g]["value"]}
                 for g, score in row["scores"].items()
             ]
-            rows.append({"label": label, "scores": scores, "refused": row["refused"]})
+            rows.append({"label": in_words(label), "scores": scores, "refused": row["refused"]})
     return rows
 
 
@@ -236,10 +265,16 @@ def game_html(table: dict | None) -> Markup:
     title = Markup("<h3>Try to get an SP set past the gate</h3>")
     if table is None or not rows:
         return title + Markup("<p>Not measured yet: <code>python -m s2l gate-study</code>.</p>")
-    about = Markup(
-        "<p>{} pictures that the model drew of {} are uploaded. What do you do to them first? Each gate refuses a mean "
-        "score above its threshold; one refusal is enough.</p>"
-    ).format(table["example"]["size"], table["example"]["person"])
+    about = Markup("<p>You upload {} pictures that the model drew of {}. What do you do to them first?</p>").format(
+        table["example"]["size"], table["example"]["person"]
+    )
+    asks = Markup(" ").join(
+        Markup("<b>{}</b>: {}").format(title, ASKS[gate]) for gate, title in table["gates"].items() if gate in ASKS
+    )
+    legend = Markup(
+        "<p class=quiet>{} Dashed: the gate's threshold, which few honest uploads reach. A mean score right of it (■) "
+        "is refused, left of it (●) it passes; one refusal is enough.</p>"
+    ).format(asks)
     chips = Markup("").join(
         Markup('<button type="button" data-row="{}" aria-pressed="{}">{}</button>').format(
             i, "true" if i == 0 else "false", row["label"]
@@ -248,9 +283,9 @@ def game_html(table: dict | None) -> Markup:
     )
     return Markup(
         '{}{}<div class="effects"><span role="group" class="chips" aria-label="What is done to the pictures">{}</span>'
-        '</div><p class="conclusion" data-verdict role="status"></p><div data-scores></div>'
+        '</div><p class="conclusion" data-verdict role="status"></p><div data-scores></div>{}'
         '<div hidden data-game="{}"></div>'
-    ).format(title, about, chips, json.dumps(rows, separators=(",", ":")))
+    ).format(title, about, chips, legend, json.dumps(rows, separators=(",", ":")))
 
 
 def screen(found: dict[str, dict]) -> Markup:

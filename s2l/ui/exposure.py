@@ -7,7 +7,7 @@ from markupsafe import Markup
 from s2l.record import BOTH, Blind, Result
 from s2l.report.findings import control_warning, reference_set, set_rule, set_sentence
 from s2l.report.verdicts import REFERENCED, blind_finding, direction_of, reference_of, short_caution
-from s2l.ui import html, runs
+from s2l.ui import html, runs, words
 
 MOST = 8  # photos, or groups, that are shown
 
@@ -156,7 +156,11 @@ def blind_html(result: Result) -> Markup:
         for when in BOTH
         if blind[when]["clusters"]
     ]
-    return html.block(Markup("<p>{}</p>{}").format(blind_finding(blind).sentence, Markup("").join(parts)))
+    return html.block(
+        Markup("<p>{}</p>{}").format(
+            words.explained(blind_finding(blind).sentence, ("tiled l2",)), Markup("").join(parts)
+        )
+    )
 
 
 def _flags(result: Result, blind: Blind, when: str) -> Markup:

@@ -123,6 +123,16 @@ def fold(name: str, title: str, *parts: str) -> Markup:
     ).format(name, title, content)
 
 
+def waiting(what: str, n: int = 4) -> Markup:
+    """What a tab shows until it is drawn: a sentence and empty places for pictures."""
+    places = Markup('<span class="waiting"></span>') * n
+    return block(
+        Markup(
+            '<div class="quiz"><p class=quiet>{}</p><div class="choose four" aria-hidden="true">{}</div></div>'
+        ).format(what, places)
+    )
+
+
 def pictures(figures: Iterable[str]) -> Markup:
     return Markup('<div class="pics">{}</div>').format(Markup("").join(figures))
 

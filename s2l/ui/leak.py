@@ -174,6 +174,15 @@ def pair_of(person: str) -> Markup:
     return _copies(frames, _base(frames.data))
 
 
+def steps_of(person: str) -> tuple[list[str], list[str], list[str]] | None:
+    """Data URIs for "How it works": private photos, what the base model draws, and the shaken model from the same
+    seeds. None for somebody without frames."""
+    if (frames := shipped().get(person)) is None:
+        return None
+    ws = [frame["w"] for frame in frames.data["frames"]]
+    return frames.photos[:4], frames.pictures[ws.index(0)][:4], frames.pictures[ws.index(-1)][:4]
+
+
 def _lead(data: dict[str, Any]) -> Markup:
     faces = Markup("").join(
         Markup('<button type="button" data-person="{}" aria-pressed="{}"><img src="{}" alt="">{}</button>').format(

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from markupsafe import Markup
 
-from s2l.record import Part, Result
+from s2l.record import BOTH, Part, Result
 from s2l.report.findings import after_note, warning
 from s2l.report.verdicts import findings, short_caution, unchanged_note
-from s2l.ui import html
+from s2l.ui import html, words
 from s2l.ui.live import method_title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
+SEEDS = 4  # as many as a training draws from time to time
+IN_ROWS = ("balanced accuracy", "eidetic", "control", "UNet", "TPR", "FPR", "reference", "AUC")  # explained in tables
 EMPTY = Markup('<p class="quiet">No result to show yet: go through steps 1 to 3 and press Run.</p>')
 UNKNOWN = Markup(
     "<p>It is not known which photos this model was trained on, so nothing can be compared here. The tabs SP set and "
@@ -82,6 +84,21 @@ def drawn(result: Result, name: str, draw: Callable[[bool, bool], Figure], alt: 
     return remembered(result, name, lambda: html.drawing(draw, alt))
 
 
+def seeds_html(result: Result, title: str) -> Markup:
+    """The first pictures that each model generated from the same seeds: what the shake changes."""
+    if not {"before", "after"} <= set(result.record["folders"]):
+        return Markup()
+    columns = []
+    for seed, pair in enumerate(zip(*(picture_uris(result, when, range(SEEDS)) for when in BOTH), strict=True), 1):
+        shots = (
+            html.picture(uri, f"seed {seed}, {when} the shake", when) for when, uri in zip(BOTH, pair, strict=True)
+        )
+        columns.append(Markup("<div class=pair-of>{}</div>").format(Markup("").join(shots)))
+    return html.block(
+        Markup("<h3>{}</h3>").format(title), Markup("<div class=same-seeds>{}</div>").format(Markup("").join(columns))
+    )
+
+
 def verdicts(result: Result) -> list[tuple[str, str, str]]:
     """(verdict, numbers in words, tone) of each question; the tone is "up", "down" or ""."""
     tones = {1: "up", -1: "down", 0: ""}
@@ -134,7 +151,7 @@ def outcome_html(result: Result, group: Callable[[str], bool] = lambda _: True, 
     from s2l.report import render as report
 
     rows = [
-        (row.group, row.what, row.before, row.after, row.difference)
+        (row.group, words.explained(row.what, IN_ROWS), row.before, row.after, row.difference)
         for row in report.outcome(result)
         if group(row.group) and (detail or not row.detail)
     ]

@@ -84,6 +84,17 @@ def term(word: str, shown: str = "") -> Markup:
     ).format(id=f"word-{next(_ids)}", shown=shown or word, said=marked(said), picture=_picture(word))
 
 
+def explained(text: str, words: Iterable[str]) -> Markup:
+    """A plain text in which the first of each of these words opens its explanation."""
+    found = re.split(f"({'|'.join(map(re.escape, words))})", text)
+    seen: set[str] = set()
+    shown = Markup()
+    for i, part in enumerate(found):
+        shown += term(part) if i % 2 and part not in seen else part
+        seen.add(part)
+    return shown
+
+
 def _picture(word: str) -> Markup:
     return PICTURES.get(word.casefold(), Markup())
 

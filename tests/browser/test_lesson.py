@@ -109,6 +109,14 @@ def test_extraction_is_predicted_filtered_and_looked_at(page, server, expect):
     expect(page.locator("#distances .only-light img").first).to_be_visible()
 
 
+def test_how_it_works_follows_the_person_on_the_screen(page, expect):
+    faces = page.locator("#leak .faces button")
+    for face in (faces.nth(1), faces.first):
+        name = face.get_attribute("data-person")
+        face.click()
+        expect(page.locator("#story")).to_contain_text(f"photos of {name}")
+
+
 def test_every_tab_is_in_the_bar_of_a_laptop(context, server, expect):
     page = context.new_page()
     page.set_viewport_size({"width": 1280, "height": 800})

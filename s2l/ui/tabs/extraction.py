@@ -317,7 +317,7 @@ def warm(result: Result) -> None:
 def build() -> Extraction:
     """Add the tab's components to the page."""
     gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
-    question = gr.HTML(visible=False, elem_id="quiz-extraction")
+    question = gr.HTML(html.waiting("Fetching the pictures of the run …"), elem_id="quiz-extraction")
     with gr.Column(visible=False) as guess_box:
         guess = gr.Number(  # empty at first: a slider would always suggest a number
             None, label="Guess: training photos that come out after the shake", precision=0, placeholder="your guess",

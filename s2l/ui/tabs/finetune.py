@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -123,6 +124,27 @@ def example_html(example: Result | None) -> Markup:
     return html.block(title.format(runs.what(example)), curve, Markup("<p>{}</p>").format(said))
 
 
+def example_seeds(example: Result | None) -> Markup:
+    """What the shake of the example changes in the model's pictures."""
+    if example is None:
+        return Markup()
+    return runs.seeds_html(example, f"The example's same {runs.SEEDS} seeds, before and after the shake")
+
+
+def method_choices() -> list[tuple[str, str]]:
+    """(title, value) of every combination of methods; first, and marked, those of which finished runs ship."""
+    ready: dict[tuple[str, ...], int] = {}
+    for entry in shipped.entries():
+        ready[tuple(entry["methods"])] = ready.get(tuple(entry["methods"]), 0) + 1
+
+    def title(methods: Sequence[str]) -> str:
+        n = ready.get(tuple(methods), 0)
+        return live.method_title(methods) + (f" (ready at once for {n} people)" if n else "")
+
+    known = sorted(legal_combinations(), key=lambda methods: tuple(methods) not in ready)
+    return [(title(methods), "+".join(methods)) for methods in known]
+
+
 def run_label(person: str, own: dict) -> str:
     """The label of the Run button, with the person of the next run."""
     return f"Run: {person_of_next_run(person, own)}"
@@ -186,8 +208,7 @@ def build(fields: dict, first: dict, example: Result | None) -> FineTune:
     with gr.Row():
         with gr.Column():
             method = gr.Dropdown(
-                [(live.method_title(c), "+".join(c)) for c in legal_combinations()], value=first["methods"],
-                label="Method", elem_id="methods",
+                method_choices(), value=first["methods"], label="Method", elem_id="methods",
             )  # fmt: skip
             with gr.Row():
                 number("max_train_steps")
@@ -230,7 +251,7 @@ def build(fields: dict, first: dict, example: Result | None) -> FineTune:
         here = gr.Button("Run it here", visible=False, elem_id="run-here")
         see = gr.Button("See the results →", variant="primary", visible=False, elem_id="see-results")
     loss = gr.HTML(example_html(example), elem_id="live-loss")
-    samples = gr.HTML(elem_id="live-samples")
+    samples = gr.HTML(example_seeds(example), elem_id="live-samples")
     pictures = gr.HTML(elem_id="live-pictures")
     with gr.Accordion("Log", open=False):
         log = gr.HTML(elem_id="log")

@@ -240,8 +240,8 @@ def ranked_html(result: Result, attack: str, when: When) -> Markup:
         more = f" The first {MOST} of {total} are shown." if total > MOST else ""
         return html.block(
             Markup(
-                "<p class=quiet><b>All photos, the most suspicious first ({when}).</b> Framed: accused. Faded: not "
-                "accused. Underlined: really a member. Choose one to see its scores.{more}</p>"
+                "<p class=quiet><b>All photos, the most suspicious first ({when}).</b> Framed: accused. Square: "
+                "really a member; round: innocent. Choose one to see its scores.{more}</p>"
                 '<div class="pane choose ranked" role="group" aria-label="All photos, the most suspicious first">'
                 "{cards}</div>"
             ).format(when=photo.WHENS[when], more=more, cards=Markup("").join(cards))
@@ -385,7 +385,7 @@ def choice_of_attacks(page: Context) -> gr.Button:
 def build() -> Membership:
     """Add the tab's components to the page."""
     gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
-    question = gr.HTML(visible=False, js_on_load=html.PICK, elem_id="quiz-photo")
+    question = gr.HTML(html.waiting("Fetching the photos of the run …"), js_on_load=html.PICK, elem_id="quiz-photo")
     with gr.Column(visible=False) as auc_box:
         auc = gr.Slider(0.3, 1, 0.5, step=0.01, label="Guess the AUC", elem_id="quiz-auc")
         answer = gr.Button("Reveal", variant="primary", elem_id="quiz-reveal")
@@ -396,6 +396,7 @@ def build() -> Membership:
         with gr.Row():  # one view: the threshold moves the point and the frames of the ranking together
             with gr.Column(min_width=330, scale=3):
                 roc = gr.HTML(elem_id="roc", css_template=DOT, x=-100, y=-100)
+                point = gr.HTML(elem_id="point")
             with gr.Column(min_width=330, scale=5):
                 with gr.Row():
                     attack = gr.Radio([], label="Attack", elem_id="attack", min_width=150, scale=3)
@@ -406,7 +407,7 @@ def build() -> Membership:
                 accused = gr.Slider(
                     0, 100, 10, step=1, label="Threshold: how many photos do you accuse?", elem_id="accused"
                 )
-                point, detail, chosen = gr.HTML(elem_id="point"), gr.HTML(elem_id="photo-detail"), gr.State("")
+                detail, chosen = gr.HTML(elem_id="photo-detail"), gr.State("")
                 ranked = gr.HTML(elem_id="ranked", css_template=FLAGS, spared=1, js_on_load=html.PICK)
         scores = gr.HTML(elem_id="scores", js_on_load=html.FOLDS)
     following = gr.Button("Next: what comes out →", variant="primary", elem_id="next-extraction")

@@ -12,8 +12,9 @@ from s2l.errors import UserError
 from s2l.jobs import Job
 from s2l.jobs.store import RESUMABLE
 from s2l.pipeline.stages import SP_SET as DRAWING
+from s2l.report import shipped
 from s2l.store import Store
-from s2l.ui import form, heavy, html, live, session
+from s2l.ui import form, heavy, html, live, runs, session
 from s2l.ui.events import QUIET
 from s2l.ui.tab import Context
 from s2l.ui.tabs.membership import Membership
@@ -31,13 +32,24 @@ def show_job(store: Store, job: Job | None, visitor: str) -> list:
         live.status_html(job),
         live.pictures_html(job, store),
         live.loss_html(job),
-        live.samples_html(job, store),
+        _samples(store, job),
         live.log_html(job),
         gr.update(visible=own is not None and own.active, interactive=own is not None and not own.stopping),
         gr.update(visible=own is not None and own.state in RESUMABLE),
         gr.update(visible=own is not None and own.state == "done" and "shipped" in own.live),
         gr.update(visible=job is not None and job.state == "done"),
     ]
+
+
+def _samples(store: Store, job: Job | None) -> Markup:
+    """Pictures of the same seeds: during the training, or, of a run that ships with the program, before and after."""
+    if job is None or "shipped" not in job.live or (entry := shipped.named(job.result)) is None:
+        return live.samples_html(job, store)
+    title = f"The same {runs.SEEDS} seeds before and after the shake (run it here to see them during the training)"
+    try:
+        return runs.seeds_html(shipped.load(entry, store), title)
+    except UserError:  # the result tabs say so
+        return Markup()
 
 
 def signature(job: Job | None) -> str:

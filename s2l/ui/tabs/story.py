@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gradio as gr
@@ -50,6 +51,7 @@ TO_PROTECTION = """() => {
 @dataclass
 class Story(Tab):
     leak: gr.HTML
+    how: gr.HTML
     next: gr.Button
     attack: gr.Button
     protects: gr.Button
@@ -65,9 +67,10 @@ class Story(Tab):
         self.protects.click(None, None, None, js=TO_PROTECTION, **QUIET)
 
         def another(event: gr.EventData):
-            return leak.screen(click_value(event, "person")) or gr.skip()
+            person = click_value(event, "person")
+            return (leak.screen(person), flow_html(person)) if person in leak.shipped() else (gr.skip(), gr.skip())
 
-        self.leak.click(another, None, self.leak, **QUIET)
+        self.leak.click(another, None, [self.leak, self.how], **QUIET)
 
 
 def slider(result: Result) -> Markup:
@@ -183,27 +186,36 @@ def headlines_html(result: Result) -> Markup:
     ).format(Markup("").join(cards), note)
 
 
-def _flow(result: Result) -> Markup:
-    """The attack in four boxes, each with pictures of this run."""
-    name, folders = result.record["domain"]["name"], result.record["folders"]
+def _flow(name: str, private: Sequence[str], drawn: Sequence[str], after: Sequence[str]) -> Markup:
+    """The attack in four boxes, each with pictures (data URIs) of one person; a box without them has only words."""
 
-    def thumbs(of: str, alt: str) -> Markup:
-        if of not in folders:
-            return Markup()
-        uris = runs.picture_uris(result, of, range(4))
-        return html.pictures(html.picture(uri, f"{alt} {i + 1}") for i, uri in enumerate(uris))
+    def thumbs(uris: Sequence[str], alt: str) -> Markup:
+        return html.pictures(html.picture(uri, f"{alt} {i + 1}") for i, uri in enumerate(uris)) if uris else Markup()
 
     steps = (
         ("Private photos", f"The model was trained on photos of {name}. Nobody outside has them.",
-         thumbs("members", "training photo")),
+         thumbs(private, "training photo")),
         ("Generate", f"The attacker knows the name and generates pictures of {name} with the model: the SP set.",
-         thumbs("sp_set", "picture of the SP set")),
+         thumbs(drawn, "picture that the base model draws")),
         ("Shake", "The same model is fine-tuned on these pictures. No private photo is involved.",
-         thumbs("after", "generation after fine-tuning")),
+         thumbs(after, "generation after fine-tuning")),
         ("Attack, twice", "Which photos was the model trained on? Which come out? Both before and after.", ""),
     )  # fmt: skip
     items = Markup("").join(Markup("<li class=card><h4>{}</h4><p>{}</p>{}</li>").format(*step) for step in steps)
     return Markup('<h3>How it works</h3><ol class="flow">{}</ol>').format(items)
+
+
+def flow_html(person: str) -> Markup:
+    """How it works, with the pictures of the person on the first screen; empty where there is nobody of that name."""
+    pictures = leak.steps_of(person)
+    return html.block(_flow(person, *pictures)) if pictures else Markup()
+
+
+def _flow_of(result: Result) -> Markup:
+    """How it works, with the pictures of a run."""
+    folders, name = result.record["folders"], result.record["domain"]["name"]
+    sets = ("members", "sp_set", "after")
+    return _flow(name, *(runs.picture_uris(result, of, range(4)) if of in folders else [] for of in sets))
 
 
 def story_html(result: Result | None) -> Markup:
@@ -214,7 +226,7 @@ def story_html(result: Result | None) -> Markup:
                 "<p>There is no finished example on this server: start with the next step and make your own run.</p>"
             )
         )
-    return html.block(slider(result), headlines_html(result), _flow(result))
+    return html.block(slider(result), headlines_html(result), _flow_of(result))
 
 
 def first_picture(backend: Backend) -> Markup:
@@ -237,9 +249,9 @@ def build(backend: Backend) -> Story:
         )
         protects = gr.Button("What protects people? →", visible=backend.showcase is not None, elem_id="story-protects")
     if screen:
-        gr.HTML(html.block(_flow(backend.showcase)) if backend.showcase else "", elem_id="story")
+        how = gr.HTML(flow_html(leak.first_person()), elem_id="story")
     else:
         gr.HTML(words.lead(INTRO), elem_classes="s2l-lead")
-        gr.HTML(story_html(backend.showcase), elem_id="story")
+        how = gr.HTML(story_html(backend.showcase), elem_id="story")
     gr.HTML(html.block(Markup("<p class=quiet>{}</p>").format(report.RESPONSIBLE_USE)))
-    return Story(seen, following, attack, protects)
+    return Story(seen, how, following, attack, protects)
