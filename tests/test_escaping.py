@@ -434,6 +434,8 @@ PIECES: dict[str, Callable[[Scene], str]] = {
     "classroom.code_html": class_code,
     "classroom.bars": lambda s: classroom.bars(s.text, [(s.text, 1), ("1", 2)], 0, 0.5),
     "report.loss_html": lambda s: report.loss_html(s.result),
+    "report.headline_html": lambda s: report.headline_html(s.result, True),
+    "report.headline_html of unknown": lambda s: report.headline_html(s.unknown, True),
     "report.closing_html": lambda s: report.closing_html(s.result, ANSWERS),
     "report.draw": lambda s: shown_by(report.draw(s.tabs.report, s.result, "run", True, ANSWERS)),
 }  # fmt: skip

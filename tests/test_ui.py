@@ -580,7 +580,7 @@ def test_the_page_shows_what_the_report_has(tmp_path):
 def test_how_it_works_shows_the_person_of_the_first_screen():
     for name in leak.shipped():
         text = story.flow_html(name)
-        assert text.count("<img") == 12 and f"photos of {name}" in text
+        assert text.count("<img") == 16 and f"photos of {name}" in text
         assert not [other for other in leak.shipped() if other != name and other in text]
     assert story.flow_html("nobody") == ""
 

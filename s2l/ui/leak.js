@@ -11,7 +11,35 @@ function read() {
   shown.at = shown.data.base;
   shown.both = false;
   shown.attack = shown.data.attack;
+  resume();
   draw();
+}
+
+// The address holds what is seen, "person~attack~w~accused", so that a link opens the same. Anything else is ignored.
+let wanted = (new URL(window.location).searchParams.get("see") || "").split("~");
+
+function resume() {
+  const [person, attack, at, accused] = wanted;
+  if (!person) return;
+  if (person !== shown.data.person) {
+    if (![...all("data-person")].some((face) => face.dataset.person === person)) wanted = [];
+    else setTimeout(() => trigger("click", { person }));
+    return;
+  }
+  wanted = [];
+  const { data } = shown;
+  if (Object.hasOwn(data.titles, attack)) shown.attack = attack;
+  const frame = data.frames.findIndex((each) => String(each.w) === at);
+  if (frame >= 0) shown.at = frame;
+  shown.both = at === "both" && Boolean(data.both);
+  const slider = one("data-accused");
+  if (/^\d{1,4}$/.test(accused ?? "") && Number(accused) <= Number(slider.max)) shown.accused = Number(accused);
+}
+
+function keep() {
+  wanted = [];
+  const { data, at, both, attack, accused } = shown;
+  window.s2l?.address({ see: [data.person, attack, both ? "both" : data.frames[at].w, accused].join("~") });
 }
 
 // The scores that are shown: of the model at w, or of both models together.
@@ -55,6 +83,7 @@ const wall = () => one("data-wall").children;
 
 function rank() {
   const { data } = shown;
+  one("data-accused").value = shown.accused;
   const { scores, auc, low, high } = scored();
   const order = [...scores.keys()].sort((a, b) => scores[b] - scores[a]);
   const accused = shown.accused;
@@ -105,7 +134,8 @@ element.addEventListener("input", ({ target }) => {
   } else if (target.matches("[data-accused]")) {
     shown.accused = Number(target.value);
     rank();
-  }
+  } else return;
+  keep();
 });
 
 element.addEventListener("click", (event) => {
@@ -116,10 +146,15 @@ element.addEventListener("click", (event) => {
     shown.both = go === "both";
     shown.at = shown.both ? shown.data.base : Number(go);
     draw();
+    keep();
   } else if (attack) {
     shown.attack = attack;
     draw();
-  } else if (person) trigger("click", { person });
+    keep();
+  } else if (person) {
+    window.s2l?.address({ see: person });
+    trigger("click", { person });
+  }
 });
 
 watch("value", read);

@@ -174,13 +174,14 @@ def pair_of(person: str) -> Markup:
     return _copies(frames, _base(frames.data))
 
 
-def steps_of(person: str) -> tuple[list[str], list[str], list[str]] | None:
-    """Data URIs for "How it works": private photos, what the base model draws, and the shaken model from the same
-    seeds. None for somebody without frames."""
+def steps_of(person: str) -> tuple[list[str], ...] | None:
+    """Data URIs for "How it works": private photos, what the base model draws, the shaken model from the same seeds,
+    and two private photos among two held-out ones. None for somebody without frames."""
     if (frames := shipped().get(person)) is None:
         return None
     ws = [frame["w"] for frame in frames.data["frames"]]
-    return frames.photos[:4], frames.pictures[ws.index(0)][:4], frames.pictures[ws.index(-1)][:4]
+    asked = [frames.photos[i] for i in (frames.data["n_members"], 8, 9, frames.data["n_members"] + 1)]
+    return frames.photos[:4], frames.pictures[ws.index(0)][:4], frames.pictures[ws.index(-1)][:4], asked
 
 
 def _lead(data: dict[str, Any]) -> Markup:

@@ -115,6 +115,28 @@ def test_how_it_works_follows_the_person_on_the_screen(page, expect):
         name = face.get_attribute("data-person")
         face.click()
         expect(page.locator("#story")).to_contain_text(f"photos of {name}")
+    page.locator("#story").get_by_role("button", name="Open step 2").click()  # a box of the pipeline opens
+    expect(page).to_have_url(re.compile("tab=sp-set"))
+
+
+def test_the_address_holds_what_the_first_screen_shows(page, server, expect):
+    page.locator("#leak [data-person]").nth(1).click()
+    name = page.locator("#leak [data-person][aria-pressed=true]")
+    expect(name).to_have_attribute(
+        "data-person", page.locator("#leak [data-person]").nth(1).get_attribute("data-person")
+    )
+    page.locator("#leak [data-attack=secmi]").click()
+    page.locator("#leak [data-go]", has_text="un-shaken").click()
+    page.locator("#leak [data-accused]").fill("33")
+    said, chosen = page.locator("#leak [data-conclusion]").inner_text(), name.get_attribute("data-person")
+    expect(page).to_have_url(re.compile(r"see=[^&]+(~|%7E)secmi(~|%7E)1(~|%7E)33"))
+    page.reload()  # or somebody else, with the link
+    expect(name).to_have_attribute("data-person", chosen)
+    expect(page.locator("#leak [data-conclusion]")).to_have_text(said)
+    expect(page.locator("#leak [data-point]")).to_contain_text("33 accused")
+    for wrong in ("Nobody~secmi~1~33", f"{chosen}~magic~9~-5", "~~~", "<b>x</b>"):
+        page.goto(f"{server.url}?see={wrong}")
+        expect(page.locator("#leak [data-point]")).to_contain_text("20 accused")
 
 
 def test_every_tab_is_in_the_bar_of_a_laptop(context, server, expect):
@@ -191,6 +213,7 @@ def test_a_table_is_whole_on_a_small_screen(context, server, expect):
     page = context.new_page()
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{server.url}?tab=report")
+    unfold(page, "#report-headline", "numbers")
     cell = page.locator("#report-headline td[data-label^=change]").first
     expect(cell).to_be_visible()
     box = cell.bounding_box()
@@ -208,7 +231,7 @@ def test_a_figure_fits_a_telephone_and_hides_no_panel(context, server, expect, t
     skip = page.locator("#quiz-skip, #quiz-skip-extraction").filter(visible=True).first
     if tab != "report":
         skip.click()
-        page.locator(f"{box} summary").first.click()
+    page.locator(f"{box} summary").first.click()
     figure = page.locator(f"{box} .only-light img").first
     expect(figure).to_be_visible()
     size = figure.evaluate("i => i.decode().then(() => [i.naturalWidth / i.naturalHeight, i.getBoundingClientRect()])")

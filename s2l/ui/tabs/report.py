@@ -79,7 +79,7 @@ def loss_html(result: Result) -> Markup:
         lambda dark, narrow: figures.loss_figure(rows, dark, narrow),
         f"Training loss over {len(rows)} steps",
     )
-    return html.block(Markup('<h3>Training loss</h3><div class="narrow">{}</div>').format(curve))
+    return html.block(html.fold("loss", "The training loss", Markup('<div class="narrow">{}</div>').format(curve)))
 
 
 def closing_html(result: Result, answers: dict) -> Markup:
@@ -103,15 +103,25 @@ def closing_html(result: Result, answers: dict) -> Markup:
     return html.block(yours, defend.protects_html(defend.results()), MORE)
 
 
+def headline_html(result: Result, example: bool) -> Markup:
+    """What the run shows in a few sentences; folded, each finding and the numbers."""
+    numbers = html.fold("numbers", "The numbers", runs.outcome_html(result))
+    if not result.record["attacks"]:
+        return runs.headline_html(result, example) + html.block(numbers)
+    return exposure.conclusion_html(result, title=runs.title_of(result, example)) + html.block(
+        runs.notes_html(result),
+        html.fold("findings", "Finding by finding, with intervals", runs.verdicts_html(result)),
+        numbers,
+    )
+
+
 def draw(tab: Report, result: Result | None, run: str, example: bool, answers: dict) -> dict:
     """What the tab shows for a run at once; `files` adds the files later."""
     if result is None:
         hidden = {c: gr.update(visible=False) for c in tab.outputs if c is not tab.headline}
         return hidden | {tab.headline: gr.update(value=runs.headline_html(None), visible=True)}
     return {
-        tab.headline: runs.headline_html(result, example)
-        + exposure.conclusion_html(result)
-        + html.block(runs.outcome_html(result)),
+        tab.headline: headline_html(result, example),
         tab.html_file: gr.update(value=None, visible=True, interactive=False),
         tab.json_file: gr.update(value=None, visible=True, interactive=False),
         tab.command: gr.update(value=command_of(result), visible=True),
@@ -148,7 +158,8 @@ def command_of(result: Result) -> str:
 def build() -> Report:
     """Add the tab's components to the page."""
     gr.HTML(words.lead(INTRO, WORDS), elem_classes="s2l-lead")
-    headline = gr.HTML(elem_id="report-headline")
+    headline = gr.HTML(elem_id="report-headline", js_on_load=html.FOLDS)
+    closing = gr.HTML(elem_id="closing")
     with gr.Row():
         html_file = gr.DownloadButton("Report (HTML)", visible=False, elem_id="report-html")
         json_file = gr.DownloadButton("result.json", visible=False, elem_id="result-json")
@@ -160,6 +171,5 @@ def build() -> Report:
         label="Share link", info="opens this run; everybody who has the link can see it, but not stop it",
         interactive=False, visible=False, buttons=["copy"], elem_id="share-link",
     )  # fmt: skip
-    closing = gr.HTML(elem_id="closing")
     loss = gr.HTML(elem_id="loss")
     return Report(headline, html_file, json_file, command, link, loss, closing)

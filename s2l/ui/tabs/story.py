@@ -70,6 +70,11 @@ class Story(Tab):
             person = click_value(event, "person")
             return (leak.screen(person), flow_html(person)) if person in leak.shipped() else (gr.skip(), gr.skip())
 
+        def opened(event: gr.EventData):
+            tab = click_value(event, "pick")
+            return gr.Tabs(selected=tab) if tab in page.select else gr.skip()
+
+        self.how.click(opened, None, page.tabs, **QUIET)
         self.leak.click(another, None, [self.leak, self.how], **QUIET)
 
 
@@ -186,22 +191,32 @@ def headlines_html(result: Result) -> Markup:
     ).format(Markup("").join(cards), note)
 
 
-def _flow(name: str, private: Sequence[str], drawn: Sequence[str], after: Sequence[str]) -> Markup:
-    """The attack in four boxes, each with pictures (data URIs) of one person; a box without them has only words."""
+def _flow(
+    name: str, private: Sequence[str], drawn: Sequence[str], after: Sequence[str], asked: Sequence[str] = ()
+) -> Markup:
+    """The attack in four boxes, each with pictures (data URIs) of one person and a button that opens its step.
+
+    A box without pictures has only words. `asked` are photos of which nobody says here whether they were trained on.
+    """
 
     def thumbs(uris: Sequence[str], alt: str) -> Markup:
         return html.pictures(html.picture(uri, f"{alt} {i + 1}") for i, uri in enumerate(uris)) if uris else Markup()
 
     steps = (
-        ("Private photos", f"The model was trained on photos of {name}. Nobody outside has them.",
+        ("target", "1", "Private photos", f"The model was trained on photos of {name}. Nobody outside has them.",
          thumbs(private, "training photo")),
-        ("Generate", f"The attacker knows the name and generates pictures of {name} with the model: the SP set.",
+        ("sp-set", "2", "Generate",
+         f"The attacker knows the name and generates pictures of {name} with the model: the SP set.",
          thumbs(drawn, "picture that the base model draws")),
-        ("Shake", "The same model is fine-tuned on these pictures. No private photo is involved.",
+        ("finetune", "3", "Shake", "The same model is fine-tuned on these pictures. No private photo is involved.",
          thumbs(after, "generation after fine-tuning")),
-        ("Attack, twice", "Which photos was the model trained on? Which come out? Both before and after.", ""),
+        ("attack", "4", "Attack, twice", "Which photos was the model trained on? Which come out? Before and after.",
+         thumbs(asked, "trained on, or not? Photo")),
     )  # fmt: skip
-    items = Markup("").join(Markup("<li class=card><h4>{}</h4><p>{}</p>{}</li>").format(*step) for step in steps)
+    box = Markup(
+        '<li class=card><h4>{2}</h4><p>{3}</p>{4}<button type="button" data-pick="{0}">Open step {1} →</button></li>'
+    )
+    items = Markup("").join(box.format(*step) for step in steps)
     return Markup('<h3>How it works</h3><ol class="flow">{}</ol>').format(items)
 
 
@@ -249,9 +264,9 @@ def build(backend: Backend) -> Story:
         )
         protects = gr.Button("What protects people? →", visible=backend.showcase is not None, elem_id="story-protects")
     if screen:
-        how = gr.HTML(flow_html(leak.first_person()), elem_id="story")
+        how = gr.HTML(flow_html(leak.first_person()), elem_id="story", js_on_load=html.PICK)
     else:
         gr.HTML(words.lead(INTRO), elem_classes="s2l-lead")
-        how = gr.HTML(story_html(backend.showcase), elem_id="story")
+        how = gr.HTML(story_html(backend.showcase), elem_id="story", js_on_load=html.PICK)
     gr.HTML(html.block(Markup("<p class=quiet>{}</p>").format(report.RESPONSIBLE_USE)))
     return Story(seen, how, following, attack, protects)
