@@ -208,6 +208,7 @@ def attack_record(
             name: membership.attack_record(name, config, scored[name], unshake is not None) for name in config.attacks
         },
         "control": membership.control_record(domain),
+        **({"model_notes": list(model.notes)} if model.notes else {}),
         **({"tuned_notes": notes} if notes else {}),
         **({"unshake": unshaken_part} if unshaken_part is not None else {}),
     }

@@ -317,7 +317,7 @@ def extract(
         images, notes = folders.read_generations(generations, resolution)
         photos = folders.load_domain(target, model, resolution)
         source: dict[str, str | None] = {"generations": str(generations)}
-        cost, tuned_notes = None, []
+        cost, said = None, {}
     else:
         loaded = base.load_model(model, i_have_permission, device, dtype, batch_size, tuned)
         after = None
@@ -326,13 +326,13 @@ def extract(
             after = unshaken(Subject.of(loaded), fine_tuned, unshake_config)
         photos = folders.load_domain(target, model, loaded.resolution)  # before generating: wrong folders fail at once
         tuned_notes = [*fine_tuned.notes, *say(caption_notes(fine_tuned, photos))] if tuned is not None else []
+        said = {"model_notes": list(loaded.notes), "tuned_notes": tuned_notes}
         with console.progress() as progress:
             images = folders.make_generations(loaded, after, target.name, settings, out / "generations", progress)
         source = {"model": loaded.key, "tuned": after.key if after is not None else None}
         cost = generation_cost(settings, "before" if tuned is None else "after", unshake_config)
     record = folders.extraction_record(images, photos, settings, source)
-    if tuned_notes:
-        record["tuned_notes"] = tuned_notes
+    record |= {name: notes for name, notes in said.items() if notes}
     extraction = extraction_from_dict(record["extraction"])
     if cost is not None:
         rates = efficiency(extraction, cost.unet_evaluations)

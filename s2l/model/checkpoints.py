@@ -19,6 +19,7 @@ from s2l.labs import find_lab
 from s2l.model.configuration import (
     PARTS,
     SUPPORTED,
+    assumptions,
     check_configuration,
     read_json_object,
     stated_prediction,
@@ -160,7 +161,13 @@ def _folder(model: str, folder: Path, revision: str | None = None) -> Checkpoint
     if not (folder / "model_index.json").exists():
         raise UserError(f"{folder} is not a checkpoint: it has no model_index.json (diffusers layout)")
     check_configuration(folder)
-    checkpoint = Checkpoint(model, folder, folder, revision, stated_prediction(folder) or "epsilon")
+    predicts, notes = stated_prediction(folder), assumptions(folder)
+    if predicts is None:
+        predicts = "epsilon"
+        notes.append(
+            f"its scheduler configuration does not say what it predicts: {predicts} is assumed, as in diffusers"
+        )
+    checkpoint = Checkpoint(model, folder, folder, revision, predicts, tuple(notes))
     ready = {path.parent.name for path in checkpoint.weights()}
     if lacking := [part for part in PARTS if part not in ready]:
         pickled = any(next((folder / part).glob("*.bin"), None) for part in lacking)
@@ -194,6 +201,8 @@ def _file(model: str, path: Path) -> Checkpoint:
     if predicts is None:
         predicts, why = assumed_prediction(beside if text == SD2_TEXT else None)
         notes = (f"nothing in it or beside it says what it predicts: {predicts} is assumed, {why}",)
+    if beside is not None:
+        notes = (*assumptions(beside), *notes)
     return Checkpoint(model, path, beside or SD1, predicts=predicts, notes=notes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from s2l.errors import UserError
 from s2l.model.headers import parse_json
-from s2l.model.schedule import Schedule, read_schedule
+from s2l.model.schedule import Schedule, read_schedule, schedule_notes
 
 DEFAULT_HUB_MODEL = "CompVis/stable-diffusion-v1-1"  # the paper's
 SUPPORTED = (
@@ -22,6 +22,8 @@ SUPPORTED = (
 PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 PREDICTIONS = ("epsilon", "v_prediction")
 ZERO_SNR = "a model with zero terminal signal-to-noise ratio, where no noise can be read off a prediction"
+FURTHER_CONDITIONS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+SCALING = 0.18215  # of Stable Diffusion 1.x and 2.x
 LARGEST_JSON = 20_000_000  # bytes of a configuration
 LATENT_CHANNELS = 4
 LARGEST_SAMPLE = 256  # side of a latent: pictures of 2048 pixels
@@ -30,14 +32,16 @@ LARGEST_VAE_LEVELS = 6  # resolutions of an autoencoder: pixels are up to 32 tim
 
 def read_json_object(path: Path) -> dict:
     """A configuration. Raises UserError for what is no regular file of a JSON object with finite numbers."""
-    values = None
-    if path.is_file() and path.stat().st_size <= LARGEST_JSON:
-        try:
-            values = parse_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            values = None
+    if not path.is_file():
+        raise UserError(f"{path} is missing: a file of JSON is needed there")
+    if path.stat().st_size > LARGEST_JSON:
+        raise UserError(f"{path} is no configuration: it is larger than {LARGEST_JSON:,} bytes")
+    try:
+        values = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path.parent} is not a checkpoint: {path.name} is missing or is no JSON object")
+        raise UserError(f"{path} is no JSON object ({{...}}) but a {type(values).__name__}")
     return values
 
 
@@ -64,8 +68,8 @@ def check_configuration(folder: Path) -> None:
     for side, channels in (("input", unet.get("in_channels", 4)), ("output", unet.get("out_channels", 4))):
         if channels != LATENT_CHANNELS:
             raise refuse(f"a UNet with {channels} {side} channels (inpainting, upscaling), not {LATENT_CHANNELS}")
-    if any(unet.get(name) for name in ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")):
-        raise refuse("a UNet with further conditions (unCLIP, SDXL)")
+    if any(unet.get(name) for name in FURTHER_CONDITIONS):
+        raise refuse("a UNet with further conditions (unCLIP, SDXL, a distilled guidance)")
     _check_sizes(folder, unet, vae, text_encoder)
     scheduler = read_json_object(folder / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
@@ -83,6 +87,15 @@ def schedule_of(folder: Path) -> Schedule:
         return read_schedule(config, _class_of(read_json_object(folder / "model_index.json"), "scheduler"))
     except ValueError as error:
         raise UserError(f"the scheduler configuration of {folder} has {error}") from None
+
+
+def assumptions(folder: Path) -> list[str]:
+    """What is assumed because the configuration of a checked folder does not say it, a sentence each."""
+    config = read_json_object(folder / "scheduler" / "scheduler_config.json")
+    notes = schedule_notes(config, _class_of(read_json_object(folder / "model_index.json"), "scheduler"))
+    if "scaling_factor" not in read_json_object(folder / "vae" / "config.json"):
+        notes.append(f"the configuration of its vae has no scaling_factor: {SCALING} counts, as in Stable Diffusion")
+    return notes
 
 
 def stated_prediction(folder: Path) -> str | None:
@@ -116,9 +129,9 @@ def _check_sizes(folder: Path, unet: dict, vae: dict, text_encoder: dict) -> Non
     levels = vae.get("block_out_channels")
     if not (isinstance(levels, list) and 0 < len(levels) <= LARGEST_VAE_LEVELS and all(map(_is_count, levels))):
         raise refuse("vae", "block_out_channels", levels, f"1 to {LARGEST_VAE_LEVELS} whole numbers are needed")
-    scale = vae.get("scaling_factor", 0.18215)
+    scale = vae.get("scaling_factor", SCALING)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or scale <= 0:
-        raise refuse("vae", "scaling_factor", scale, "a number above 0 is needed (0.18215 in SD 1.x and 2.x)")
+        raise refuse("vae", "scaling_factor", scale, f"a number above 0 is needed ({SCALING} in SD 1.x and 2.x)")
     for field in ("shift_factor", "latents_mean", "latents_std"):
         if vae.get(field) is not None:
             raise refuse("vae", field, vae[field], "only latents that are scaled by scaling_factor alone are supported")

@@ -27,13 +27,19 @@ class Header:
 
 
 def parse_json(text: str | bytes):
-    """JSON without NaN and infinity. Raises ValueError, also for nesting that is too deep to be read."""
+    """JSON without NaN and infinity; bytes in any encoding of JSON, with a byte order mark or without.
+
+    Raises ValueError, also for nesting that is too deep to be read.
+    """
 
     def refuse(constant: str):
         raise ValueError(f"{constant} is not a number that JSON knows")
 
+    def finite(number: str) -> float:
+        return float(number) if math.isfinite(float(number)) else refuse(number)
+
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, parse_float=finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -37,6 +37,7 @@ DEFAULTS: dict[str, tuple[float, float, str]] = {
     "TCDScheduler": _LCM,
     "UniPCMultistepScheduler": _DDPM,
 }
+FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # of consistency models
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,14 @@ def read_schedule(config: Mapping[str, Any], kind: str | None = None) -> Schedul
     A value in the configuration counts even where its `_use_default_values` calls it a default. Raises ValueError, with
     what is wrong and what is allowed in words, for what makes no schedule of Stable Diffusion.
     """
-    kind = kind or config.get("_class_name") or ""
-    if kind not in DEFAULTS:
-        raise ValueError(f"a scheduler {kind!r} without betas that are known; allowed are {', '.join(DEFAULTS)}")
+    own = config.get("_class_name")
+    kind = kind or own or ""
+    # The class that wrote the file counts as much as the one that model_index.json names: flow matching has no betas.
+    for named in (kind, own if own is not None else kind):
+        if named not in DEFAULTS:
+            raise ValueError(f"a scheduler {named!r} without betas that are known; allowed are {', '.join(DEFAULTS)}")
+    if config.get("use_flow_sigmas"):
+        raise ValueError(f"use_flow_sigmas {config['use_flow_sigmas']!r}; flow matching is not supported")
     start, end, rule = DEFAULTS[kind]
     steps = config.get("num_train_timesteps", TIMESTEPS)
     start, end = config.get("beta_start", start), config.get("beta_end", end)
@@ -74,6 +80,26 @@ def read_schedule(config: Mapping[str, Any], kind: str | None = None) -> Schedul
     if not (_is_beta(start) and _is_beta(end) and start <= end):
         raise ValueError(f"beta_start {start!r} and beta_end {end!r}; they must lie between 0 and 1, start before end")
     return Schedule(steps, float(start), float(end), rule)
+
+
+def schedule_notes(config: Mapping[str, Any], kind: str | None = None) -> list[str]:
+    """What is assumed because a readable scheduler's configuration does not say it, a sentence each."""
+    own = config.get("_class_name")
+    kind = kind or own or ""
+    notes = []
+    given = read_schedule(config, kind)
+    missing = [name for name in FIELDS[1:4] if name not in config]
+    if missing and given.trained_betas is None:
+        notes.append(
+            f"its scheduler configuration has no {' and no '.join(missing)}: the defaults of {kind} count, so the "
+            f"betas go from {given.beta_start:g} to {given.beta_end:g} ({given.beta_schedule})"
+        )
+    if few := [name for name in (kind, own) if name in FEW_STEPS]:
+        notes.append(
+            f"its scheduler is {few[0]}, that of models distilled for a few steps: it is scored as a model of its "
+            "betas, and pictures are drawn with the sampler and the steps of this run's settings"
+        )
+    return notes
 
 
 def _is_beta(value: Any) -> bool:
