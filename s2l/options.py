@@ -128,7 +128,15 @@ def run_config(preset_name: str, domain: str, options: dict) -> RunConfig:
             values = dict.fromkeys(FIELDS[option], value)
         for field, field_value in values.items():
             _set(over, field, field_value)
-    return checked_preset(preset_name, {"name": domain} | over.pop("domain", {}), **over)
+    config = checked_preset(preset_name, {"name": domain} | over.pop("domain", {}), **over)
+    check_step(options.get("unshake"), options.get("unshake-space"))
+    return config
+
+
+def check_step(w: float | None, space: str | None) -> None:
+    """How far to un-shake is never assumed. Raises UserError for --unshake-space alone."""
+    if space is not None and w is None:
+        raise UserError("--unshake-space says where the step of --unshake is made: give --unshake W with it, such as 1")
 
 
 def checked_preset(name: str, domain: str | dict, **overrides) -> RunConfig:

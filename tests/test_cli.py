@@ -431,7 +431,7 @@ def test_a_folder_that_is_no_checkpoint(tmp_path, refused, tiny_checkpoint, monk
     arguments = with_out(tmp_path, "run", "--domain", NAME, "--preset", "quick", "--model", broken)
     assert "model_index.json" in refused(*arguments)
     (broken / "model_index.json").write_text("not JSON")
-    assert "not a checkpoint" in refused(*arguments)
+    assert "model_index.json cannot be read as JSON" in refused(*arguments)
     (broken / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     assert "FluxPipeline" in refused(*arguments)
 

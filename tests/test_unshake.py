@@ -346,9 +346,15 @@ def test_the_command_says_it(tmp_path):
     assert "--tuned somewhere" in reproduce_command(audit) and "--unshake -0.5" in reproduce_command(audit)
 
 
+ALONE = "--unshake-space says where the step of --unshake is made: give --unshake W with it"
 STAGE = ["--domain", NAME, "--n-nonmembers", "6", "--preset", "quick"]
 
 
+@pytest.mark.brings(
+    "Tuned models",
+    "Options of un-shake that lack or contradict another (`--unshake-space` without `--unshake`)",
+    "refused: which option to give or to leave out",
+)
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -356,6 +362,10 @@ STAGE = ["--domain", NAME, "--n-nonmembers", "6", "--preset", "quick"]
         (["run", "--domain", NAME, "--unshake", "11"], "--unshake: should be less than or equal to 10"),
         (["run", "--domain", NAME, "--unshake", "1", "--guidance-w", "2"], "both say how far to go"),
         (["run", "--domain", NAME, "--unshake-space", "pixels"], "--unshake-space: should be 'weights' or 'scores'"),
+        (["run", "--domain", NAME, "--unshake-space", "scores"], ALONE),
+        (["audit", "--tuned", ".", "--domain", NAME, "--unshake-space", "weights"], ALONE),
+        (["attack", *STAGE, "--tuned", "x", "--unshake-space", "scores"], ALONE),
+        (["extract", *STAGE, "--tuned", "x", "--unshake-space", "scores"], ALONE),
         (["attack", *STAGE, "--unshake", "1"], "--unshake steps away from a fine-tuned model: give its folder"),
         (["extract", *STAGE, "--unshake", "1"], "--unshake steps away from a fine-tuned model: give its folder"),
         (["extract", *STAGE, "--unshake", "1", "--generations", "x"], "leave it out with --generations"),

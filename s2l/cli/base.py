@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from s2l.cli.console import say
 from s2l.config import PRESETS, UnshakeConfig
 from s2l.environment import Program, variable
 from s2l.errors import UserError, unknown
-from s2l.options import checked_preset, declaration, help_of, in_options
+from s2l.options import check_step, checked_preset, declaration, help_of, in_options
 from s2l.progress import Cancelled
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ find.
 """
 PERMISSION = variable("accept_responsible_use")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "mixed")
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
+        errno.ENAMETOOLONG}  # fmt: skip
+PARTIAL = ".tmp"  # of a file that is being written (store.write_json)
 UsageError: Any = typer.BadParameter.__mro__[1]  # since 0.20 typer brings its own click
 
 
@@ -285,17 +288,22 @@ def need_lab(model: str) -> labs.Lab:
 
 
 def check_folder(path: Path, *photos: Path | str | None) -> Path:
-    """Check that an output folder can be written, before hours are spent on it. Creates nothing.
+    """Check that an output folder can be written, before hours are spent on it. Leaves nothing.
 
     `photos` are the folders and lists that the command reads: what is written into one of these folders would be among
     its photos the next time. Raises UserError.
     """
+    _check_length(path)
     place = path.absolute()
     existing = next(p for p in (place, *place.parents) if os.path.lexists(p))
     if not existing.is_dir():
         raise UserError(f"{path} cannot be used as a folder: {existing} is not a folder")
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"{path} cannot be written to: permission denied")
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # rights alone do not tell: /proc has them and takes no file
+            pass
+    except OSError as error:
+        why = "permission denied" if error.errno in (errno.EACCES, errno.EPERM) else "nothing can be stored there"
+        raise UserError(f"{path} cannot be written to: {why}") from None
     for source in photos:
         if source is not None and Path(source).is_dir() and place.resolve().is_relative_to(Path(source).resolve()):
             raise UserError(
@@ -303,6 +311,30 @@ def check_folder(path: Path, *photos: Path | str | None) -> Path:
                 "a folder outside of it"
             )
     return path
+
+
+def check_file(path: Path, *photos: Path | str | None, suffix: str = "") -> Path:
+    """The same for a file of JSON, whose name must end with `suffix`. Raises UserError."""
+    _check_length(path)
+    if suffix and (path.is_dir() or path.suffix != suffix):
+        raise UserError(f"--out: {path} is not a {suffix} file")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: --out names a JSON file")
+    check_folder(path.parent, *photos)
+    return path
+
+
+def _check_length(path: Path) -> None:
+    """Raises UserError for a name that the file system cannot hold while the file is written."""
+    try:
+        os.lstat(f"{path.absolute()}{PARTIAL}")
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            allowed = 255 - len(PARTIAL)
+            raise UserError(
+                f"{path} cannot be written: most file systems allow {allowed} bytes for a name here, and 4,096 for the "
+                "whole path"
+            ) from None
 
 
 def attack_names(text: str | None) -> tuple[str, ...] | None:
@@ -336,7 +368,9 @@ def unshake_section(
     if tuned is None:
         raise UserError("--unshake steps away from a fine-tuned model: give its folder with --tuned")
     over = {"unshake": {"w": w, "space": space}, "extraction": {"guidance_w": guidance_w}}
-    return checked_preset(preset_name, "nobody", **over).unshake
+    settings = checked_preset(preset_name, "nobody", **over).unshake
+    check_step(w, space)
+    return settings
 
 
 def text_of(path: Path | None) -> str | None:

@@ -76,7 +76,7 @@ def bench(
     if demo or quality:
         base.need_lab(model)  # they run its people
     base.check_permission(model, i_have_permission)
-    base.check_folder(out.parent)
+    base.check_file(out)
     base.quiet_libraries()
     from s2l.bench import FULL, QUICK, STAGES, run_bench, table, whole
     from s2l.bench import growth as growing

@@ -31,9 +31,7 @@ def card(
     base.check_runtime(device, dtype, None)
     if not 1 <= budget <= 1e6:
         raise UserError(f"--budget: should be a number of seconds from 1 to 1,000,000 (given: {budget:g})")
-    if out.is_dir() or out.suffix != ".json":
-        raise UserError(f"--out: {out} is not a .json file")
-    base.check_folder(out.parent)
+    base.check_file(out, suffix=".json")
     from s2l.bench import table
     from s2l.bench.card import measure_card
     from s2l.bench.random_sd import random_sd

@@ -43,7 +43,7 @@ def gate(
         str | None, typer.Option(help="Gates, separated by commas; default: all that can run on what is given.")
     ] = None,
     alpha: Annotated[
-        float, typer.Option(help="Share of honest uploads that a gate may refuse, between 0 and 0.5.")
+        float, typer.Option(help="Share of honest uploads that a gate may refuse, above 0 and below 0.5.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed for sampling the honest uploads.")] = 0,
     model: base.Model = LAB,
@@ -64,7 +64,7 @@ def gate(
     if tuned is not None and (private is None) != (held_out is None):
         raise UserError("the release audit compares private photos with held-out ones: give --private and --held-out")
     if not 0 < alpha < 0.5:
-        raise UserError(f"--alpha: should be between 0 and 0.5 (given: {alpha:g})")
+        raise UserError(f"--alpha: should be above 0 and below 0.5 (given: {alpha:g})")
     lab = find_lab(model)
     if tuned is not None and lab is None and private is None:
         raise UserError("this model is not a lab: the release audit needs --private and --held-out")
@@ -123,11 +123,9 @@ def gate_study(
     """
     base.check_runtime(device, dtype, None)
     base.need_lab(model)
-    if out.is_dir() or out.suffix != ".json":
-        raise UserError(f"--out: {out} is not a .json file")
+    base.check_file(out, suffix=".json")
     if people is not None and people < 2:
         raise UserError(f"--people: should be at least 2, for an interval over people (given: {people})")
-    base.check_folder(out.parent)
     from s2l.tables.gate import PEOPLE, run_gate
     from s2l.tables.view import write
 

@@ -17,6 +17,7 @@ from s2l.cli.base import (
     Lab,
     Preset,
     app,
+    check_file,
     check_folder,
     check_runtime,
     cluster_runtime,
@@ -139,7 +140,7 @@ def measure(
 
     quiet_libraries()
 
-    check_folder(out.parent)
+    check_file(out)
     with console.progress() as progress:
         write_measurement(out, model, n_generations, progress)
     print(f"written: {out}")
@@ -256,9 +257,7 @@ def blind(
     The photos are held-out photos of the lab's people, so no model saw any of them.
     """
     check_runtime(device, dtype, None)
-    if out.is_dir() or out.suffix != ".json":
-        raise UserError(f"--out: {out} is not a .json file")
-    check_folder(out.parent)
+    check_file(out, suffix=".json")
     from s2l.tables.blind import run_blind
     from s2l.tables.view import write
 

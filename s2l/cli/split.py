@@ -84,9 +84,7 @@ def split_check(
     options = {"members": str(folders[0]), "nonmembers": str(folders[1]), "n-nonmembers": n_nonmembers}
     target = run_config(preset_name, domain or folders[0].resolve().name, options).domain
     if out is not None:
-        if out.is_dir():
-            raise UserError(f"{out} is a folder: --out names a JSON file")
-        base.check_folder(out.parent, *folders, second)
+        base.check_file(out, *folders, second)
     from s2l.data.reencode import check_output, smallest_side
     from s2l.pipeline.captions import as_read
     from s2l.pipeline.folders import compare_folders, folders_domain

@@ -152,6 +152,9 @@ def _domain_config(
     n_nonmembers: int | None,
 ) -> DomainConfig:
     """The preset's domain for a stage command: a person of the lab, or two folders."""
+    from s2l.model.checkpoints import check_name as check_model
+
+    check_model(model)  # what is wrong with the model is said before what it would need
     folders = members is not None or nonmembers is not None
     if folders and (members is None or nonmembers is None):
         raise UserError("give both folders, --members and --nonmembers, or neither")
@@ -199,9 +202,7 @@ def attack(
     unshake_config = base.unshake_section(preset_name, unshake, unshake_space, tuned)
     target = _domain_config(preset_name, domain, model, members, nonmembers, n_nonmembers)
     settings = base.section("audit", preset_name, None, over | {"attacks": base.attack_names(attacks)})
-    if out.is_dir():
-        raise UserError(f"{out} is a folder: --out names a JSON file")
-    base.check_folder(out.parent, members, nonmembers)
+    base.check_file(out, members, nonmembers)
     loaded = base.load_model(model, i_have_permission, device, dtype, batch_size, tuned)
     from s2l.cli.folders import attack_record, load_domain
     from s2l.pipeline.captions import as_read

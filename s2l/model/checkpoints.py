@@ -116,7 +116,9 @@ def check_name(model: str) -> None:
     elif path.is_file():
         _file(model, path)
     elif not HUB_ID.fullmatch(model):
-        raise UserError(f"{model!r} is not a folder, a file or a hub id; {SUPPORTED}")
+        meant = model.lower() if re.match(r"lab(:|$)", model, re.IGNORECASE) and model != model.lower() else None
+        hint = f" (did you mean {meant!r}?)" if meant else ""
+        raise UserError(f"{model!r} is not a folder, a file or a hub id{hint}; {SUPPORTED}", field="model")
 
 
 def locate(model: str, download: bool = True) -> Checkpoint:
