@@ -40,6 +40,7 @@ from s2l.model.diffusion import DiffusionModel
 from s2l.model.saved import load_state
 from s2l.progress import Cancelled, Event
 
+REQUEST = "training.json"  # what a folder's training is for, written before it starts
 CHECKPOINT = "training.pt"  # the caller of the loop deletes it when the result is saved
 LOG = "log.jsonl"  # one line per step: step, loss, lr, images_per_s
 FEW_TOKENS = 256  # up to this many tokens, the attention matrix is small enough to be stored

@@ -425,9 +425,9 @@ def test_relatives_of_lora_are_refused_by_name(base, plain, tmp_path, name, kind
         ({"modules_to_save": ["conv_out"]}, "modules_to_save"),
         ({"something_new": True}, "something_new"),
         ({"target_modules": ["to_q", "to_k"]}, "lacks"),
-        ({"r": 0}, "positive integer"),
+        ({"r": 0}, "whole number above 0"),
         ({"target_modules": 3}, "does not fit the unet"),
-        ({"rank_pattern": True}, "does not fit the unet"),
+        ({"rank_pattern": True}, "an object of names and numbers"),
     ],
 )
 def test_settings_of_peft_that_mean_more_are_refused(base, plain, tmp_path, changes, says):

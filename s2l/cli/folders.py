@@ -45,9 +45,10 @@ from s2l.pipeline.tuned import caption_notes
 from s2l.pipeline.unshake import FineTuned, unshake_record, unshaken
 from s2l.progress import Progress, silent
 from s2l.store import Store, read_json, write_json
+from s2l.training import REQUEST
 
 # The files that record what a folder is for. Only the same request continues its pictures or its checkpoint.
-GENERATION, TRAINING = "generation.json", "training.json"
+GENERATION, TRAINING = "generation.json", REQUEST
 
 
 def load_domain(config: DomainConfig, model: str, resolution: int) -> Domain:

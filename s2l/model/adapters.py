@@ -8,9 +8,7 @@ refused by name.
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +18,13 @@ from torch import nn
 
 from s2l.errors import UserError
 from s2l.model.configuration import read_json_object
-from s2l.model.headers import parse_json, read_header
+from s2l.model.headers import read_header
 from s2l.model.loading import faults_as_a_sentence, read_finite
 from s2l.model.lora_names import (
+    ADAPTER,
     ALPHA,
     DOWN,
     PEFT_ROOT,
-    SUPPORTED,
     UP,
     WRAPPERS,
     Place,
@@ -34,20 +32,12 @@ from s2l.model.lora_names import (
     refuse_other_kinds,
     tool_of,
 )
+from s2l.model.lora_settings import NetworkAlpha, from_settings, network_alpha, said_base, stated_settings
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PARTS = ("unet", "text_encoder")
 State = dict[str, torch.Tensor]
-METADATA = "lora_adapter_metadata"  # of diffusers: JSON of {"unet.r": 4, ...}
 KINDS = (nn.Linear, nn.Conv2d)
-# Settings of peft that a plain LoRA may have; any other one that is set means more than this file folds.
-SETTINGS = {
-    "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules",
-    "exclude_modules", "layers_to_transform", "layers_pattern", "peft_type", "task_type", "auto_mapping",
-    "peft_version", "base_model_name_or_path", "revision", "inference_mode", "megatron_core", "qalora_group_size",
-    "runtime_config", "eva_config",
-}  # fmt: skip
-PLAIN = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "orthogonal", "eva")}
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ def read_adapter(path: Path, modules: dict[str, nn.Module]) -> Adapter:
         raise UserError(f"{path} is a LoRA of peft without its alpha: {PEFT_CONFIG} should lie beside {PEFT_WEIGHTS}")
     state = read_finite(path)
     places, notes = _placed(state, modules, path, None)
-    stated = _metadata(path, header.metadata)
+    stated, named = stated_settings(path, header.metadata), network_alpha(path, header.metadata)
     alphas: dict[str, dict[str, float]] = {part: {} for part in modules}
     for name, place in places.items():
         if place.role == ALPHA:
@@ -95,21 +85,19 @@ def read_adapter(path: Path, modules: dict[str, nn.Module]) -> Adapter:
         if not own:
             continue
         ranks = _check(own, module, part, path)
-        if alphas[part]:
-            if lost := sorted(ranks.keys() - alphas[part].keys()):
-                notes.append(f"{len(lost)} layers of the {part} have no alpha, which counts as their rank")
-            if stray := sorted(alphas[part].keys() - ranks.keys()):
-                raise UserError(f"{path} has an alpha for {stray[0]}, but no LoRA")
-            parts[part] = _config(ranks, {layer: alphas[part].get(layer, rank) for layer, rank in ranks.items()}), own
-        elif part in stated:
-            parts[part] = _from_settings(stated[part], path), own
+        if part in stated and not alphas[part]:
+            parts[part] = from_settings(stated[part], path), own
         else:
-            notes.append(f"it has no alpha for the {part}: the scale is 1, as in diffusers")
-            parts[part] = _config(ranks, dict(ranks)), own
+            parts[part] = _config(ranks, _alphas(alphas[part], named, ranks, module, path, part, notes)), own
     if not parts:
         raise UserError(f"{path} holds no LoRA of a UNet or a text encoder")
     if not any(bool(t.any()) for _, own in parts.values() for name, t in own.items() if name.endswith(UP)):
         notes.append("all its up matrices are zero: it changes nothing")
+    notes += [
+        f"its settings name a LoRA of the {part}, but it holds no matrices of one"
+        for part in sorted(stated.keys() - parts.keys())
+    ]
+    notes += said_base(header.metadata)
     return Adapter(tool_of(header.shapes), parts, (path,), tuple(notes))
 
 
@@ -164,11 +152,18 @@ def _placed(
         more = f" and for {len(lost) - 1} more" if len(lost) > 1 else ""
         whose = _other_base(state, modules) or "it may belong to another base model"
         raise UserError(f"the base model has no place for {lost[0]} of {path}{more}: {whose}")
+    adapters = {found[1] for name in state if (found := ADAPTER.search(name))}
+    if len(adapters) > 1:
+        raise UserError(
+            f"{path} holds several adapters ({', '.join(sorted(adapters))}): save the one that is meant alone"
+        )
     known = {name: place for name, place in places.items() if place is not None}
     if len(set(known.values())) < len(known):
         raise UserError(f"{path} gives a layer twice, under two spellings")
-    wrapped = any(WRAPPERS.search(name) for name in state)
-    return known, ["its names had a wrapper (such as `module.`): it was taken off"] if wrapped else []
+    notes = [f"its adapter is called {name!r}" for name in adapters - {"default"}]
+    if any(WRAPPERS.search(name) for name in state):
+        notes.append("its names had a wrapper (such as `module.`): it was taken off")
+    return known, notes
 
 
 def _check(state: State, module: nn.Module, part: str, path: Path) -> dict[str, int]:
@@ -210,6 +205,36 @@ def _other_base(state: State, modules: dict[str, nn.Module]) -> str | None:
     return None
 
 
+def _alphas(
+    given: dict[str, float],
+    named: NetworkAlpha | None,
+    ranks: dict[str, int],
+    module: nn.Module,
+    path: Path,
+    part: str,
+    notes: list[str],
+) -> dict[str, float]:
+    """{layer: alpha} of one part: its tensor, else what kohya's metadata says, else the rank, which is said."""
+    if stray := sorted(given.keys() - ranks.keys()):
+        raise UserError(f"{path} has an alpha for {stray[0]}, but no LoRA")
+    if named is not None:
+        said = {layer: named.of(module.get_submodule(layer)) for layer in ranks}
+        if other := [layer for layer, alpha in given.items() if alpha != said[layer]]:
+            notes.append(
+                f"{len(other)} layers of the {part} have alphas such as {given[other[0]]:g} where the metadata says "
+                f"{said[other[0]]:g}: their own count, as in kohya"
+            )
+        if lost := sorted(ranks.keys() - given.keys()):
+            values = ", ".join(f"{alpha:g}" for alpha in sorted({said[layer] for layer in lost}))
+            notes.append(f"{len(lost)} layers of the {part} have the alpha of the metadata ({values})")
+        return said | given
+    if not given:
+        notes.append(f"it has no alpha for the {part}: the scale is 1, as in diffusers")
+    elif lost := sorted(ranks.keys() - given.keys()):
+        notes.append(f"{len(lost)} layers of the {part} have no alpha, which counts as their rank")
+    return {layer: given.get(layer, rank) for layer, rank in ranks.items()}
+
+
 def _scalar(tensor: torch.Tensor, name: str, path: Path) -> float:
     if tensor.numel() != 1:
         raise UserError(f"{path} holds {name} of shape {tuple(tensor.shape)}, where one number is needed")
@@ -225,38 +250,6 @@ def _config(ranks: dict[str, int], alphas: dict[str, float]) -> LoraConfig:
         alpha_pattern={re.escape(layer): alpha for layer, alpha in alphas.items()},
         init_lora_weights=False,
     )
-
-
-def _metadata(path: Path, metadata: dict[str, str]) -> dict[str, dict]:
-    """{part: peft's settings} that diffusers left in a file's metadata."""
-    if METADATA not in metadata:
-        return {}
-    try:
-        whole = parse_json(metadata[METADATA])
-        found: dict[str, dict] = defaultdict(dict)
-        for name, value in whole.items():
-            part, _, field = name.partition(".")
-            found[part][field] = value
-    except (ValueError, AttributeError):
-        raise UserError(f"the metadata {METADATA} of {path} cannot be read") from None
-    return dict(found)
-
-
-def _from_settings(settings: dict, path: Path) -> LoraConfig:
-    """peft's own configuration. Raises UserError for settings that mean more than a plain LoRA, or are unknown."""
-    kind = settings.get("peft_type", "LORA")
-    if kind != "LORA":
-        raise UserError(f"{path} holds an adapter of the kind {kind}, which is not supported: only LoRA is")
-    for name, value in settings.items():
-        if name not in SETTINGS and value and value not in PLAIN.get(name, ()):
-            what = "DoRA (weight-decomposed LoRA)" if name == "use_dora" else f"a LoRA with {name} = {value!r}"
-            raise UserError(f"{path} holds {what}, which is not supported; {SUPPORTED}")
-    fields = {field.name for field in dataclasses.fields(LoraConfig)} & SETTINGS - {"peft_type", "task_type"}
-    own = {name: value for name, value in settings.items() if name in fields}
-    try:
-        return LoraConfig(**own | {"init_lora_weights": False, "inference_mode": False})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} has settings that peft refuses: {_line(error)}") from None
 
 
 def _read_peft(folder: Path, modules: dict[str, nn.Module]) -> Adapter:
@@ -276,7 +269,8 @@ def _read_peft(folder: Path, modules: dict[str, nn.Module]) -> Adapter:
             raise UserError(f"{place} should hold {PEFT_WEIGHTS}, but has {why}")
         header = read_header(path)
         settings = read_json_object(place / PEFT_CONFIG)
-        config = _from_settings(settings, place / PEFT_CONFIG)
+        config = from_settings(settings, place / PEFT_CONFIG)
+        notes += said_base(settings)
         refuse_other_kinds((n.removeprefix(PEFT_ROOT) for n in header.shapes), path)
         state = read_finite(path)
         part = given or _part_of(state, modules)
@@ -301,7 +295,3 @@ def _part_of(state: State, modules: dict[str, nn.Module]) -> str:
         if any(spellings.place(name, part) is not None for name in state):
             return part
     return "unet"
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

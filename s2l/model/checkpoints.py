@@ -25,12 +25,14 @@ from s2l.model.configuration import (
     stated_prediction,
 )
 from s2l.model.headers import read_header
-from s2l.model.hub import HUB_ID, TRAINING, check_hub_id, snapshot
+from s2l.model.hub import HUB_ID, TRAINING, check_hub_id, refuse_cache, snapshot
 from s2l.model.prediction import assumed_prediction, read_prediction
 
 CONFIGURATION = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/*.json" for part in PARTS)]
 # name.VARIANT.safetensors beside the plain name, which is preferred; without it the first of these.
 OTHER_VARIANTS = ("fp32", "fp16", "bf16", "non_ema")
+MOVING = ("unet_ema",)  # folders of moving averages that diffusers' scripts leave
+FEW = 3  # names that a message lists
 VARIANT = re.compile(rf"\.({'|'.join(OTHER_VARIANTS)})[.-]")
 SD1 = ASSETS / "sd-1"  # configuration of SD 1.x, for single files
 # Tensors that identify the families of single files, and the UNet's first one, whose inputs identify inpainting.
@@ -73,23 +75,30 @@ class Checkpoint:
         return sorted(files)
 
 
-def part_files(folder: Path, part: str) -> tuple[list[Path], str]:
-    """The files of one part of a checkpoint that are loaded, and their variant ("" for the plain ones)."""
+def part_files(folder: Path, part: str) -> tuple[list[Path], list[str]]:
+    """The files of one part of a checkpoint that are loaded, and a sentence for each choice that was made."""
     return files_in(folder / part, part)
 
 
-def files_in(folder: Path, part: str) -> tuple[list[Path], str]:
+def files_in(folder: Path, part: str) -> tuple[list[Path], list[str]]:
     """The same for a part in a folder of its own.
 
     Raises UserError when there are none, or when the list of shards names anything but files beside it.
     """
-    name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    files, variant = _files_and_variant(folder, "model" if part == "text_encoder" else "diffusion_pytorch_model")
+    notes = [f"the {part} has no weights but those of the variant {variant!r}: they are used"] if variant else []
+    if left := sorted(path.name for path in folder.glob("*.safetensors") if path not in files):
+        notes.append(f"the weights of the {part} are those in {files[0].name}; not used: {_listed(left)}")
+    return files, notes
+
+
+def _files_and_variant(folder: Path, name: str) -> tuple[list[Path], str]:
     for variant in ("", *OTHER_VARIANTS):
         infix = f".{variant}" if variant else ""
         whole = folder / f"{name}{infix}.safetensors"
         index = folder / f"{name}.safetensors.index{infix}.json"
         # The libraries disagree on which of the two counts if there are both.
-        if index.exists() and not (part == "text_encoder" and whole.exists()):
+        if index.exists() and not (name == "model" and whole.exists()):
             shards = read_json_object(index).get("weight_map")
             names = set(shards.values()) if isinstance(shards, dict) else set()
             if not names or not all(isinstance(x, str) and x == Path(x).name for x in names):
@@ -99,8 +108,17 @@ def files_in(folder: Path, part: str) -> tuple[list[Path], str]:
             return [index.parent / x for x in sorted(names)], variant
         if whole.exists():
             return [whole], variant
+    if shard := next((path.name for path in sorted(folder.glob("*-of-*.safetensors"))), None):
+        raise UserError(
+            f"{folder} holds shards such as {shard}, but not {name}.safetensors.index.json, which names them all: "
+            "copy it too"
+        )
     pickled = any(folder.glob("*.bin"))
     raise UserError(f"{folder} has no {name}.safetensors" + (": pickles (.bin) are never opened" if pickled else ""))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
 
 
 def check_name(model: str) -> None:
@@ -161,6 +179,7 @@ def _weights_key(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 def _folder(model: str, folder: Path, revision: str | None = None) -> Checkpoint:
     if not (folder / "model_index.json").exists():
+        refuse_cache(folder)
         raise UserError(f"{folder} is not a checkpoint: it has no model_index.json (diffusers layout)")
     check_configuration(folder)
     predicts, notes = stated_prediction(folder), assumptions(folder)
@@ -169,6 +188,9 @@ def _folder(model: str, folder: Path, revision: str | None = None) -> Checkpoint
         notes.append(
             f"its scheduler configuration does not say what it predicts: {predicts} is assumed, as in diffusers"
         )
+    beside = [path.name for path in folder.glob("*.safetensors")] + [x for x in MOVING if (folder / x).is_dir()]
+    if beside:
+        notes.append(f"beside its parts, and not used: {_listed(sorted(beside))}")
     checkpoint = Checkpoint(model, folder, folder, revision, predicts, tuple(notes))
     ready = {path.parent.name for path in checkpoint.weights()}
     if lacking := [part for part in PARTS if part not in ready]:

@@ -143,15 +143,15 @@ class DiffusionModel(Batched):
         watch(self)
 
     @classmethod
-    def load(cls, model: str = LAB, runtime: Runtime = Runtime()) -> DiffusionModel:
+    def load(cls, model: str = LAB, runtime: Runtime = Runtime(), aloud: bool = True) -> DiffusionModel:
         """Load "lab", a folder, a single file or a hub id (see checkpoints.py); safetensors only.
 
         Raises UserError for what is missing, out of reach or not supported. What had to be done to load it is printed
-        to stderr.
+        to stderr if `aloud`.
         """
         checkpoint = locate(model)
         pipe, notes = load_pipeline(checkpoint, runtime.torch_dtype())
-        for note in notes:
+        for note in notes if aloud else ():
             print(f"{model}: {note}", file=sys.stderr, flush=True)
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe, model_key(checkpoint, runtime), runtime, weights_key(checkpoint), checkpoint.revision, notes)

@@ -30,6 +30,13 @@ def check_hub_id(given: str, supported: str) -> None:
         raise UserError(f"{given!r} is not a hub id; {supported}")
 
 
+def refuse_cache(folder: Path) -> None:
+    """Raises UserError for the top of a repository in the hub's cache, which may hold several commits."""
+    if (folder / "snapshots").is_dir() and (folder / "blobs").is_dir():
+        commit = next((path for path in sorted((folder / "snapshots").iterdir())), folder / "snapshots" / "COMMIT")
+        raise UserError(f"{folder} is a repository in the hub's cache: give the folder of a commit in it, {commit}")
+
+
 def snapshot(
     model: str, allow: Sequence[str], ignore: Sequence[str], supported: str, download: bool = True, commit: str = ""
 ) -> Path:

@@ -151,9 +151,8 @@ def read_finite(path: Path) -> State:
 def _from_folder(checkpoint: Checkpoint, notes: list[str]) -> dict[str, tuple[nn.Module, State]]:
     sources = {}
     for part in LEFTOVERS:
-        files, variant = part_files(checkpoint.path, part)
-        if variant:
-            notes.append(f"the {part} has no weights but those of the variant {variant!r}: they are used")
+        files, said = part_files(checkpoint.path, part)
+        notes += said
         sources[part] = empty(part, read_json_object(checkpoint.path / part / "config.json")), read_tensors(*files)
     return sources
 

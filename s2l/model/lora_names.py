@@ -24,14 +24,15 @@ from s2l.errors import UserError
 
 DOWN, UP, ALPHA = "lora_A.weight", "lora_B.weight", "alpha"  # the first two as peft calls them
 ROLES = (
-    (re.compile(r"(.+)\.lora_A(\.default)?\.weight"), DOWN),
-    (re.compile(r"(.+)\.lora_B(\.default)?\.weight"), UP),
+    (re.compile(r"(.+)\.lora_A(\.[\w-]+)?\.weight"), DOWN),
+    (re.compile(r"(.+)\.lora_B(\.[\w-]+)?\.weight"), UP),
     (re.compile(r"(.+)\.(lora\.|lora_linear_layer\.|lora_)down\.weight"), DOWN),
     (re.compile(r"(.+)\.(lora\.|lora_linear_layer\.|lora_)up\.weight"), UP),
     (re.compile(r"(.+_lora)\.down\.weight"), DOWN),
     (re.compile(r"(.+_lora)\.up\.weight"), UP),
     (re.compile(r"(.+?)(\.lora)?\.alpha"), ALPHA),
 )
+ADAPTER = re.compile(r"\.lora_[AB]\.([\w-]+)\.weight$")  # peft's name of an adapter, "default" if nobody gave one
 PREFIXES = {
     "model.diffusion_model.": "unet", "diffusion_model.": "unet", "text_encoders.clip_l.transformer.": "text_encoder",
     "unet.": "unet", "text_encoder.": "text_encoder",
@@ -52,10 +53,14 @@ OTHER_KINDS = {
     ".ia3_l": "(IA)3",
     "lora_embedding_": "a LoRA of the token embeddings",
     "bundle_emb.": "a LoRA with bundled embeddings",
+    "lora_B.bias": "a LoRA with biases (lora_bias)",
+    "lora_B.default.bias": "a LoRA with biases (lora_bias)",
+    "lora_up.bias": "a LoRA with biases (lora_bias)",
     "modules_to_save.": "a LoRA with whole layers beside it (modules_to_save)",
 }
 OTHER_ENDS = {".diff": "full differences of weights (LyCORIS full)", ".diff_b": "full differences of weights",
-              ".a1.weight": "GLoRA", ".w_norm": "norms of layers"}  # fmt: skip
+              ".a1.weight": "GLoRA", ".w_norm": "norms of layers",
+              ".scalar": "scalars beside its matrices (LyCORIS, use_scalar)"}  # fmt: skip
 OTHER_BASES = {
     "lora_te2_": "SDXL", "text_encoder_2.": "SDXL", "lora_te3_": "SD3", "lora_transformer_": "another architecture",
     "transformer.": "another architecture", "diffusion_model.double_blocks.": "another architecture",

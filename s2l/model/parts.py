@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from s2l.errors import UserError
-from s2l.model.checkpoints import FIRST_LAYER, files_in
+from s2l.model.checkpoints import FIRST_LAYER, MOVING, files_in
 from s2l.model.configuration import PARTS, read_json_object
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.headers import Header, read_header
@@ -54,15 +54,14 @@ def parts_of_folders(base: DiffusionModel, root: Path, folders: dict[str, Path])
                     f"the {part} in {folder} does not fit the base model: its {field} is {config[field]!r} and the "
                     f"base model's {own[field]!r}"
                 )
-        files, variant = files_in(folder, part)
+        files, said = files_in(folder, part)
+        notes += said
         for file in files:
             read_header(file)
-        if variant:
-            notes.append(f"the {part} has no weights but those of the variant {variant!r}: they are used")
         modules[part] = empty(part, config)
         with faults_as_a_sentence(f"{folder} cannot be loaded as the {part} of the base model"):
             fill(modules[part], read_tensors(*files), part, folder, base.dtype, notes, "the base model")
-    if beside := [name for name in ("unet_ema", "vae") if (root / name).is_dir()]:
+    if beside := [name for name in (*MOVING, "vae", "tokenizer", "scheduler") if (root / name).is_dir()]:
         notes.append(f"{' and '.join(beside)} beside it: not used")
     rest = [part for part in PARTS if part not in modules]
     notes.append(f"{', '.join(rest)} and scheduler are the base model's")

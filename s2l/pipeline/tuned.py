@@ -27,14 +27,14 @@ from s2l.model.configuration import read_json_object
 from s2l.model.diffusion import DiffusionModel
 from s2l.model.embeddings import Learned
 from s2l.model.extrapolated import step_away
-from s2l.model.headers import read_header
-from s2l.model.hub import is_hub_id
+from s2l.model.headers import Header, read_header
+from s2l.model.hub import is_hub_id, refuse_cache
 from s2l.model.lora_names import is_lora
 from s2l.pipeline import identity
 from s2l.pipeline.subject import Subject
 from s2l.pipeline.unshake import FineTuned
 from s2l.prompts import replace_name
-from s2l.training import CHECKPOINT
+from s2l.training import CHECKPOINT, REQUEST
 
 SUPPORTED = (
     "supported: a folder from `finetune`, a whole checkpoint (a folder in diffusers layout or one .safetensors file), "
@@ -43,6 +43,7 @@ SUPPORTED = (
 )
 PREFERRED = ("pytorch_lora_weights.safetensors", embeddings.WEIGHTS, hypernetwork.WEIGHTS)
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+OWN = ("model", "diffusion_pytorch_model")  # how the files of a part itself begin
 FEW = 3  # names that a message lists
 Words = tuple[tuple[str, str], ...]  # learned words: as a caption may have it, and as the tokenizer knows it
 
@@ -83,7 +84,7 @@ def _read(base: DiffusionModel, path: Path, name: str, unshake: bool) -> FineTun
             return _lora(base, path)
         if folders := parts.part_folders(path):
             files = [file for folder in folders.values() for file in folder.iterdir() if file.is_file()]
-            return _parts(base, files, *parts.parts_of_folders(base, path, folders), name, unshake)
+            return _parts(base, path, files, *parts.parts_of_folders(base, path, folders), name, unshake)
         if (pair := _lora_with_word(path)) is not None:
             return _lora(base, pair[0], embeddings.read_embedding(pair[1], base), name)
         path, left = _one_file(path)
@@ -95,7 +96,7 @@ def _read(base: DiffusionModel, path: Path, name: str, unshake: bool) -> FineTun
     if parts.is_single_file(header) and not is_lora(header.shapes):
         if (path.with_suffix("") / "model_index.json").exists():
             return _checkpoint(base, path, name, unshake)
-        return _parts(base, [path], *parts.parts_of_file(base, path), name, unshake)
+        return _parts(base, path, [path], *parts.parts_of_file(base, path), name, unshake)
     if hypernetwork.is_hypernetwork(header.shapes):
         return _hypernetwork(base, path)
     if is_lora(header.shapes):
@@ -215,20 +216,38 @@ def _change(
 
 
 def _checkpoint(base: DiffusionModel, path: Path, name: str, unshake: bool) -> FineTuned:
-    tuned = DiffusionModel.load(str(path), base.runtime)
-    if tuned.weights == base.weights:
+    """A whole checkpoint. What lies beside its parts is never dropped: it is used, or the choice is the user's."""
+    changes = _changes_beside(path) if path.is_dir() else []
+    tuned = DiffusionModel.load(str(path), base.runtime, aloud=False)
+    equal = tuned.weights == base.weights or all(_same(getattr(base, x), getattr(tuned, x)) for x in parts.PARTS)
+    if equal and len(changes) == 1:
+        found = _read(base, changes[0], name, unshake)
+        why = f"{changes[0].name} is used: the checkpoint that it lies in has the weights of the base model itself"
+        return replace(found, notes=(*found.notes, why))
+    if changes:
+        listed = ", ".join(str(file.relative_to(path)) for file in changes[:FEW])
+        raise UserError(
+            f"{path} holds a whole checkpoint and beside it {listed}: which is meant is not clear, so name the "
+            "adapter's file, or move it out of the folder if the checkpoint alone is meant"
+        )
+    if equal:
         raise UserError(f"{path} has the weights of the base model itself: there is nothing to compare")
-    return _whole(base, tuned, tuned.key, path, (), name, unshake)
+    return _whole(base, tuned, tuned.key, path, tuned.notes, name, unshake)
 
 
 def _parts(
-    base: DiffusionModel, files: list[Path], tuned: DiffusionModel, notes: list[str], name: str, unshake: bool
+    base: DiffusionModel,
+    path: Path,
+    files: list[Path],
+    tuned: DiffusionModel,
+    notes: list[str],
+    name: str,
+    unshake: bool,
 ) -> FineTuned:
     key = identity.brought(base.key, "parts", file_hash(files), [tuned.prediction_type])
-    equal = all(_same(getattr(base, part), getattr(tuned, part)) for part in ("unet", "text_encoder"))
-    if equal:
-        raise UserError(f"{files[0]} has the weights of the base model itself: there is nothing to compare")
-    return _whole(base, tuned, key, files[0], notes, name, unshake)
+    if all(_same(getattr(base, part), getattr(tuned, part)) for part in parts.TRAINED):
+        raise UserError(f"{path} has the weights of the base model itself: there is nothing to compare")
+    return _whole(base, tuned, key, path, notes, name, unshake)
 
 
 def _whole(
@@ -245,6 +264,7 @@ def _whole(
         raise UserError(f"{path} generates {tuned.resolution} pixels and the base model {base.resolution}")
     if unshake and not _same(base.vae, tuned.vae):
         raise UserError(f"{path} has another autoencoder than the base model: un-shake needs the same one in both")
+    notes = [*notes, *_other_settings(base, tuned)]
     words = tuple((word, word) for word in embeddings.added_words(base, tuned))
     if words:
         listed = ", ".join(word for word, _ in words)
@@ -253,6 +273,24 @@ def _whole(
     subject = Subject(key, lambda: tuned, caption)
     scaled = partial(_scaled_change, base, tuned)
     return FineTuned(subject, scaled, caption, name if words else "", tuple(notes), tuple(word for word, _ in words))
+
+
+def _other_settings(base: DiffusionModel, tuned: DiffusionModel) -> list[str]:
+    """What else differs between the two, a sentence each: a change of scores is then not of the fine-tuning alone."""
+    notes, own = [], base.tokenizer.get_vocab()
+    if not _same(base.vae, tuned.vae) or base.vae.config.scaling_factor != tuned.vae.config.scaling_factor:
+        notes.append("its autoencoder is not the base model's")
+    if tuned.prediction_type != base.prediction_type:
+        notes.append(f"it predicts {tuned.prediction_type} and the base model {base.prediction_type}")
+    if tuned.schedule != base.schedule:
+        notes.append("its noise schedule is not the base model's")
+    lengths = [model.tokenizer.model_max_length for model in (tuned, base)]
+    if lengths[0] != lengths[1]:
+        notes.append(f"its tokenizer reads {lengths[0]} tokens of a caption and the base model's {lengths[1]}")
+    theirs = tuned.tokenizer.get_vocab()
+    if any(theirs.get(token) != number for token, number in own.items()):
+        notes.append("its tokenizer has other words than the base model's")
+    return [f"{note}, which changes scores too" for note in notes]
 
 
 def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -323,9 +361,21 @@ def _lora_with_word(folder: Path) -> tuple[Path, Path] | None:
     return (loras[0], words[0]) if len(loras) == len(words) == 1 else None
 
 
+def _changes_beside(checkpoint: Path) -> list[Path]:
+    """Adapters in the folder of a whole checkpoint, and in those of its parts."""
+    inside = [file for part in parts.TRAINED for file in sorted((checkpoint / part).glob("*.safetensors"))]
+    files = [*sorted(checkpoint.glob("*.safetensors")), *(file for file in inside if not file.name.startswith(OWN))]
+    return [file for file in files if _is_change(read_header(file))]
+
+
+def _is_change(header: Header) -> bool:
+    names = header.shapes
+    return is_lora(names) or hypernetwork.is_hypernetwork(names) or embeddings.is_embedding(header)
+
+
 def _one_file(folder: Path) -> tuple[Path, list[str]]:
     """The file that a folder is about, and a note on those that are left out. Raises UserError if it is not clear."""
-    if (folder / CHECKPOINT).exists():
+    if any((folder / name).exists() for name in (CHECKPOINT, REQUEST)):
         raise UserError(f"{folder} is not a fine-tuned model yet: its training is not finished, so run it again")
     files = sorted(folder.glob("*.safetensors"))
     known = [file for file in files if file.name in PREFERRED]
@@ -336,6 +386,12 @@ def _one_file(folder: Path) -> tuple[Path, list[str]]:
     if files:
         names = ", ".join(file.name for file in files[:FEW])
         raise UserError(f"{folder} holds {len(files)} .safetensors files ({names}): name the one that is meant")
+    refuse_cache(folder)
+    if deeper := sorted(folder.glob("*/*.safetensors")):
+        raise UserError(
+            f"{folder} is not a fine-tuned model itself: the .safetensors files lie deeper in it, such as {deeper[0]}, "
+            "so name the one that is meant"
+        )
     pickled = next((file for file in sorted(folder.iterdir()) if file.suffix in PICKLES), None)
     why = f"{pickled.name} is {_what(pickled)}" if pickled else "it has no config.json and no .safetensors file"
     raise UserError(f"{folder} is not a fine-tuned model that can be read: {why}; {SUPPORTED}")
