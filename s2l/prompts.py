@@ -19,6 +19,13 @@ def check_prompt(prompt: str) -> str:
     return prompt
 
 
+def fill_name(template: str, name: str, option: str) -> str:
+    """The text of an option with the person's name for {name}. Raises UserError if there is none to put there."""
+    if "{name}" in template and not name:
+        raise UserError(f"{option}: {{name}} stands for the person's name, so --domain is needed too")
+    return template.replace("{name}", name)
+
+
 def replace_name(caption: str, name: str, by: str) -> str:
     """The caption with `name` replaced by `by` wherever it stands as whole words, in upper or lower case."""
     if not name:

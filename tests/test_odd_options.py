@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from s2l.cli import main
+from s2l.errors import UserError
 
 NAME = "Mira Solwyn"
 ATTACK = ["attack", "--domain", NAME, "--attacks", "loss", "--preset", "quick"]
@@ -59,3 +63,61 @@ def test_a_misspelt_lab_is_a_sentence(refused, model, meant):
 @pytest.mark.parametrize("alpha", ["0", "0.5", "-1", "nan"])
 def test_the_ends_of_alpha_are_named(refused, alpha):
     assert "--alpha: should be above 0 and below 0.5" in refused([*GATE, "--alpha", alpha])
+
+
+# --- finetune on photos of one's own -----------------------------------------------------------------
+
+
+def photos(folder, captions=True):
+    """Four pictures, each with its caption in a file beside it, and the pictures as a list."""
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    rows = []
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        rows.append({"path": str(folder / f"{i}.png"), "caption": f"a photo of {NAME}, {i}"})
+        if captions:
+            (folder / f"{i}.txt").write_text(rows[-1]["caption"])
+    path = folder.with_suffix(".jsonl")
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def captions_of(monkeypatch, words) -> list[str]:
+    """The captions that a `finetune` command trains on; nothing is trained."""
+    seen = []
+
+    def stop(model, images, fingerprint, config, logdir, name, progress):
+        seen.extend(images.captions)
+        raise UserError("seen")
+
+    monkeypatch.setattr("s2l.cli.folders.finetune_folder", stop)
+    assert main(["finetune", "--preset", "quick", *words]) == 2
+    return seen
+
+
+@pytest.mark.brings(
+    "Captions",
+    "Photos of one's own for `finetune --sp-set`: a folder with captions, or a list",
+    "read; without --caption, every photo needs a caption of its own",
+)
+def test_photos_with_captions_are_trained_on(tiny_lab, tmp_path, monkeypatch, capsys):
+    table = photos(tmp_path / "mine")
+    out = ["--logdir", str(tmp_path / "out")]
+    wanted = [f"a photo of {NAME}, {i}" for i in range(4)]
+    assert captions_of(monkeypatch, [*out, "--sp-set", str(tmp_path / "mine")]) == wanted
+    assert captions_of(monkeypatch, [*out, "--sp-set", str(table)]) == wanted
+    (tmp_path / "mine" / "2.txt").unlink()
+    capsys.readouterr()
+    assert captions_of(monkeypatch, [*out, "--sp-set", str(tmp_path / "mine")]) == []
+    assert "1 of 4 photos in" in (said := capsys.readouterr().err) and "such as 2.png: give --caption" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.brings("Captions", "`finetune --caption` with `{name}`", "the name of --domain; without it, refused")
+def test_the_name_in_a_caption_is_filled_in(tiny_lab, tmp_path, monkeypatch, capsys):
+    photos(tmp_path / "mine", captions=False)
+    words = ["--logdir", str(tmp_path / "out"), "--sp-set", str(tmp_path / "mine"), "--caption", "a photo of {name}"]
+    assert captions_of(monkeypatch, words) == []
+    assert "--caption: {name} stands for the person's name, so --domain is needed" in capsys.readouterr().err
+    assert captions_of(monkeypatch, [*words, "--domain", NAME]) == [f"a photo of {NAME}"] * 4

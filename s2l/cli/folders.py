@@ -134,14 +134,20 @@ def make_generations(
 
 
 def training_images(source: Path, resolution: int, caption: str | None) -> tuple[ImageSet, str]:
-    """The images to fine-tune on, and their hash: generated pictures or, with `caption`, photos of your own.
+    """The images to fine-tune on, and their hash: generated pictures, or photos of your own (a folder or a list).
 
-    The paper's out-of-domain control trains on such photos. Photos without a caption get `caption`.
+    The paper's out-of-domain control trains on such photos. Photos without a caption get `caption`; without that, each
+    must have its own. Raises UserError.
     """
-    if caption is None:
+    if caption is None and (source / "metadata.jsonl").exists():
         images = _fits(sp_set.load_images(source), resolution, source)
         return images, file_hash([source / image for image in images.ids])
-    images, notes = load_folder(source, resolution, check_prompt(caption))
+    images, notes = load_folder(source, resolution, check_prompt(caption) if caption is not None else "")
+    if bare := [name for name, text in zip(images.ids, images.captions, strict=True) if not text]:
+        raise UserError(
+            f"{len(bare)} of {len(images)} photos in {source} have no caption, such as {bare[0]}: give --caption for "
+            "them (or, for an SP set, make one with `python -m s2l sp-gen`)"
+        )
     for note in notes:
         print(note, file=sys.stderr)
     return images, key_of(hashlib.sha256(images.images.numpy().tobytes()).hexdigest(), images.captions)

@@ -14,6 +14,9 @@ from s2l.config import LAB, DomainConfig
 from s2l.errors import UserError
 from s2l.labs import find_lab
 from s2l.options import run_config
+from s2l.prompts import fill_name
+
+SP_TABLE = "metadata.jsonl"  # of the folder of an SP set
 
 
 @base.app.command(
@@ -45,8 +48,8 @@ def sp_gen(
     base.check_runtime(device, dtype, batch_size)
     if not prompt and domain is None:
         raise UserError("give --prompt 'a photo of NAME', or --domain NAME for the preset's mix of prompts")
-    if prompt and domain is None and any("{name}" in text for text in prompt):
-        raise UserError("--prompt: {name} stands for the person's name, so --domain is needed too")
+    for text in prompt or ():
+        fill_name(text, domain or "", "--prompt")
     parts = [{"template": text} for text in prompt] if prompt else None
     over = {"prompts": parts, "set_size": set_size, "seed": seed, "sampler": {"guidance_scale": guidance}}
     settings = base.section("sp_set", preset_name, domain, over)
@@ -75,12 +78,17 @@ def sp_gen(
 def finetune(
     logdir: Annotated[Path, typer.Option(help="Folder for the fine-tuned weights, the log and the checkpoint.")],
     sp_set: Annotated[
-        Path | None, typer.Option(help="Folder from `sp-gen`; default: LOGDIR/sp_set, or LOGDIR itself.")
+        Path | None,
+        typer.Option(
+            help="Folder from `sp-gen`, or photos of your own (a folder or a list) with captions; default: "
+            "LOGDIR/sp_set, or LOGDIR itself."
+        ),
     ] = None,
     caption: Annotated[
         str | None,
         typer.Option(
-            help="For a --sp-set of your own photos (the out-of-domain control): caption of the photos without one."
+            help="For a --sp-set of your own photos (the out-of-domain control): caption of the photos without one. "
+            "{name}: the person of --domain."
         ),
     ] = None,
     method: base.Method = "lora",
@@ -108,17 +116,17 @@ def finetune(
         "seed": seed, "epsilon": epsilon,
     }  # fmt: skip
     base.section("finetune", preset_name, None, over)
-    places = [sp_set] if sp_set is not None else [logdir / "sp_set", logdir]
-    source = next((place for place in places if (place / "metadata.jsonl").exists()), None)
     if caption is not None:
         if sp_set is None:
             raise UserError("--caption is for photos of your own: name their folder with --sp-set")
-        source = sp_set
-    if source is None:
-        where = " or ".join(map(str, places))
+        caption = fill_name(caption, domain, "--caption")
+    places = [logdir / "sp_set", logdir]
+    source = sp_set or next((place for place in places if (place / SP_TABLE).exists()), None)
+    if source is None or not source.exists():
+        where = sp_set or " or ".join(map(str, places))
         raise UserError(
-            f"no SP set in {where}: make one with `python -m s2l sp-gen --prompt ... --out {places[0]}`, "
-            "or give --caption with a folder of photos"
+            f"no SP set in {where}: make one with `python -m s2l sp-gen --prompt ... --out {sp_set or places[0]}`, "
+            "or give --sp-set with photos of your own"
         )
     from s2l.finetune import parse
 
