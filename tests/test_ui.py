@@ -710,6 +710,10 @@ def test_the_defend_tab_says_what_the_results_say(tmp_path):
     assert found["dp8"].helps and "from 0.700 to 0.550" in found["dp8"].said and len(found["dp8"].bars) == 2
     assert found["withheld"].helps and "0.700" in found["withheld"].said and found["dp1"].helps is None
     assert "from 0.700 to 0.550" in defend.protects_html({"defences": {"rows": rows}})
+    assert found["dp-tuning"].helps is None and "Not measured yet" in found["dp-tuning"].said
+    tuned = {"DP fine-tuning, epsilon 8": none, "DP fine-tuning, epsilon 8, un-shaken": rows["none, un-shaken"]}
+    (wrong,) = (card for card in defend.defences({"defences": {"rows": rows | tuned}}) if card.id == "dp-tuning")
+    assert wrong.helps is False and wrong.bars[0].value == wrong.bars[1].value and "own drawings" in wrong.said
 
 
 def test_the_gate_game_has_a_score_and_a_threshold_for_each_way(tmp_path):
