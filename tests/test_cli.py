@@ -15,6 +15,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from s2l import cli, options
@@ -290,6 +291,18 @@ def test_lab_build_hands_its_options_to_the_recipe(tmp_path, call, monkeypatch):
     for name in ("quick", "fresh"):
         assert call("lab", "build", "--recipe", name)[0] == 0
         assert asked[-1][0].is_relative_to(tmp_path / "cache")
+
+
+def test_the_search_runs_where_the_model_does(tiny_lab, tmp_path, call, monkeypatch):
+    """Not on the CPU, whatever the model is on: for a folder of generations, too."""
+    asked: list[torch.device] = []
+    plain = folders.extract
+    monkeypatch.setattr(folders, "extract", lambda *a, **k: (asked.append(k["device"]), plain(*a, **k))[1])
+    options = ["--domain", "Mira Solwyn", "--preset", "quick", "--device", "cpu"]
+    assert call("extract", "-n", "2", "--out", tmp_path / "drawn", *options)[0] == 0
+    given = tmp_path / "drawn" / "generations"
+    assert call("extract", "--generations", given, "--out", tmp_path / "given", *options)[0] == 0
+    assert asked == [torch.device("cpu")] * 2
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from s2l import attacks, finetune
 from s2l.config import (
     SCHEMA_VERSION,
@@ -263,16 +265,19 @@ def read_generations(folder: Path, resolution: int) -> tuple[ImageSet, list[str]
     return load_folder(folder, resolution, "")
 
 
-def extraction_record(generations: ImageSet, domain: Domain, config: ExtractionConfig, model: dict) -> dict:
-    """Compare generations with members and the control; docs/result-schema.md, "extract"."""
+def extraction_record(
+    generations: ImageSet, domain: Domain, config: ExtractionConfig, model: dict, device: torch.device
+) -> dict:
+    """Compare generations with members and the control, on `device`; docs/result-schema.md, "extract"."""
     split = domain.membership
     side, other = generations.images.shape[-1], split.members.images.shape[-1]
     if side != other:
         raise UserError(f"the generations are {side} pixels wide and the photos {other}: resize one of them")
     repeats = domain.repeats or (1,) * len(split.members)
     extraction = extract(
-        generations.images, split.members.images, split.nonmembers.images, repeats, delta=config.delta, k=config.k
-    )
+        generations.images, split.members.images, split.nonmembers.images, repeats, delta=config.delta, k=config.k,
+        device=device,
+    )  # fmt: skip
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "extract",

@@ -340,7 +340,8 @@ def extract(
             images = folders.make_generations(loaded, after, target.name, settings, out / "generations", progress)
         source = {"model": loaded.key, "tuned": after.key if after is not None else None}
         cost = generation_cost(settings, "before" if tuned is None else "after", unshake_config)
-    record = folders.extraction_record(images, photos, settings, source)
+    place = base.make_runtime(device, dtype, batch_size).torch_device()
+    record = folders.extraction_record(images, photos, settings, source, place)
     record |= {name: notes for name, notes in said.items() if notes}
     extraction = extraction_from_dict(record["extraction"])
     if cost is not None:

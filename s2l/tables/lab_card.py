@@ -62,8 +62,9 @@ def _person(
         prompts = [sp_set.prompt_of(settings.prompts, name, "", seed) for seed in seeds]
         images = (model.generate(prompts, seeds, settings.sampler) * 255).round().byte()
         extraction = extract(
-            images, domain.membership.members.images, domain.membership.nonmembers.images[:n], domain.repeats
-        )
+            images, domain.membership.members.images, domain.membership.nonmembers.images[:n], domain.repeats,
+            device=model.device,
+        )  # fmt: skip
         row["extraction"] = {
             "n_generations": n_generations,
             "members": {str(d): int((np.array(extraction.members.distances) <= d).sum()) for d in DELTAS},
