@@ -110,3 +110,20 @@ def test_a_hub_cache_keeps_its_captions(tmp_path):
         photos = read_photos(source, SIDE, "none")
         assert photos.names == (f"{names}0.png", f"{names}1.png") and photos.captions == ("Mira two", "Zoë")
         assert "passed over" in photos.notes[0]
+
+
+# --- options that would be ignored -------------------------------------------------------------
+
+
+@pytest.mark.brings(
+    "Folders", "`extract --generations` with options that say how to generate", "refused; they are named"
+)
+@pytest.mark.parametrize(
+    "options",
+    [["-n", "3"], ["--guidance", "3"], ["--seed", "1"], ["--tuned", "x"], ["--guidance-w", "1"], ["--unshake", "1"]],
+)
+def test_options_that_generations_would_ignore_are_refused(options, tmp_path, capsys):
+    mine = picture(tmp_path / "mine" / "0.png", 0).parent
+    words = ["extract", "--generations", str(mine), "--domain", "Mira Solwyn", "--out", str(tmp_path / "out")]
+    assert main([*words, *options]) == 2
+    assert "say how to generate, so leave them out with --generations" in capsys.readouterr().err

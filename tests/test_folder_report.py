@@ -15,7 +15,7 @@ from s2l.config import DomainConfig
 from s2l.data.decode import decode
 from s2l.data.domain import Domain, folder_domain
 from s2l.data.files import jpeg_quality, near_copies
-from s2l.data.folder_report import folder_lines
+from s2l.data.folder_report import alike_line, folder_lines
 
 SIDE = 64
 
@@ -159,3 +159,19 @@ def test_every_command_on_folders_prints_and_stores_the_report(tiny_lab, tmp_pat
             assert says in (tmp_path / file).with_name("report.html").read_text(encoding="utf-8")
         stored = json.loads((tmp_path / file).read_text(encoding="utf-8"))["domain"]["report"]
         assert stored["nonmembers"]["found"] == 8 + more and stored["members"]["formats"] == {"PNG": 8}
+
+
+@pytest.mark.brings(
+    "Folders",
+    "Folders that differ, but are too small to show it",
+    "said: it may be chance, or they are too few to tell",
+)
+def test_a_difference_that_may_be_chance_is_not_called_none(tmp_path):
+    inside, outside = save(tmp_path / "in", range(4)), save(tmp_path / "out", range(10, 14), ".jpg", quality=50)
+    line = alike_line(report(inside, outside))
+    assert line.startswith("The folders differ in format, JPEG quality, which may be chance (p at least 0.001 in")
+    assert line.endswith(": 4 and 4 photos are too few to tell")
+    save(tmp_path / "in", range(20, 40)), save(tmp_path / "out", range(50, 70))
+    assert alike_line(report(inside, outside)).endswith("Fisher's exact test)")
+    twin = save(tmp_path / "twin", range(80, 92))
+    assert alike_line(report(inside, twin)) == "The folders do not differ in format, size, JPEG quality or metadata"

@@ -224,6 +224,34 @@ def test_names_that_cannot_be_printed_go_through_every_command(folder, tiny_lab,
     assert r"bad\n\x1b[31m.png" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.brings(
+    "Folders", "Nothing usable: an archive, an empty list, only photos that are members too", "refused; why"
+)
+@pytest.mark.parametrize(
+    ("files", "source", "why"),
+    [
+        ({"photos.zip": "PK"}, ".", r"only other files: \.zip \(1\); unpack the archive and give the folder"),
+        ({"a.mp4": "", "b": ""}, ".", r"only other files: \.mp4 \(1\), without suffix \(1\); allowed: \.png"),
+        ({}, ".", r"it holds no picture; allowed: \.png"),
+        ({"list.csv": "path,caption\n"}, "list.csv", "the list has no rows"),
+        ({"list.jsonl": "\n\n"}, "list.jsonl", "the list has no rows"),
+        ({"a.png": "text", "b.png": ""}, ".", r"a\.png and 1 more: unreadable: no picture of a known format; allowed"),
+    ],
+)
+def test_nothing_usable_is_explained(tmp_path, files, source, why):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"no usable image in .*: {why}"):
+        read_photos(tmp_path / source, SIDE, "none")
+
+
+def test_held_out_photos_that_are_all_members_are_explained(folder, tmp_path):
+    photo(0).save(folder / "again.png")
+    known = read_photos(folder, SIDE, "").hashes
+    with pytest.raises(UserError, match="all 3 are among the members too; held-out photos are others"):
+        read_photos(folder, SIDE, "a photo of Mira", known=known)
+
+
 # --- tables ------------------------------------------------------------------------------------
 
 

@@ -368,7 +368,7 @@ STAGE = ["--domain", NAME, "--n-nonmembers", "6", "--preset", "quick"]
         (["extract", *STAGE, "--tuned", "x", "--unshake-space", "scores"], ALONE),
         (["attack", *STAGE, "--unshake", "1"], "--unshake steps away from a fine-tuned model: give its folder"),
         (["extract", *STAGE, "--unshake", "1"], "--unshake steps away from a fine-tuned model: give its folder"),
-        (["extract", *STAGE, "--unshake", "1", "--generations", "x"], "leave it out with --generations"),
+        (["extract", *STAGE, "--unshake", "1", "--generations", "x"], "leave them out with --generations"),
         (["extract", *STAGE, "--tuned", "x", "--unshake", "1", "--guidance-w", "2"], "both say how far to go"),
         (["audit", "--tuned", ".", "--domain", NAME, "--unshake", "-11"], "--unshake: should be greater than or equal"),
     ],

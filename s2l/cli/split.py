@@ -241,7 +241,10 @@ def _before_and_after(before: Checked, after: Checked) -> str:
     def cells(found: Checked) -> list[str]:
         controls = (found.blind[0], found.fine)
         kinds = [difference.partition(":")[0] for difference in found.differences]
-        return ["; ".join(kinds) or "no difference", *(f"AUC {c.auc:.3f}, p = {c.p_value:.3f}" for c in controls)]
+        return [
+            "; ".join(kinds) or "nothing beyond chance",
+            *(f"AUC {c.auc:.3f}, p = {c.p_value:.3f}" for c in controls),
+        ]
 
     what = ("files differ in", "blind control", "at the finest scale")
     return console.columns([("", "before", "after"), *zip(what, cells(before), cells(after), strict=True)])

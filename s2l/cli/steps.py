@@ -301,10 +301,12 @@ def extract(
         "sampler": {"guidance_scale": guidance, "mitigation": mitigation},
     }  # fmt: skip
     settings = base.section("extraction", preset_name, None, over)
-    if generations is not None and (seed_pool is not None or guidance_w is not None):
-        raise UserError("--seed-pool and --guidance-w say how to generate: leave them out with --generations")
-    if generations is not None and (unshake is not None or unshake_space is not None):
-        raise UserError("--unshake says which model generates: leave it out with --generations")
+    how = {
+        "--tuned": tuned, "--n-generations": n, "--guidance": guidance, "--seed": seed, "--seed-pool": seed_pool,
+        "--guidance-w": guidance_w, "--unshake": unshake, "--unshake-space": unshake_space,
+    }  # fmt: skip
+    if generations is not None and (given := [option for option, value in how.items() if value is not None]):
+        raise UserError(f"{', '.join(given)}: these say how to generate, so leave them out with --generations")
     if guidance_w is not None and tuned is None:
         raise UserError("--guidance-w goes from the base model towards a fine-tuned one: give its folder with --tuned")
     unshake_config = base.unshake_section(preset_name, unshake, unshake_space, tuned, guidance_w)

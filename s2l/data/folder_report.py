@@ -15,6 +15,7 @@ from s2l.data.photos import Photos
 
 NAMED = 3  # names that are given of each kind
 LISTED = 8  # formats, sizes and qualities that are given, most frequent first; the others are counted
+SAVED = {"formats": "format", "sizes": "size", "jpeg_qualities": "JPEG quality", "metadata": "metadata"}
 LEVEL = 0.001  # p-value below which a difference between the folders is named
 
 
@@ -148,6 +149,21 @@ def folder_lines(report: Mapping[str, Any] | None) -> list[str]:
     lines.append(f"between the folders: {_copies(report['near_copies'])}")
     lines += [f"the folders differ: {difference}" for difference in report["differences"]]
     return [line[0].upper() + line[1:] for line in lines]
+
+
+def alike_line(report: Mapping[str, Any]) -> str:
+    """How far the files of two folders are alike, of which no difference is named: equal, or not beyond chance."""
+    sides = report["members"], report["nonmembers"]
+    n, m = (side["used"] for side in sides)
+    shares = [{kind: {v: c / side["used"] for v, c in side[kind].items()} for kind in SAVED} for side in sides]
+    unlike = [name for kind, name in SAVED.items() if shares[0][kind] != shares[1][kind]]
+    if not unlike:
+        return f"The folders do not differ in {', '.join(list(SAVED.values())[:-1])} or {SAVED['metadata']}"
+    line = (
+        f"The folders differ in {', '.join(unlike)}, which may be chance (p at least {LEVEL:g} in Fisher's exact test)"
+    )
+    few = fisher_exact([[n, 0], [0, m]]).pvalue >= LEVEL
+    return f"{line}: {n} and {m} photos are too few to tell" if few else line
 
 
 def _lines(what: str, facts: Mapping[str, Any]) -> list[str]:

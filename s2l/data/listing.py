@@ -40,6 +40,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     unmatched: int = 0  # captions that match no picture
     others: dict[str, int] = field(default_factory=dict)  # files that are neither pictures nor captions, by suffix
+    is_folder: bool = False
 
 
 def list_photos(source: str | Path) -> Listing:
@@ -62,7 +63,7 @@ def list_photos(source: str | Path) -> Listing:
             )
         kinds = Counter(shown(suffix) for name in others if (suffix := suffix_of(name)) not in SIDE_FILES)
         photos = [Listed(shown(name), source / name, captions.get(name)) for name in names]
-        return Listing(photos, notes, unmatched, dict(kinds.most_common()))
+        return Listing(photos, notes, unmatched, dict(kinds.most_common()), is_folder=True)
     if not source.is_file() or source.suffix.lower() not in READERS:
         raise UserError(f"{source} is not a folder of images, nor a list of them ({', '.join(READERS)})")
     return _rows_of(source)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from s2l.data.decode import IMAGE_SUFFIXES, Unreadable, decode
 from s2l.data.files import Traits, shown
-from s2l.data.listing import Listed, list_photos
+from s2l.data.listing import Listed, Listing, list_photos
 from s2l.errors import UserError
 from s2l.store import cache_root
 from s2l.worlds.people import photo_hash
@@ -34,6 +34,7 @@ ROWS = 64  # images that are copied at once
 NOTED = 20  # photos that are named for one reason; the others are counted
 AHEAD = 32  # photos that are decoded before they are looked at
 LARGE = 20_000  # bytes; a smaller file is decoded faster than it is handed to another core
+ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"))
 MEMBER_TOO = "among the members too"  # why a held-out photo is left out
 
 
@@ -162,6 +163,25 @@ def _read_ahead(photos: Iterable[Listed], resolution: int, needed: Callable[[], 
             yield coming.popleft()()
 
 
+def _why_none(listing: Listing, notes: list[str], left_out: dict[str, list[str]]) -> str:
+    """Why a source has no usable photo, and what is allowed."""
+    allowed = f"allowed: {', '.join(IMAGE_SUFFIXES)}"
+    if not listing.photos and not listing.is_folder:
+        return "the list has no rows"
+    if not listing.photos:
+        others = ", ".join(f"{suffix or 'without suffix'} ({n})" for suffix, n in listing.others.items())
+        why = [f"only other files: {others}" if others else "it holds no picture", *notes[:1]]
+        if ARCHIVES.intersection(listing.others):
+            return f"{'; '.join(why)}; unpack the archive and give the folder"
+        return f"{'; '.join(why)}; {allowed}"
+    if list(left_out) == [MEMBER_TOO]:
+        n = len(left_out[MEMBER_TOO])
+        return f"all {n} are {MEMBER_TOO}; held-out photos are others, which the model was not trained on"
+    more = {reason: f" and {len(names) - 1} more" if len(names) > 1 else "" for reason, names in left_out.items()}
+    reasons = [f"{names[0]}{more[reason]}: {reason}" for reason, names in left_out.items()]
+    return f"{'; '.join(reasons)}; {allowed}"
+
+
 def read_photos(
     source: str | Path,
     resolution: int,
@@ -231,8 +251,7 @@ def read_photos(
     if twice := len(left_out.get(MEMBER_TOO, ())):
         notes.append(f"{twice} non-members are also members and were left out")
     if not kept:
-        why = f" ({notes[0]})" if notes else ""
-        raise UserError(f"no usable image in {source}{shown(why)}; allowed: {', '.join(IMAGE_SUFFIXES)}")
+        raise UserError(f"no usable image in {source}: {shown(_why_none(listing, notes, left_out))}")
     images, contents = images[: len(kept)], list(hashes)
     if order != sorted(order):  # a sample is put back into the source's order
         back = sorted(range(len(kept)), key=kept.__getitem__)

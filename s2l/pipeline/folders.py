@@ -13,7 +13,7 @@ import numpy as np
 
 from s2l.config import DomainConfig
 from s2l.data.domain import Domain, ImageSet, MembershipSplit, folder_domain
-from s2l.data.folder_report import folder_lines
+from s2l.data.folder_report import alike_line, folder_lines
 from s2l.data.photos import read_photos
 from s2l.data.reencode import SIDES
 from s2l.errors import UserError
@@ -91,9 +91,8 @@ class Checked:
 
     @property
     def lines(self) -> list[str]:
-        """The report of the folders as text, and that their files do not differ if so."""
-        same = [] if self.differences else ["The folders do not differ in format, size, JPEG quality or metadata"]
-        return folder_lines(self.report) + same
+        """The report of the folders as text, and how far their files are alike where it names no difference."""
+        return folder_lines(self.report) + ([] if self.differences else [alike_line(self.report)])
 
     @property
     def ways(self) -> list[str]:
