@@ -61,7 +61,7 @@ def list_photos(source: str | Path) -> Listing:
                 f"{len(foreign)} folders that are hidden, or of other programs or the cache, were passed over, "
                 f"such as {min(foreign)}"
             )
-        kinds = Counter(shown(suffix) for name in others if (suffix := suffix_of(name)) not in SIDE_FILES)
+        kinds = Counter(shown(suffix) for name in sorted(others) if (suffix := suffix_of(name)) not in SIDE_FILES)
         photos = [Listed(shown(name), source / name, captions.get(name)) for name in names]
         return Listing(photos, notes, unmatched, dict(kinds.most_common()), is_folder=True)
     if not source.is_file() or source.suffix.lower() not in READERS:
