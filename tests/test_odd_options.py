@@ -11,6 +11,7 @@ from PIL import Image
 
 from s2l.cli import main
 from s2l.errors import UserError
+from s2l.options import run_config
 
 NAME = "Mira Solwyn"
 ATTACK = ["attack", "--domain", NAME, "--attacks", "loss", "--preset", "quick"]
@@ -121,3 +122,62 @@ def test_the_name_in_a_caption_is_filled_in(tiny_lab, tmp_path, monkeypatch, cap
     assert captions_of(monkeypatch, words) == []
     assert "--caption: {name} stands for the person's name, so --domain is needed" in capsys.readouterr().err
     assert captions_of(monkeypatch, [*words, "--domain", NAME]) == [f"a photo of {NAME}"] * 4
+
+
+# --- results that are there already ------------------------------------------------------------------
+
+
+@pytest.mark.brings(
+    "Folders",
+    "An output folder with the result of another run or audit",
+    "refused before any work; nothing is replaced",
+)
+def test_a_result_of_other_settings_is_not_written_over(refused, tmp_path, monkeypatch):
+    def result(config, **_):
+        raise UserError("computed")
+
+    monkeypatch.setattr("s2l.pipeline.experiment.run", result)
+    monkeypatch.setattr("s2l.pipeline.experiment.run_audit", result)
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "result.json"
+    config = run_config("quick", NAME, {})
+    path.write_text(json.dumps({"kind": "run", "config": config.model_dump(mode="json")}))
+    words = ["--domain", NAME, "--preset", "quick", "--out", "{}/out"]
+    assert "computed" in refused(["run", *words])  # the same run is resumed
+    assert "result.json is the result of other settings" in refused(["run", *words, "--seed", "3"])
+    assert "result.json is the result of other settings" in refused(["audit", *words, "--tuned", "{}"])
+    path.write_text("{")
+    assert "result.json is the result of other settings" in refused(["run", *words])
+    assert path.read_text() == "{"
+
+
+@pytest.mark.brings(
+    "Pictures",
+    "Another picture in the place of one that was generated (an SP set, generations)",
+    "refused: which one; deleted, it is made again",
+)
+def test_a_replaced_picture_of_an_sp_set_is_seen(tiny_lab, tmp_path, capsys):
+    out = tmp_path / "sp"
+    words = ["sp-gen", "--domain", NAME, "--preset", "quick", "--set-size", "2", "--out", str(out)]
+    assert main(words) == 0 == main(words)
+    first = sorted(out.glob("*.png"))[0]
+    own = first.read_bytes()
+    with Image.open(first) as picture:
+        Image.new("RGB", picture.size, "red").save(first)
+    capsys.readouterr()
+    train = ["finetune", "--preset", "quick", "--sp-set", str(out), "--logdir", str(tmp_path / "tuned")]
+    for command in (words, train):
+        assert main(command) == 2
+        assert f"{first} is not what was generated there: delete" in capsys.readouterr().err
+    first.unlink()
+    assert main(words) == 0 and first.read_bytes() == own
+
+
+@pytest.mark.brings("Pictures", "An SP set of another size in the folder of `sp-gen --out`", "refused: which sizes")
+def test_another_set_size_is_a_sentence(tiny_lab, tmp_path, capsys):
+    words = ["sp-gen", "--domain", NAME, "--preset", "quick", "--out", str(tmp_path / "sp"), "--set-size"]
+    assert main([*words, "2"]) == 0
+    capsys.readouterr()
+    assert main([*words, "3"]) == 2
+    said = capsys.readouterr().err
+    assert "holds a set of 2 images and 3 are asked for: choose an empty folder, or the same size" in said

@@ -99,6 +99,7 @@ def run_and_report(settings: RunConfig | AuditRunConfig, out: Path, runtime: Run
     from s2l.pipeline import experiment
     from s2l.report.render import write_report
 
+    _claim(out, settings)
     base.quiet_libraries()
     with console.progress() as progress:
         if isinstance(settings, AuditRunConfig):
@@ -106,6 +107,20 @@ def run_and_report(settings: RunConfig | AuditRunConfig, out: Path, runtime: Run
         else:
             result = experiment.run(settings, runtime=runtime, progress=progress)
     show(result, write_report(result, out))
+
+
+def _claim(out: Path, settings: RunConfig | AuditRunConfig) -> None:
+    """Raises UserError if the folder holds the result of another run or audit, which would be written over."""
+    from s2l.pipeline.identity import spelled_out
+
+    if not (path := out / "result.json").exists():
+        return
+    try:
+        same = spelled_out(read_config(path, type(settings))) == spelled_out(settings)
+    except UserError:  # of another command, of another version, or no result
+        same = False
+    if not same:
+        raise UserError(f"{path} is the result of other settings: choose another folder, or delete this one")
 
 
 def show(result: Result, paths: list[Path]) -> None:

@@ -2,16 +2,19 @@
 
 Each picture has its own seed, so picture i is the same at any batch size. The folder holds one PNG per
 picture and a `metadata.jsonl` (file_name, text, seed) that Hugging Face tools can read too. A killed run
-keeps the pictures it had and generates the rest; processes of `accelerate launch` share the work.
+keeps the pictures it had and generates the rest; processes of `accelerate launch` share the work. `pictures.jsonl`
+has the hash of every picture as it was generated, so that another picture in its place is seen.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,8 @@ from s2l.data.photos import pixel_array
 from s2l.errors import UserError
 from s2l.model.diffusion import DiffusionModel
 from s2l.progress import Event, Progress, silent
+
+HASHES = "pictures.jsonl"
 
 
 def prompt_of(parts: Sequence[PromptPart], name: str, suffix: str, seed: int) -> str:
@@ -61,9 +66,38 @@ def check_disk(folder: Path, seeds: Sequence[int], resolution: int) -> None:
 
 
 def _write_png(pixels: np.ndarray, path: Path) -> None:
+    """A picture and the line with its hash; the line comes first, so a killed run leaves none without."""
     temporary = path.with_suffix(".tmp")
     Image.fromarray(pixels).save(temporary, format="PNG")
+    line = json.dumps({"file_name": path.name, "sha256": _sha256(temporary)}) + "\n"
+    with open(path.with_name(HASHES), "a", encoding="utf-8") as table:  # one write: other processes add lines too
+        table.write(line)
     os.replace(temporary, path)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_pictures(folder: Path) -> None:
+    """Raises UserError for a picture that is not the one that was generated in its place.
+
+    Pictures without a hash (of earlier versions, of other tools) are not checked.
+    """
+    made: dict[str, str] = {}
+    if (folder / HASHES).exists():
+        for line in (folder / HASHES).read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, TypeError, LookupError):  # a line that a full disk cut
+                row = json.loads(line)
+                made[row["file_name"]] = row["sha256"]
+    other = [name for name, sha in made.items() if (folder / name).is_file() and _sha256(folder / name) != sha]
+    if other:
+        more = f" and {len(other) - 1} more are" if len(other) > 1 else " is"
+        raise UserError(
+            f"{folder / other[0]}{more} not what was generated there: delete such pictures, and the command that made "
+            f"them makes them again (or delete {HASHES} to use them as they are)"
+        )
 
 
 def processes(model: DiffusionModel) -> PartialState:
@@ -95,9 +129,13 @@ def generate_images(
     ]
     metadata = folder / "metadata.jsonl"
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    if metadata.exists() and metadata.read_text(encoding="utf-8") != text:
+    if metadata.exists() and (before := metadata.read_text(encoding="utf-8")) != text:
+        if before and (text.startswith(before) or before.startswith(text)):
+            sizes = f"a set of {len(before.splitlines())} images and {len(names)} are asked for"
+            raise UserError(f"{folder} holds {sizes}: choose an empty folder, or the same size")
         raise UserError(f"{folder} holds images of other prompts or seeds: choose an empty folder")
     check_disk(folder, seeds, model.resolution)
+    check_pictures(folder)
     folder.mkdir(parents=True, exist_ok=True)
     todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
     team = processes(model)
@@ -154,6 +192,7 @@ def load_images(folder: str | Path) -> ImageSet:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} of {len(rows)} images: run the same command again to finish it")
+    check_pictures(folder)
     images = None
     for i, name in enumerate(names):
         try:
