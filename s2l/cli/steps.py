@@ -302,8 +302,8 @@ def extract(
     }  # fmt: skip
     settings = base.section("extraction", preset_name, None, over)
     how = {
-        "--tuned": tuned, "--n-generations": n, "--guidance": guidance, "--seed": seed, "--seed-pool": seed_pool,
-        "--guidance-w": guidance_w, "--unshake": unshake, "--unshake-space": unshake_space,
+        "--tuned": tuned, "--n-generations": n, "--guidance": guidance, "--mitigation": mitigation, "--seed": seed,
+        "--seed-pool": seed_pool, "--guidance-w": guidance_w, "--unshake": unshake, "--unshake-space": unshake_space,
     }  # fmt: skip
     if generations is not None and (given := [option for option, value in how.items() if value is not None]):
         raise UserError(f"{', '.join(given)}: these say how to generate, so leave them out with --generations")
