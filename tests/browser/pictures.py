@@ -17,8 +17,8 @@ SETTLE = 6000  # milliseconds until a tab has drawn, on a busy machine too
 # What README shows: tab, theme, what the picture begins with ("" for the top of the page), its height in pixels.
 IN_README = {
     "app": ("story", "light", "", 800),
-    "membership": ("attack", "light", "#accused", 718),
-    "extraction": ("extraction", "dark", "#extraction .cards", 546),
+    "membership": ("attack", "light", "#headline", 700),
+    "extraction": ("extraction", "dark", "#extraction-headline", 640),
     "compare": ("compare", "light", "#effects", 640),
 }
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "images"
