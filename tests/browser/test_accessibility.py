@@ -7,6 +7,8 @@ import pytest
 from tests.browser.pictures import TABS
 
 pytestmark = pytest.mark.browser
+# Gradio fades what is being drawn, and a download that is being made: on a busy machine for longer than SETTLED.
+DRAWN = "![...document.querySelectorAll('#tabs .pending, #report-html[disabled]')].some((e) => e.offsetParent)"
 SETTLED = 1500  # milliseconds: a tab draws in several steps
 
 
@@ -28,11 +30,13 @@ def test_no_serious_fault(page, server, theme):
         page.goto(f"{server.url}?tab={tab}&__theme={theme}")
         page.wait_for_selector("#tabs [role=tab][aria-selected=true]")
         page.wait_for_timeout(SETTLED)
+        page.wait_for_function(DRAWN)
         said[tab] = faults(page)
         for skip in ("#quiz-skip", "#quiz-skip-extraction"):
             if page.locator(skip).is_visible():
                 page.locator(skip).click()
                 page.wait_for_timeout(2 * SETTLED)
+                page.wait_for_function(DRAWN)
                 for summary in page.locator(".fold > summary").filter(visible=True).all():
                     summary.click()
                 said[tab + ", answered"] = faults(page)
