@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from s2l.errors import UserError, unknown
+from s2l.flat_settings import METHOD_ALIASES, with_own_sections
 from s2l.presets import PRESETS
 from s2l.prompts import MAX_PROMPT_CHARACTERS, check_prompt
 
@@ -150,22 +151,6 @@ class SPSetConfig(Settings):
         return names or None
 
 
-# Spellings of the original authors and short forms.
-METHOD_ALIASES = {
-    "db": "dreambooth", "ti": "textual_inversion", "hn": "hypernetwork", "e2e": "end_to_end",
-    "end2end": "end_to_end", "noise": "gaussian_noise",
-}  # fmt: skip
-
-# {method: names of its settings}. Older files list the settings of all methods side by side in one section. Frozen: it
-# is what reads those files, and short forms such as preset("demo", name, finetune={"rank": 16}).
-FLAT_SETTINGS: dict[str, tuple[str, ...]] = {
-    "lora": ("rank", "lora_alpha", "target_modules"),
-    "textual_inversion": ("num_vectors", "placeholder_token", "initializer_token"),
-    "dreambooth": ("identifier", "class_noun", "prior_loss_weight", "num_class_images", "class_sampler"),
-    "gaussian_noise": ("noise_sigma", "noise_relative", "noise_target"),
-}
-
-
 class FineTuneConfig(Settings):
     """Fine-tuning on the SP set: what all methods share.
 
@@ -218,25 +203,8 @@ class FineTuneConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, values):
-        """Move flat settings to their methods; a full record's settings of methods that are not used are dropped."""
-        if not isinstance(values, dict):
-            return values
-        given = {name for names in FLAT_SETTINGS.values() for name in names if name in values}
-        settings = values.get("settings", {})
-        methods = values.get("methods", cls.model_fields["methods"].default)
-        kinds = isinstance(settings, dict) and all(isinstance(own, dict) for own in settings.values())
-        if not given or not kinds or not isinstance(methods, list | tuple):
-            return values  # a value of the wrong type is reported by its own field
-        whole = all(given.intersection(names) for names in FLAT_SETTINGS.values())  # full records list every method's
-        methods = [METHOD_ALIASES.get(str(m), m) for m in methods]
-        settings = {method: dict(own) for method, own in settings.items()}
-        for method, names in FLAT_SETTINGS.items():
-            flat = {name: values[name] for name in names if name in given}
-            if twice := sorted(flat.keys() & settings.get(method, {}).keys()):
-                raise ValueError(f"{twice[0]} is given twice, beside the settings of {method} and among them")
-            if flat and (method in methods or not whole):
-                settings[method] = flat | settings.get(method, {})
-        return {name: value for name, value in values.items() if name not in given} | {"settings": settings}
+        """Settings of older files, and short forms."""
+        return with_own_sections(values, cls.model_fields["methods"].default)
 
     @field_validator("methods")
     @classmethod

@@ -320,7 +320,7 @@ def test_the_command_judges_a_whole_checkpoint_on_folders(lab, checkpoint, tmp_p
     record = json.loads((tmp_path / "audit" / "result.json").read_text())
     assert record["kind"] == "audit" and record["finetune"] is None and record["domain"]["name"] == "Ann Other"
     page = (tmp_path / "audit" / "report.html").read_text()
-    assert "The checkpoint" in page and "What was trained" not in page and "frozen" in page
+    assert ": a whole checkpoint" in page and "What was trained" not in page and "frozen" in page
     # The page's command gives the same result, now from the cache.
     assert shlex.split(record["command"])[:4] == ["python", "-m", "s2l", "audit"]
     again = shlex.split(record["command"])[3:-1] + [str(tmp_path / "again"), *FAST[:4]]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from s2l import __version__
-from s2l.config import FLAT_SETTINGS, FineTuneConfig, RunConfig, Settings, checked, preset
+from s2l.config import FineTuneConfig, RunConfig, Settings, checked, preset
 from s2l.errors import UserError
 from s2l.finetune import catalogue
+from s2l.flat_settings import FLAT_SETTINGS
 from s2l.pipeline import identity
 from s2l.store import read_json
 from s2l.tables import cells, declared, grid

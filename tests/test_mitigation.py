@@ -96,7 +96,7 @@ def test_a_flat_start_is_what_adam_finds(tiny_model: DiffusionModel):
     for p in model.unet.parameters():
         p.grad = None
     with torch.inference_mode():  # as `generate` calls it
-        found = mitigation.flat_start(model._pair(torch.tensor(t), both), z)
+        found = mitigation.flat_start(model, torch.tensor(t), both, z)
     torch.testing.assert_close(found, mine.detach(), atol=1e-3, rtol=1e-3)
     assert objective(found) < objective(z)
 

@@ -274,10 +274,12 @@ def change_vae(folder):
     ],
 )
 def test_what_else_differs_in_a_tuned_checkpoint_is_said(base, tuned, change, note, capfd):
-    assert read_tuned(base, tuned).notes == ()
+    assert read_tuned(base, tuned).notes == ("a whole checkpoint",)
     change(tuned)
-    notes = read_tuned(base, tuned).notes
-    assert [note in said and "which changes scores too" in said for said in notes] == [True]
+    kind, *notes = read_tuned(base, tuned).notes
+    assert kind == "a whole checkpoint" and [note in said and "which changes scores too" in said for said in notes] == [
+        True
+    ]
     assert capfd.readouterr().err.count(note) == 1
 
 

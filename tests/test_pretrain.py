@@ -11,7 +11,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from safetensors.torch import load_file
 
 from s2l.errors import UserError
-from s2l.labs import built_folder
+from s2l.labs import built_folder, shipped_lab
 from s2l.model.diffusion import Runtime
 from s2l.pretrain import build as pretraining
 from s2l.pretrain.data import images_of, step_generator, tokens_of
@@ -176,7 +176,7 @@ def test_a_lab_trains_in_what_the_machine_computes(monkeypatch, device, capable,
 
 
 def test_the_shipped_lab_is_what_its_recipe_says():
-    record = read_json(pretraining.shipped_lab("fresh").folder / "lab.json")
+    record = shipped_lab("fresh").record
     recipe = RECIPES["fresh"]
     assert record["counters"]["step"] == recipe.steps == 7_400
     assert record["recipe"]["phases"] == [{**vars(p), "trains": list(p.trains)} for p in recipe.phases]

@@ -81,7 +81,7 @@ OPTIONS = st.fixed_dictionaries(
         "attacks": st.lists(st.sampled_from(sorted(ATTACKS.own)), min_size=1, max_size=3, unique=True).map(tuple),
     },
     optional=NUMBERS,
-)
+).filter(lambda options: "unshake" in options or "unshake-space" not in options)
 
 
 @settings(max_examples=40, deadline=None)

@@ -65,14 +65,20 @@ def check_disk(folder: Path, seeds: Sequence[int], resolution: int) -> None:
         )
 
 
-def _write_png(pixels: np.ndarray, path: Path) -> None:
-    """A picture and the line with its hash; the line comes first, so a killed run leaves none without."""
+def write_png(pixels: np.ndarray, path: Path, hashed: bool = False) -> None:
+    """Write pixels (H, W, 3) uint8 whole or not at all; with `hashed`, the line with their hash comes first, so that a
+    killed run leaves no picture without one."""
     temporary = path.with_suffix(".tmp")
     Image.fromarray(pixels).save(temporary, format="PNG")
+    if hashed:
+        _note_hash(temporary, path)
+    os.replace(temporary, path)
+
+
+def _note_hash(temporary: Path, path: Path) -> None:
     line = json.dumps({"file_name": path.name, "sha256": _sha256(temporary)}) + "\n"
     with open(path.with_name(HASHES), "a", encoding="utf-8") as table:  # one write: other processes add lines too
         table.write(line)
-    os.replace(temporary, path)
 
 
 def _sha256(path: Path) -> str:
@@ -157,7 +163,7 @@ def generate_images(
         nonlocal n_new
         pixels = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
         for i, picture in zip(mine[first : first + len(pixels)], pixels, strict=True):
-            _write_png(picture, folder / names[i])
+            write_png(picture, folder / names[i], hashed=True)
         n_new += len(pixels) * team.num_processes
         report()
 

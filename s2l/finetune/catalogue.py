@@ -17,8 +17,9 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, field_validator
 
-from s2l.config import MAX_IMAGES, METHOD_ALIASES, FineTuneConfig, SamplerConfig, Settings, checked
+from s2l.config import MAX_IMAGES, FineTuneConfig, SamplerConfig, Settings, checked
 from s2l.errors import UserError, unknown
+from s2l.flat_settings import METHOD_ALIASES
 from s2l.plugins import Catalogue
 from s2l.prompts import check_prompt
 

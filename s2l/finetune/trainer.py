@@ -11,7 +11,7 @@ import torch
 from diffusers.optimization import get_scheduler
 
 from s2l.config import FineTuneConfig, SamplerConfig
-from s2l.data.sp_set import _write_png, processes
+from s2l.data.sp_set import processes, write_png
 from s2l.errors import UserError
 from s2l.finetune.method import Examples
 from s2l.finetune.private import PrivatePictures
@@ -80,7 +80,7 @@ def _draw_samples(model: DiffusionModel, examples: Examples, folder: Path, step:
     pictures = model.generate(prompts, SAMPLE_SEEDS, SAMPLER)
     names = [f"{SAMPLES}/{step:06d}_{i}.png" for i in range(len(pictures))]
     for name, picture in zip(names, pictures, strict=True):
-        _write_png((picture.permute(1, 2, 0).numpy() * 255).round().astype("uint8"), folder / name)
+        write_png((picture.permute(1, 2, 0).numpy() * 255).round().astype("uint8"), folder / name)
     return names
 
 

@@ -390,7 +390,7 @@ class DiffusionModel(Batched):
             both = cond if uncond is None else torch.cat([uncond.expand(len(cond), -1, -1), cond])
             guide = mitigation.Guidance(sampler)
             if flat:
-                z = mitigation.flat_start(self._pair(scheduler.timesteps[0], both), z)
+                z = mitigation.flat_start(self, scheduler.timesteps[0], both, z)
             for t in scheduler.timesteps:
                 with self.autocast():
                     e = self.eps(torch.cat([z, z]), t, both) if guided else self.eps(z, t, cond)
@@ -410,18 +410,6 @@ class DiffusionModel(Batched):
                 else:
                     on_batch(some.start, images)
         return torch.cat(parts) if parts else torch.empty(0, 3, self.resolution, self.resolution)
-
-    def _pair(self, t: torch.Tensor, both: torch.Tensor) -> mitigation.Predict:
-        """z -> the noise predictions at t without and with the text, for the two contexts in `both` (2N, L, D)."""
-        with torch.inference_mode(False):
-            t, both = t.clone(), both.clone()  # what was made in inference mode takes no part in gradients
-
-        def predict(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            with self.autocast():
-                unconditional, conditional = self.predict(torch.cat([z, z]), t, both).chunk(2)
-            return unconditional, conditional
-
-        return predict
 
     def _as_model_output(self, eps: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Back from `eps` to what the checkpoint's scheduler expects."""

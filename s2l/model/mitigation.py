@@ -21,13 +21,14 @@ Both work on each picture by itself. Neither protects anything from somebody who
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from s2l.config import SamplerConfig
 
-Predict = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # z -> (e_u, e_c), with gradients
+if TYPE_CHECKING:
+    from s2l.model.diffusion import DiffusionModel
 
 FLAT_STEPS, FLAT_RATE, FLAT_NORM = 10, 0.05, 0.05
 # One step of Adam: two pairs of predictions, and a backward pass, which costs as much as two forward passes.
@@ -60,22 +61,27 @@ class Guidance:
         return unconditional + scale.view(-1, 1, 1, 1) * change
 
 
-def flat_start(predict: Predict, z: torch.Tensor) -> torch.Tensor:
-    """The initial noise z (N, C, h, w), moved to where D changes little; see above."""
+def flat_start(model: DiffusionModel, t: torch.Tensor, both: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """The initial noise z (N, C, h, w), moved to where D changes little; see above.
+
+    t is the first timestep; `both` (2N, L, D) are the contexts without the text, then with it.
+    """
     with torch.inference_mode(False), torch.enable_grad():
+        t, both = t.clone(), both.clone()  # what was made in inference mode takes no part in gradients
+
+        def change(z: torch.Tensor) -> torch.Tensor:
+            with model.autocast():
+                unconditional, conditional = model.predict(torch.cat([z, z]), t, both).chunk(2)
+            return conditional - unconditional
+
         z = z.clone().requires_grad_(True)
         optimizer = torch.optim.Adam([z], lr=FLAT_RATE)
         for _ in range(FLAT_STEPS):
-            change = _change(predict, z)
-            near = _change(predict, z + change / _norm(change).view(-1, 1, 1, 1))
+            here = change(z)
+            near = change(z + here / _norm(here).view(-1, 1, 1, 1))
             (z.grad,) = torch.autograd.grad((_norm(near) + FLAT_NORM * _norm(z)).sum(), z)
             optimizer.step()
         return z.detach()
-
-
-def _change(predict: Predict, z: torch.Tensor) -> torch.Tensor:
-    unconditional, conditional = predict(z)
-    return conditional - unconditional
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:

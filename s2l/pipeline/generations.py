@@ -75,6 +75,6 @@ def _save_images(images: ImageSet, folder: Path) -> None:
     rows = []
     for i, (picture, caption) in enumerate(zip(images.images, images.captions, strict=True)):
         name = f"{i:08d}.png"
-        sp_set._write_png(picture.permute(1, 2, 0).numpy(), folder / name)
+        sp_set.write_png(picture.permute(1, 2, 0).numpy(), folder / name)
         rows.append(json.dumps({"file_name": name, "text": caption, "id": images.ids[i]}) + "\n")
     (folder / "metadata.jsonl").write_text("".join(rows), encoding="utf-8")

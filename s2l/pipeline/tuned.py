@@ -232,7 +232,7 @@ def _checkpoint(base: DiffusionModel, path: Path, name: str, unshake: bool) -> F
         )
     if equal:
         raise UserError(f"{path} has the weights of the base model itself: there is nothing to compare")
-    return _whole(base, tuned, tuned.key, path, tuned.notes, name, unshake)
+    return _whole(base, tuned, tuned.key, path, ["a whole checkpoint", *tuned.notes], name, unshake)
 
 
 def _parts(

@@ -30,7 +30,6 @@ from s2l.record import (
 if TYPE_CHECKING:
     from s2l.record import Result
 
-
 SAME_SCORES = "identical scores"  # in place of a difference and its interval
 
 
@@ -389,20 +388,16 @@ def limits(record: RunRecord, config: RunConfig | AuditRunConfig) -> list[str]:
     if len(record["attacks"]) > 1:
         sentences.append("The p-values are not corrected for the number of attacks.")
     sampler = config.extraction.sampler
+    defence = f", and {sampler.mitigation}, a defence that whoever has the weights can leave out"
     if record["extraction"] is not None:
         sentences += [
             f"Extraction counts grow with the number of generations and depend on guidance: these hold for "
             f"{config.extraction.n_generations:,} generations with {sampler.scheduler}, {sampler.num_inference_steps} "
-            f"steps, guidance {sampler.guidance_scale:g}.",
+            f"steps, guidance {sampler.guidance_scale:g}{defence if sampler.mitigation else ''}.",
             f"The autoencoder alone changes a photo by an l2 of {record['extraction']['floor']['mean']:.3f} on "
             "average: a generation can hardly be closer to a photo than that.",
             "TPR at a very low FPR depends on a few held-out photos; if there are too few, no number is given.",
         ]
-    if sampler.mitigation is not None:
-        sentences.append(
-            f"The generations are drawn with a defence ({sampler.mitigation}), which whoever has the weights can leave "
-            "out: without it, more photos may come out."
-        )
     if config.extraction.seed_pool is not None:
         sentences.append(
             f"The seeds are not a random sample: the base model chose them from {config.extraction.seed_pool:,}."
