@@ -132,7 +132,6 @@ def test_the_page_says_who_may_frame_it(visitor):
 # --- another's files -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.brings("Visitors", "An upload that names another's or a published file", "refused; the file stays")
 def test_the_page_travels_compressed(visitor):
     """What a visitor waits for on a slow line: less than a megabyte before the first interaction, most of it this."""
     answer = visitor.client.get("/", headers={"accept-encoding": "gzip"})
@@ -140,6 +139,7 @@ def test_the_page_travels_compressed(visitor):
     assert answer.num_bytes_downloaded < 0.6 * len(answer.content)
 
 
+@pytest.mark.brings("Visitors", "An upload that names another's or a published file", "refused; the file stays")
 def test_an_upload_names_no_other_file(visitor):
     report, (theirs,) = published(visitor), visitor.upload(**{"a.png": png(2)}).json()
     link = Path(theirs).with_name("link.png")
