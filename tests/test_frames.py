@@ -90,7 +90,9 @@ def test_sentences_follow_the_numbers(shipped):
     data = shipped.data
     weaker, base, away = data["frames"]
     assert leak.sentence(data, weaker, "loss").startswith("The Loss attack gets weaker on the shaken model: AUC 0.76")
-    assert leak.sentence(data, base, "loss").startswith("The base model already leaks: 2 of 40 private photos come out")
+    assert leak.sentence(data, base, "loss").startswith(
+        "The base model already leaks: 2 of 40 private photos (5 %) come out"
+    )
     assert leak.sentence(data, away, "loss").startswith("The Loss attack gets stronger on the un-shaken model")
     assert "no clear change" in leak.sentence(data, away, "secmi")
     assert "is stronger: AUC 0.91" in leak.both_sentence(data)

@@ -18,8 +18,8 @@ function reveal() {
     mine.textContent += guessed === (helps === "yes") ? " Right." : " No.";
   }
   part("score").textContent = clear
-    ? `${right} of ${clear} right; the others are not clear, or not measured yet.`
-    : "None of them is measured yet.";
+    ? `${right} of ${clear} right; the others have no clear answer here.`
+    : "None of them has a clear answer here.";
 }
 
 const number = (value) => value.toFixed(3).replace("-", "\u2212");
@@ -31,7 +31,9 @@ function play() {
   const by = row.scores.filter((each) => each.score > each.threshold).map((each) => each.gate);
   part("verdict").textContent = row.refused
     ? `Refused (${row.label}): too much like the model's own drawings for ${by.join(" and ")}.`
-    : `Past the gate (${row.label}): every score is below its threshold.`;
+    : row.honest
+      ? "Let through, as they should be: these are honest photos."
+      : `Past the gate (${row.label}): every score is below its threshold.`;
   const box = part("scores");
   box.replaceChildren();
   row.scores.forEach((each, i) => {

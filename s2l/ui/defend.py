@@ -183,8 +183,9 @@ def _withheld(rows: dict) -> Defence:
         helps = True if both["low"] > alone["high"] else False if both["mean"] <= alone["mean"] else None
         answer = {True: "It helps", False: "It does not help here", None: "No clear effect here"}[helps]
         said = (
-            f"{answer}: the best attack with both models has an AUC of {_auc(both)}, the best on the fine-tuned model "
-            f"alone {_auc(alone)}."
+            f"{answer}: the best attack that needs both models, the un-shaken one included, has an AUC of "
+            f"{_auc(both)}, the best on the fine-tuned model alone {_auc(alone)}. This small lab is another one than "
+            "that of the first screen, where both models together find more."
         )
         return Defence(
             plain.id, plain.title, plain.what, said, (_bar("both models", both), _bar("without the base", alone)), helps
@@ -207,7 +208,7 @@ def _in_tuning(rows: dict) -> Defence:
             None: "No clear effect here",
         }
         said = (
-            f"{answer[helps]}: the best attack with both models has an AUC of "
+            f"{answer[helps]}: the best attack that needs both models has an AUC of "
             f"{_auc(before)} without it and {_auc(after)} with it. {why}"
         )
         return Defence(
@@ -248,7 +249,7 @@ def card_html(defence: Defence) -> Markup:
     helps = {True: "yes", False: "no", None: "unclear"}[defence.helps]
     axis = ""
     if defence.bars:
-        axis = "AUC of the attack; 0.5 is guessing."
+        axis = f"AUC of the attack, from {LEAST_AUC:g} (left) to 1 (right); 0.5 is guessing. Bars: 95 % intervals."
         if defence.id == "gate":
             axis = (
                 f"How many uploads of {SIZE} pictures are refused (left: none, right: all), by what was done to them "
@@ -277,7 +278,9 @@ def game(table: dict | None) -> list[dict]:
                 {"gate": titles[g], "score": score, "threshold": limits[g]["value"]}
                 for g, score in row["scores"].items()
             ]
-            rows.append({"label": in_words(label), "scores": scores, "refused": row["refused"]})
+            rows.append(
+                {"label": in_words(label), "scores": scores, "refused": row["refused"], "honest": label == HONEST}
+            )
     return rows
 
 
@@ -311,15 +314,26 @@ def game_html(table: dict | None) -> Markup:
 
 
 def screen(found: dict[str, dict]) -> Markup:
-    """The whole tab."""
-    cards = Markup("").join(map(card_html, defences(found)))
+    """The whole tab. A prediction is asked for only where there is an answer."""
+    known = [defence for defence in defences(found) if not defence.said.startswith(NOT_YET)]
+    asked = Markup(
+        "<h3>Which of these protect the people in the photos? Predict first.</h3><p class=quiet>The first ones were "
+        "measured on small labs of their own, trained with and without the defence: the numbers are others than on the "
+        'first screen.</p><ul class="cards">{}</ul><p><button type="button" class="show" data-show>Show what was '
+        'measured</button> <span data-score role="status"></span></p>'
+    ).format(Markup("").join(map(card_html, known)))
     return html.block(
-        Markup(
-            '<section class="defend"><h3>First your prediction: which of these protect the people in the photos?</h3>'
-            '<ul class="cards">{}</ul><p><button type="button" class="show" data-show>Show what was measured</button> '
-            '<span data-score role="status"></span></p>{}</section>'
-        ).format(cards, game_html(found.get("gate")))
+        Markup('<section class="defend">{}{}{}</section>').format(
+            asked if known else "", _waiting(found), game_html(found.get("gate"))
+        )
     )
+
+
+def _waiting(found: dict[str, dict]) -> Markup:
+    """The defences that nobody has measured here yet, folded."""
+    missing = [defence for defence in defences(found) if defence.said.startswith(NOT_YET)]
+    items = Markup("").join(Markup("<li><b>{}.</b> {}.</li>").format(each.title, each.what) for each in missing)
+    return html.fold("missing", "Not measured yet", Markup("<ul>{}</ul>").format(items)) if missing else Markup()
 
 
 def _lines(found: dict[str, dict]) -> Iterator[Markup]:

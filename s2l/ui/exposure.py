@@ -84,7 +84,10 @@ def how_sure(result: Result) -> str:
         return "How sure: not at all, for the reason in the warning."
     if result.record["config"]["preset"] == "quick":
         return "How sure: not at all. A quick run is too small for conclusions."
-    return "How sure: the brackets are 95 % intervals for other photos of this person; other people are in step 6."
+    return (
+        "How sure: with other photos of the same person, the numbers would lie within such brackets about 95 times in "
+        "100. Other people are in step 6."
+    )
 
 
 # --- the record's further parts ----------------------------------------------------------------------------

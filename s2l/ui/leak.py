@@ -104,14 +104,19 @@ def label(w: float) -> str:
     return f"{number}: {place(w)}" if w in (-1, 0, 1) else number
 
 
+def _share(part: int, of: int) -> str:
+    return f"{100 * part / of:.0f} %"
+
+
 def sentence(data: dict[str, Any], frame: dict[str, Any], attack: str) -> str:
     """One conclusion from the numbers of a frame."""
     w, found, near, title = frame["w"], frame["attacks"][attack], frame["near"], data["attacks"][attack]
     copies, held = near["members"]["copies"], near["nonmembers"]["copies"]
     auc = f"{found['auc']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
-    came = f"{copies} of {data['n_members']} private photos come out"
+    came = f"{copies} of {data['n_members']} private photos ({_share(copies, data['n_members'])}) come out"
     if held:
-        came += f" (and {held} of {data['n_nonmembers']} photos that it never saw look alike by chance)"
+        never = f"{held} of {data['n_nonmembers']} photos that it never saw, {_share(held, data['n_nonmembers'])}"
+        came += f" (and {never}, look alike by chance)"
     if w == 0:
         attack_says = f"the {title} attack has an AUC of {auc} (guessing: 0.50)"
         if copies or found["low"] <= 0.5:
@@ -230,7 +235,7 @@ def _copies(frames: Frames, base: int) -> Markup:
 
 
 def _rule(data: dict[str, Any]) -> str:
-    return f"An l2 of at most {data['delta']:g} counts as a copy, as in the paper; of a photo it never saw, as chance."
+    return f"An l2 of at most {data['delta']:g} counts as a copy. Of a photo that it never saw, that would be chance."
 
 
 def verdict(part: str, l2: float, delta: float) -> str:

@@ -70,5 +70,8 @@ document.addEventListener("keydown", (event) => {
 for (const left of ["mouseout", "focusout"])
   document.addEventListener(left, (event) => {
     const word = term(event);
-    if (word && !word.contains(event.relatedTarget)) word.classList.remove("shut", "open");
+    if (!word || word.contains(event.relatedTarget)) return;
+    word.classList.remove("shut", "open");
+    // What was clicked keeps the focus, and with it an explanation that covers what the mouse has gone on to.
+    if (left === "mouseout" && word.contains(document.activeElement)) document.activeElement.blur();
   });

@@ -135,7 +135,7 @@ def answered_html(result: Result, number: int, chosen: int) -> Markup:
         )
     said = "Right" if chosen == right else "No"
     why = (
-        "The attack found it too."
+        ("The attack found it too." if chosen == right else "The attack found it.")
         if places[right] == 1
         else f"The attack puts it {ORDINAL[places[right] - 1]} of four."
     )

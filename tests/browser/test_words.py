@@ -23,6 +23,10 @@ def test_hover_focus_and_escape(page, server, expect):
     expect(tip.locator("svg")).to_be_visible()
     page.mouse.move(0, 0)
     expect(tip).to_be_hidden()
+    word.locator("button").click()
+    expect(tip).to_be_visible()
+    page.mouse.move(0, 0)
+    expect(tip).to_be_hidden()  # what it covers can be clicked
     word.locator("button").focus()
     expect(tip).to_be_visible()
     page.keyboard.press("Escape")

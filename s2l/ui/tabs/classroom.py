@@ -25,7 +25,7 @@ from s2l.ui.tab import Context, Tab
 
 INTRO = """**For a class.** Whoever teaches opens a class and shows its code. Groups join under a name they choose. Then
 this page shows everybody's runs in one plot, and what the class predicted. There are no accounts; who does not have the
-code sees nothing. A class is deleted {hours:g} hours after it was opened."""
+code sees nothing. A class is deleted {time} after it was opened."""
 WORDS = ("AUC", "interval", "extracted", "member")
 REFRESH_SECONDS = 5.0
 BINS = 10  # of guessed AUCs and counts
@@ -46,7 +46,7 @@ class ClassPage(Tab):
 
     @classmethod
     def build(cls, page: Context) -> ClassPage:
-        gr.HTML(words.lead(INTRO.format(hours=Limits.read().keep_hours), WORDS), elem_classes="s2l-lead")
+        gr.HTML(words.lead(INTRO.format(time=_time(Limits.read().keep_hours)), WORDS), elem_classes="s2l-lead")
         with gr.Row():
             code = gr.Textbox(label="Code of the class", max_length=20, elem_id="class-code")
             name = gr.Textbox(label="Name of your group", max_length=60, elem_id="group-name")
@@ -128,6 +128,12 @@ class ClassPage(Tab):
         self.removes.click(takes_out, [page.session, self.remove], panel, **QUIET)
         self.timer.tick(ticks, [page.session, page.tab, self.seen], panel, **QUIET)
         page.select["class"].select(show, page.session, panel, **QUIET)
+
+
+def _time(hours: float) -> str:
+    """ "7 days", "36 hours"."""
+    number, unit = (hours / 24, "day") if hours >= 48 and hours % 24 == 0 else (hours, "hour")
+    return f"{number:g} {unit}{'' if number == 1 else 's'}"
 
 
 def address_of(request: gr.Request) -> str:

@@ -16,7 +16,7 @@ from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 5: do training photos come out?** Each model generates many pictures from the same random
 [[seed|seeds]]. If one of them is nearly the same as a training photo, that photo is [[extracted]]. [[l2]] is the
-distance between their pixels: 0 for identical pictures, 1 for black and white. The same search among
+distance between their pixels: 0 for identical pictures, 1 between a black one and a white one. The same search among
 held-out photos, which the model was not trained on, is the [[control]]: what it finds is likeness, not leakage."""
 WORDS = ("before", "after", "held-out photo", "eidetic")
 MOST = 60  # cards that are drawn
