@@ -558,7 +558,7 @@ def test_a_conclusion_says_whether_the_base_leaks_what_the_shake_changed_and_how
     record["config"]["preset"] = "demo"
     record["attacks"]["loss"] |= {"difference": change(-0.1, 0.2, 0.4), "before": summary(0.55)}
     text = exposure.conclusion_html(Result(record, result.store))
-    assert "no clear sign" in text and "changes nothing clearly" in text and "95 % intervals" in text
+    assert "no clear sign" in text and "changes nothing clearly" in text and "95 of 100 such brackets" in text
     assert exposure.conclusion_html(None) == ""
     assert "come out" not in exposure.conclusion_html(result, extraction=False)  # tab 4 must not answer tab 5
 

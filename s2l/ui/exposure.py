@@ -85,8 +85,7 @@ def how_sure(result: Result) -> str:
     if result.record["config"]["preset"] == "quick":
         return "How sure: not at all. A quick run is too small for conclusions."
     return (
-        "How sure: with other photos of the same person, the numbers would lie within such brackets about 95 times in "
-        "100. Other people are in step 6."
+        "How sure: with other photos of this person, 95 of 100 such brackets hold the true value; other people: step 6."
     )
 
 

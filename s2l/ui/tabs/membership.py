@@ -16,9 +16,9 @@ from s2l.ui.form import FIELDS
 from s2l.ui.tab import Context, Tab, View
 
 INTRO = """**Step 4: was this photo in the training set?** An attack gives every photo a [[score]]; members should score
-higher. Whoever accuses the highest finds members and accuses innocents: the [[ROC curve]] shows how many of each,
-members up and innocents to the right, for every number of accused photos. The diagonal is a coin toss, an [[AUC]] of
-0.5; 1 is perfect. Shaded, and in brackets: 95 % [[interval|intervals]]."""
+higher. Accuse the highest ones, few or many: the [[ROC curve]] shows how many members that finds (up) and how many
+innocents it accuses (right). The diagonal is a coin toss, an [[AUC]] of 0.5; 1 is perfect. Shaded, and in brackets:
+95 % [[interval|intervals]]."""
 WORDS = ("SecMI", "Loss", "SimA", "PIA", "TPR", "FPR", "threshold", "reference", "blind control", "paired difference")
 TO_THE_TOP = "() => document.querySelector('#tabs')?.scrollIntoView()"  # where the answer appears
 MOST = 320  # photos of the ranking that are drawn
