@@ -46,6 +46,7 @@ VALUES = {
     "guidance-w": "2", "unshake": "1", "unshake-space": "scores", "seed": "3", "mitigation": "flat_start",
     "epsilon": "8",
 }  # fmt: skip
+NEEDS = {"unshake-space": "--unshake 1", "epsilon": "--train-batch-size 1"}  # beside an option
 FOLDERS = ("members", "nonmembers", "calibration-share")
 
 
@@ -107,8 +108,7 @@ def test_every_option_of_a_run(tiny_lab, photos, option):
     if f"--{option}" in words:
         at = words.index(f"--{option}")
         del words[at : at + 2]
-    more = "--unshake 1" if option == "unshake-space" else ""
-    s2l(f"run {shlex.join(words)} --dtype float32 --{option} '{VALUES[option]}' {more} --out out")
+    s2l(f"run {shlex.join(words)} --dtype float32 --{option} '{VALUES[option]}' {NEEDS.get(option, '')} --out out")
     assert json.loads((photos / "out" / "result.json").read_text())["kind"] == "run"
 
 
